@@ -1,0 +1,145 @@
+# avcurate: build, install, test, demo.  `make help` lists the targets.
+
+EXTENSION  = avcurate
+EXTVERSION = 0.1
+MODULE_big = avcurate
+ENGINE     = avcurate-engine
+
+# ---- sources -------------------------------------------------------------
+SUBJECTS = common datasets features slices batches jobs models training \
+           evaluation experiments search
+# engine files that the server uses too: no oneDNN, no OpenMP, no globals
+SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
+                       src/engine/io/safetensors.c \
+                       src/engine/nets/detector_config.c)
+SERVER_SRCS = $(wildcard src/*.c $(SUBJECTS:%=src/%/*.c) src/image/*.c) \
+              $(SHARED_ENGINE_SRCS)
+ENGINE_SRCS = $(shell find src/engine src/image -name '*.c' 2>/dev/null | sort)
+ENGINE_TESTS = $(patsubst test/engine/%.c,build/test/%,$(wildcard test/engine/*.c))
+
+OBJS = $(SERVER_SRCS:.c=.o)
+SQL_PARTS  = $(sort $(wildcard sql/[0-9][0-9]*_*.sql))
+DATA_built = sql/$(EXTENSION)--$(EXTVERSION).sql
+DATA       = $(wildcard sql/$(EXTENSION)--*--*.sql)
+
+# ---- flags ---------------------------------------------------------------
+WARNINGS     = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
+               -Wno-missing-field-initializers
+PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
+PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
+SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lm
+ENGINE_OPT   = -O3 -g
+ENGINE_CFLAGS = -std=gnu99 $(WARNINGS) -Werror=implicit -fopenmp -fPIC -pthread \
+                -Isrc -DAVC_VERSION='"$(EXTVERSION)"' -D_GNU_SOURCE \
+                -MMD -MP $(ENGINE_OPT) $(COPT) $(SANITIZE)
+ENGINE_LIBS   = -ldnnl -lturbojpeg -ljansson -fopenmp -pthread -lm -ldl
+ENGINE_OBJS   = $(ENGINE_SRCS:%.c=build/obj/%.o)
+ENGINE_LIB    = build/libengine.a
+
+EXTRA_CLEAN = $(ENGINE) build $(DATA_built) $(OBJS:.o=.d) results output_iso \
+              regression.diffs regression.out
+
+# ---- tests ---------------------------------------------------------------
+REGRESS        = $(basename $(notdir $(wildcard test/sql/*.sql)))
+ISOLATION      = $(basename $(notdir $(wildcard test/specs/*.spec)))
+TEST_OPTS      = --inputdir=test --temp-config=test/regress.conf
+REGRESS_OPTS   = $(TEST_OPTS) --temp-instance=./tmp_check
+ISOLATION_OPTS = $(TEST_OPTS) --temp-instance=./tmp_check_iso --outputdir=.
+TAP_TESTS      = 1
+PROVE_TESTS    = test/t/*.pl
+
+# The server's files are relocatable; tests and demo use a private copy of
+# them (tmp_install) so that nothing outside the working tree is changed.
+PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
+# bitcode would serve JIT inlining only, which no function here gains from
+override with_llvm = no
+
+# Targets that must work before the server headers are installed.
+NO_PGXS_GOALS = deps help demo check check-long clean-state
+ifeq ($(filter $(NO_PGXS_GOALS),$(MAKECMDGOALS)),)
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(PGXS),)
+$(error PostgreSQL server headers are missing: run "make deps", or set PG_CONFIG)
+endif
+include $(PGXS)
+-include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d)
+endif
+
+all: $(ENGINE)
+
+$(DATA_built): $(SQL_PARTS) Makefile
+	cat $(SQL_PARTS) > $@
+
+# ---- engine --------------------------------------------------------------
+build/obj/src/engine/cpu/%.o: ENGINE_FP = -ffp-contract=fast
+ENGINE_FP = -ffp-contract=off
+
+build/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -c $< -o $@
+
+$(ENGINE_LIB): $(filter-out build/obj/src/engine/main.o,$(ENGINE_OBJS))
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(ENGINE): build/obj/src/engine/main.o $(ENGINE_LIB)
+	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
+
+build/test/%: test/engine/%.c $(ENGINE_LIB) $(wildcard test/engine/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -Itest/engine $< $(ENGINE_LIB) $(ENGINE_LIBS) -o $@
+
+engine: $(ENGINE)
+engine-tests: $(ENGINE_TESTS)
+
+# Sanitizer build of the engine and its tests, in a tree of its own.
+asan:
+	@test/run_asan
+
+install: install-engine
+install-engine: $(ENGINE)
+	$(MKDIR_P) '$(DESTDIR)$(bindir)'
+	$(INSTALL_PROGRAM) $(ENGINE) '$(DESTDIR)$(bindir)/$(ENGINE)'
+uninstall: uninstall-engine
+uninstall-engine:
+	rm -f '$(DESTDIR)$(bindir)/$(ENGINE)'
+
+# ---- private installation ------------------------------------------------
+prefix: all
+	@test/cluster prefix
+install-private: all
+	@test/cluster install
+
+# ---- checks --------------------------------------------------------------
+deps:
+	@test/deps
+lint symbols:
+	@test/lint
+format:
+	@test/format
+check:
+	@test/run_checks
+check-long:
+	@AVC_LONG=1 test/run_checks
+check-engine check-regress check-isolation check-pgtap check-tap check-lint:
+	@test/run_checks $(@:check-%=%)
+demo:
+	@test/demo/run
+
+clean-state:
+	@test/cluster remove
+
+help:
+	@echo 'make demo        install what is missing, build, run the whole loop on generated footage'
+	@echo 'make check       install what is missing, build, run every test'
+	@echo 'make             build the extension and avcurate-engine'
+	@echo 'make install     install both into the server that PG_CONFIG names (as root)'
+	@echo 'make deps        install the Debian packages that the build needs'
+	@echo 'make check-long  the same tests with larger numbers'
+	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
+	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
+
+.PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \
+	install-private deps lint symbols format check check-long check-engine \
+	check-regress check-isolation check-pgtap check-tap check-lint demo \
+	clean-state help

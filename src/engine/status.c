@@ -1,0 +1,54 @@
+/*
+ * engine/status.c
+ *		Failure codes, their names and the recording of a failure.
+ */
+#include "engine/status.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const code_names[] = {
+	[ENG_OK] = "ok",
+	[ENG_BAD_ARGUMENT] = "bad_argument",
+	[ENG_BAD_FILE] = "bad_file",
+	[ENG_NO_MEMORY] = "no_memory",
+	[ENG_UNSUPPORTED] = "unsupported",
+	[ENG_IO] = "io",
+	[ENG_NUMERIC] = "numeric",
+	[ENG_INTERNAL] = "internal"
+};
+
+bool
+eng_fail(EngStatus *status, EngCode code, const char *format,...)
+{
+	va_list		args;
+
+	if (status == NULL || status->code != ENG_OK)
+		return false;
+	status->code = code;
+	va_start(args, format);
+	vsnprintf(status->message, sizeof(status->message), format, args);
+	va_end(args);
+	return false;
+}
+
+const char *
+eng_code_name(EngCode code)
+{
+	if ((size_t) code >= sizeof(code_names) / sizeof(code_names[0]))
+		return "internal";
+	return code_names[code];
+}
+
+EngCode
+eng_code_from_name(const char *name)
+{
+	size_t		i;
+
+	for (i = 0; i < sizeof(code_names) / sizeof(code_names[0]); i++)
+		if (strcmp(code_names[i], name) == 0)
+			return (EngCode) i;
+	return ENG_INTERNAL;
+}
