@@ -63,9 +63,17 @@ $(error PostgreSQL server headers are missing: run "make deps", or set PG_CONFIG
 endif
 include $(PGXS)
 -include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d)
+else
+check:
+	@test/run_checks
+check-long:
+	@AVC_LONG=1 test/run_checks
 endif
 
+ifneq ($(wildcard src/engine/main.c),)
 all: $(ENGINE)
+install: install-engine
+endif
 
 $(DATA_built): $(SQL_PARTS) Makefile
 	cat $(SQL_PARTS) > $@
@@ -96,7 +104,6 @@ engine-tests: $(ENGINE_TESTS)
 asan:
 	@test/run_asan
 
-install: install-engine
 install-engine: $(ENGINE)
 	$(MKDIR_P) '$(DESTDIR)$(bindir)'
 	$(INSTALL_PROGRAM) $(ENGINE) '$(DESTDIR)$(bindir)/$(ENGINE)'
@@ -117,10 +124,6 @@ lint symbols:
 	@test/lint
 format:
 	@test/format
-check:
-	@test/run_checks
-check-long:
-	@AVC_LONG=1 test/run_checks
 check-engine check-regress check-isolation check-pgtap check-tap check-lint:
 	@test/run_checks $(@:check-%=%)
 demo:

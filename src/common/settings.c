@@ -1,0 +1,77 @@
+/*
+ * common/settings.c
+ *		Definition of the avcurate.* settings.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+#include "common/settings.h"
+
+char	   *avc_device = NULL;
+int			avc_threads = 0;
+int			avc_detector = 0;
+int			avc_clip_model = 0;
+int			avc_max_workers = 4;
+int			avc_engine_idle_timeout = 300;
+int			avc_engine_memory_limit = 0;
+char	   *avc_engine_path = NULL;
+
+static bool
+check_device(char **newval, void **extra, GucSource source)
+{
+	const char *digits;
+
+	if (strcmp(*newval, "auto") == 0 || strcmp(*newval, "cpu") == 0)
+		return true;
+	if (strncmp(*newval, "cuda:", 5) == 0)
+	{
+		digits = *newval + 5;
+		if (*digits != '\0' && strlen(digits) <= 3 &&
+			strspn(digits, "0123456789") == strlen(digits))
+			return true;
+	}
+	GUC_check_errdetail("Devices are \"auto\", \"cpu\" and \"cuda:N\".");
+	return false;
+}
+
+void
+avc_settings_define(void)
+{
+	DefineCustomStringVariable("avcurate.device",
+							   "Device that networks run on.",
+							   "\"auto\" takes a GPU when there is one.",
+							   &avc_device, "auto", PGC_USERSET, 0,
+							   check_device, NULL, NULL);
+	DefineCustomIntVariable("avcurate.threads",
+							"Threads of an engine on a CPU; 0 means all cores.",
+							NULL, &avc_threads, 0, 0, 1024, PGC_USERSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.detector",
+							"Checkpoint used by detect() when none is named.",
+							NULL, &avc_detector, 0, 0, INT_MAX, PGC_USERSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.clip_model",
+							"Checkpoint used for embeddings when none is named.",
+							NULL, &avc_clip_model, 0, 0, INT_MAX, PGC_USERSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.max_workers",
+							"Jobs that may run at the same time.",
+							NULL, &avc_max_workers, 4, 1, 256, PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.engine_idle_timeout",
+							"Time after which a shared engine is stopped.",
+							NULL, &avc_engine_idle_timeout, 300, 1, 86400,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.engine_memory_limit",
+							"Most memory an engine may plan for; 0 means half of the machine's.",
+							NULL, &avc_engine_memory_limit, 0, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomStringVariable("avcurate.engine_path",
+							   "The engine program; empty means beside the server's programs.",
+							   NULL, &avc_engine_path, "", PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+	MarkGUCPrefixReserved("avcurate");
+}

@@ -1,0 +1,19 @@
+/*
+ * common/settings.h
+ *		The avcurate.* settings (README, "Settings").
+ */
+#ifndef AVC_COMMON_SETTINGS_H
+#define AVC_COMMON_SETTINGS_H
+
+extern char *avc_device;				/* "auto", "cpu" or "cuda:N" */
+extern int	avc_threads;				/* 0 = all cores */
+extern int	avc_detector;				/* checkpoint number, 0 = unset */
+extern int	avc_clip_model;				/* checkpoint number, 0 = unset */
+extern int	avc_max_workers;			/* jobs running at once */
+extern int	avc_engine_idle_timeout;	/* seconds */
+extern int	avc_engine_memory_limit;	/* megabytes, 0 = half of the memory */
+extern char *avc_engine_path;			/* "" = beside the server's programs */
+
+extern void avc_settings_define(void);
+
+#endif
