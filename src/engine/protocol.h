@@ -2,7 +2,7 @@
  * engine/protocol.h
  *		The messages between a worker of the server and the engine program.
  *
- * This file depends on nothing but <stdint.h>, so that both sides include it.
+ * This file depends on nothing but two standard headers, so that both sides include it.
  *
  * One stream socket carries frames both ways.  A frame is a header of 24
  * bytes, json_length bytes of one JSON object in UTF-8 without a byte order
@@ -26,6 +26,7 @@
 #ifndef ENG_PROTOCOL_H
 #define ENG_PROTOCOL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define ENG_PROTOCOL_MAGIC		UINT32_C(0x45435641)
