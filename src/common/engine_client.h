@@ -1,0 +1,83 @@
+/*
+ * common/engine_client.h
+ *		Start an engine, talk to it, and end it on every way out.
+ *
+ * An engine belongs to the process that started it and, when it was started
+ * inside a transaction, to that (sub)transaction: if the transaction aborts
+ * or the process exits, the engine is ended and reaped.  All waits answer
+ * cancel, terminate and postmaster death.  Works inside and outside of a
+ * transaction.
+ */
+#ifndef AVC_COMMON_ENGINE_CLIENT_H
+#define AVC_COMMON_ENGINE_CLIENT_H
+
+#include "lib/stringinfo.h"
+
+typedef struct AvcEngine AvcEngine;
+
+/* One piece of a message's blob; pieces are sent one after another. */
+typedef struct AvcBlobPart
+{
+	const void *data;
+	size_t		len;
+} AvcBlobPart;
+
+typedef struct AvcMessage
+{
+	uint16		kind;			/* ENG_MSG_* of engine/protocol.h */
+	const char *json;			/* one JSON object; NULL = {} */
+	const AvcBlobPart *parts;	/* NULL when there is no blob */
+	int			part_count;
+} AvcMessage;
+
+/* Everything is palloc'd in the caller's context. */
+typedef struct AvcReply
+{
+	char	   *json;			/* one object, zero-terminated */
+	size_t		json_len;
+	char	   *blob;			/* huge allocation, NULL when empty */
+	size_t		blob_len;
+	double		wait_s;			/* how long the caller slept for it */
+} AvcReply;
+
+/*
+ * Start avcurate.engine_path (or avcurate-engine beside the server's
+ * programs) and exchange HELLO.  Raises an error if it cannot be started or
+ * speaks another protocol.
+ */
+extern AvcEngine *avc_engine_start(void);
+
+/* The JSON of the engine's answer to HELLO; lives as long as the engine. */
+extern const char *avc_engine_hello(const AvcEngine *engine);
+
+/* Process id of the engine. */
+extern int	avc_engine_pid(const AvcEngine *engine);
+
+/*
+ * Send one message and return once the socket has taken it whole.  What
+ * the engine sends meanwhile is kept for avc_engine_receive, so neither
+ * side can block the other.  At most 4 requests may be unanswered.
+ */
+extern void avc_engine_send(AvcEngine *engine, const AvcMessage *message);
+
+/*
+ * Wait for the answer to the oldest unanswered request.  An ERROR answer is
+ * raised as an error with the engine's message; the engine stays usable
+ * unless it said otherwise.  Death of the engine is raised as an error that
+ * tells how it ended and the last line that it wrote.
+ */
+extern AvcReply *avc_engine_receive(AvcEngine *engine);
+
+/* Send and receive; no other request may be unanswered. */
+extern AvcReply *avc_engine_call(AvcEngine *engine, const AvcMessage *message);
+
+/* Requests sent and not yet answered. */
+extern int	avc_engine_unanswered(const AvcEngine *engine);
+
+/* End the engine: BYE when it is idle, else SIGTERM, then SIGKILL; reaped. */
+extern void avc_engine_stop(AvcEngine *engine);
+
+/* End every engine of this process at once; called on errors of a worker. */
+extern void avc_engine_stop_all(void);
+
+#endif
