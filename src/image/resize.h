@@ -1,0 +1,32 @@
+/*
+ * image/resize.h
+ *		Antialiased resampling of 8-bit pictures, equal to Pillow's.
+ */
+#ifndef ENG_IMAGE_RESIZE_H
+#define ENG_IMAGE_RESIZE_H
+
+#include <stdbool.h>
+
+#include "engine/status.h"
+#include "image/image.h"
+
+typedef enum EngResizeFilter
+{
+	ENG_RESIZE_BILINEAR,		/* triangle, support 1 */
+	ENG_RESIZE_BICUBIC,			/* a = -0.5, support 2 */
+	ENG_RESIZE_LANCZOS			/* sinc window, support 3 */
+} EngResizeFilter;
+
+/*
+ * Resample in to out's size; both have the same channels, and out's pixels
+ * are the caller's.  Horizontal pass first, each pass rounded to 8 bits
+ * with 22-bit fixed point weights (Pillow's Image.resize without a box).
+ */
+bool		eng_resize(EngImage *out, const EngImage *in,
+					   EngResizeFilter filter, EngStatus *status);
+
+/* Grey of RGB pixels with Pillow's weights (mode "L"); out may equal rgb. */
+void		eng_grey_from_rgb(uint8_t *grey, const uint8_t *rgb,
+							  size_t pixels);
+
+#endif							/* ENG_IMAGE_RESIZE_H */
