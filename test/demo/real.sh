@@ -1,0 +1,52 @@
+# The same steps on real frames, as far as minutes of training go; sourced by
+# run.  Nothing is learnt from scratch in that time: the fine-tuning shows that
+# the machinery takes real frames, and its figures are printed as they are.
+
+[ -d "$BDD100K/images/train" ] || die "BDD100K=$BDD100K has no images/train"
+BDD100K=$(cd "$BDD100K" && pwd)
+
+step "ingest: $BDD100K"
+sql <<SQL
+SELECT avcurate.create_dataset('bdd100k');
+CALL avcurate.ingest_bdd100k('bdd100k', '$BDD100K/images/train', '$BDD100K/bdd100k_labels_images_train.json', 'train');
+CALL avcurate.ingest_bdd100k('bdd100k', '$BDD100K/images/val', '$BDD100K/bdd100k_labels_images_val.json', 'val');
+SELECT dataset, frames, labelled_frames, boxes, pg_size_pretty(image_bytes) AS images FROM avcurate.datasets;
+SELECT count(*) AS ingest_errors FROM avcurate.ingest_errors;
+SQL
+
+step "features"
+sql <<'SQL'
+SELECT avcurate.add_feature('bdd100k', 'has_rider', $$avcurate.has_category(ann_categories, 'rider')$$);
+SELECT avcurate.add_feature('bdd100k', 'has_person', $$avcurate.has_category(ann_categories, 'person')$$);
+SELECT avcurate.add_feature('bdd100k', 'person_area_pct',
+	$$avcurate.largest_box_area_pct(ann_categories, ann_bboxes, width, height, 'person')$$);
+SELECT avcurate.add_feature('bdd100k', 'brightness', 'avcurate.brightness(image_bytes)');
+SELECT avcurate.add_feature('bdd100k', 'dhash', 'avcurate.dhash(image_bytes)');
+CALL avcurate.backfill('bdd100k');
+SELECT feature, total, done, pending, failed FROM avcurate.feature_status ORDER BY feature;
+SQL
+
+step "slices and batches"
+sql <<'SQL'
+SELECT avcurate.create_slice('rider', 'bdd100k', 'has_rider');
+SELECT avcurate.create_slice('night_person', 'bdd100k', $$timeofday = 'night' AND has_person$$);
+SELECT avcurate.create_slice('distant_person', 'bdd100k', 'has_person AND person_area_pct < 0.5');
+SELECT slice, version, rows FROM avcurate.slices ORDER BY slice;
+SELECT batch_no, count(*) AS frames, sum(cardinality(labels)) AS boxes, pg_size_pretty(sum(octet_length(image_bytes))) AS images
+FROM avcurate.batches('distant_person', 8, seed => 1, num_batches => 4) GROUP BY batch_no ORDER BY batch_no;
+SQL
+
+step "a short fine-tuning on real frames"
+sql -tA -c "SELECT avcurate.create_model('detector', 'small')" >/dev/null
+JOB=$(train distant_person '{"max_steps": 60, "max_frames": 16, "seed": 1, "hflip": 0}')
+follow "$JOB" "training"
+CHECKPOINT=$(checkpoint_of "$JOB")
+sql <<SQL
+SELECT step, to_char(loss, '0.000') AS loss, to_char(grad_norm, '990.00') AS grad_norm
+FROM avcurate.job_progress WHERE job = $JOB AND (step % 10 = 0 OR step = 1) ORDER BY step;
+SELECT * FROM avcurate.verify_slice('distant_person', 1);
+SQL
+EVALUATION=$(value "SELECT avcurate.evaluate($CHECKPOINT, 'distant_person', '{\"max_frames\": 16}')")
+follow "$EVALUATION" "evaluation on the frames trained on"
+FRAME=$(value "SELECT min(frame_id) FROM avcurate.matches WHERE evaluation = $EVALUATION")
+value "SELECT encode(avcurate.overlay($FRAME, ARRAY[$EVALUATION]::bigint[]), 'base64')" | base64 -d >"$OUT/real.jpg"

@@ -1,0 +1,157 @@
+# The loop on rendered scenes; sourced by run.
+
+if [ "${AVC_DEMO:-}" = quick ]; then
+	BASE=300 BASE_VAL=60 POOL=600 VAL=240 STEPS=30 TUNE=10 TUNE_FRAMES=40 EVAL=20 NEW=60
+else
+	BASE=2000 BASE_VAL=300 POOL=2500 VAL=900 STEPS=600 TUNE=100 TUNE_FRAMES=280 EVAL=110 NEW=300
+fi
+SLICES="rider night_person distant_person"
+
+ingest() {
+	step "footage: rendering and ingesting $((BASE + BASE_VAL + POOL + VAL)) frames"
+	sql <<SQL
+SELECT avcurate.create_dataset('base_drives') AS dataset \gset
+SELECT avcurate.create_dataset('new_drives') AS dataset \gset
+\set QUIET on
+SET client_min_messages = warning;
+CALL avcurate.ingest_synthetic('base_drives', $BASE, 1, 'train', '{"preset": "base"}');
+CALL avcurate.ingest_synthetic('base_drives', $BASE_VAL, 2, 'val', '{"preset": "base"}');
+CALL avcurate.ingest_synthetic('new_drives', $POOL, 3, 'train', '{"preset": "pool"}');
+CALL avcurate.ingest_synthetic('new_drives', $VAL, 4, 'val', '{"preset": "pool"}');
+SELECT dataset, frames, labelled_frames, boxes, pg_size_pretty(image_bytes) AS images
+FROM avcurate.datasets ORDER BY dataset;
+SQL
+}
+
+features() {
+	step "features: five columns, backfilled"
+	sql <<'SQL'
+SELECT avcurate.add_feature('new_drives', 'has_rider', $$avcurate.has_category(ann_categories, 'rider')$$);
+SELECT avcurate.add_feature('new_drives', 'has_person', $$avcurate.has_category(ann_categories, 'person')$$);
+SELECT avcurate.add_feature('new_drives', 'person_area_pct',
+	$$avcurate.largest_box_area_pct(ann_categories, ann_bboxes, width, height, 'person')$$);
+SELECT avcurate.add_feature('new_drives', 'brightness', 'avcurate.brightness(image_bytes)');
+SELECT avcurate.add_feature('new_drives', 'dhash', 'avcurate.dhash(image_bytes)');
+CALL avcurate.backfill('new_drives');
+SELECT feature, total, done, pending, failed FROM avcurate.feature_status ORDER BY feature;
+SQL
+}
+
+slices() {
+	step "slices: materialized views with versions"
+	sql <<'SQL'
+SELECT avcurate.create_slice('base_train', 'base_drives', $$split = 'train'$$);
+SELECT avcurate.create_slice('daytime_val', 'base_drives', $$split = 'val'$$);
+SELECT avcurate.create_slice('rider_train', 'new_drives', $$split = 'train' AND has_rider$$);
+SELECT avcurate.create_slice('rider_val', 'new_drives', $$split = 'val' AND has_rider$$);
+SELECT avcurate.create_slice('night_person_train', 'new_drives', $$split = 'train' AND timeofday = 'night' AND has_person$$);
+SELECT avcurate.create_slice('night_person_val', 'new_drives', $$split = 'val' AND timeofday = 'night' AND has_person$$);
+SELECT avcurate.create_slice('distant_person_train', 'new_drives', $$split = 'train' AND has_person AND person_area_pct < 0.5$$);
+SELECT avcurate.create_slice('distant_person_val', 'new_drives', $$split = 'val' AND has_person AND person_area_pct < 0.5$$);
+-- the control: a random eighth of the same footage, drawn by a hash of the id
+SELECT avcurate.create_slice('control_train', 'new_drives',
+	$$split = 'train' AND mod(hashint8extended(frame_id, 42), 1000) BETWEEN -64 AND 64$$);
+SELECT slice, version, rows FROM avcurate.slices ORDER BY slice;
+SQL
+}
+
+base_model() {
+	step "base detector: $STEPS steps of 8 on base_train"
+	sql -tA -c "SELECT avcurate.create_model('detector', 'small')" >/dev/null
+	BASE_JOB=$(train base_train "{\"max_steps\": $STEPS, \"seed\": 1}")
+	follow "$BASE_JOB" "training"
+	BASE_CHECKPOINT=$(checkpoint_of "$BASE_JOB")
+}
+
+# evaluate CHECKPOINT SLICE: sets EVALUATION
+evaluate() {
+	EVALUATION=$(value "SELECT avcurate.evaluate($1, '$2', '{\"max_frames\": $EVAL}')")
+	follow "$EVALUATION" "checkpoint $1 on $2"
+}
+
+fine_tune() {
+	local slice job
+	step "fine-tuning: $TUNE steps of 8 on $TUNE_FRAMES frames of each slice and of the control"
+	sql -c "CREATE TABLE demo_checkpoints (name text PRIMARY KEY, checkpoint bigint);
+		INSERT INTO demo_checkpoints VALUES ('base', $BASE_CHECKPOINT)"
+	for slice in control $SLICES; do
+		job=$(train "${slice}_train" "{\"from_checkpoint\": $BASE_CHECKPOINT, \"lr\": 5e-4,
+			\"warmup_steps\": 5, \"max_steps\": $TUNE, \"max_frames\": $TUNE_FRAMES, \"seed\": 1}")
+		follow "$job" "$slice"
+		sql -c "INSERT INTO demo_checkpoints VALUES ('$slice', $(checkpoint_of "$job"))"
+	done
+}
+
+evaluate_all() {
+	local slice name
+	step "evaluation on the held-out slices (COCO protocol, first $EVAL frames)"
+	sql -c "CREATE TABLE demo_evaluations (slice text, name text, evaluation bigint)"
+	evaluate "$BASE_CHECKPOINT" daytime_val
+	sql -c "INSERT INTO demo_evaluations VALUES ('daytime', 'base', $EVALUATION)"
+	for slice in $SLICES; do
+		for name in base control $slice; do
+			evaluate "$(value "SELECT checkpoint FROM demo_checkpoints WHERE name = '$name'")" "${slice}_val"
+			sql -c "INSERT INTO demo_evaluations VALUES ('$slice',
+				CASE '$name' WHEN '$slice' THEN 'tuned' ELSE '$name' END, $EVALUATION)"
+		done
+	done
+	step "base, random control and tuned"
+	sql -f test/demo/table.sql
+}
+
+new_footage() {
+	step "new footage arrives: $NEW frames"
+	sql <<SQL
+SET client_min_messages = warning;
+CALL avcurate.ingest_synthetic('new_drives', $NEW, 5, 'train', '{"preset": "pool"}');
+SELECT feature, total, pending FROM avcurate.feature_status ORDER BY feature;
+\echo backfill computes only what is new:
+CALL avcurate.backfill('new_drives');
+SELECT feature, total, done, pending FROM avcurate.feature_status ORDER BY feature;
+SELECT slice, version_before, version, added, removed, changed, mode, round(extract(epoch FROM elapsed) * 1000) AS ms
+FROM avcurate.refresh_slices('new_drives') ORDER BY slice;
+\echo what entered the rider slice:
+SELECT change, count(*) FROM avcurate.slice_diff(NULL::rider_train, 1, 2) GROUP BY change ORDER BY change;
+SQL
+}
+
+proof() {
+	local checkpoint
+	checkpoint=$(value "SELECT checkpoint FROM demo_checkpoints WHERE name = 'rider'")
+	step "what checkpoint $checkpoint was trained on, read back and verified"
+	sql <<SQL
+SELECT c.checkpoint, c.slice, c.version, c.rows, left(c.digest, 16) AS digest
+FROM avcurate.checkpoints c WHERE c.checkpoint = $checkpoint;
+SELECT (SELECT count(*) FROM avcurate.slice_at(NULL::rider_train, 1)) AS rows_of_version_1,
+	(SELECT count(*) FROM rider_train) AS rows_now;
+SELECT version, rows, left(digest, 16) AS digest, verified, detail FROM avcurate.verify_slice('rider_train', 1);
+SELECT check_name, ok, detail FROM avcurate.verify_checkpoint($checkpoint) ORDER BY check_name;
+SQL
+}
+
+# A picture of the frame of each slice where tuning gained the most truths.
+pictures() {
+	local slice base tuned frame
+	step "pictures: truth green, base red, tuned blue"
+	for slice in $SLICES; do
+		base=$(value "SELECT evaluation FROM demo_evaluations WHERE slice = '$slice' AND name = 'base'")
+		tuned=$(value "SELECT evaluation FROM demo_evaluations WHERE slice = '$slice' AND name = 'tuned'")
+		frame=$(value "SELECT frame_id FROM avcurate.matches WHERE evaluation IN ($base, $tuned)
+			AND kind = 'true_positive' AND score >= 0.5 GROUP BY frame_id
+			ORDER BY count(*) FILTER (WHERE evaluation = $tuned) - count(*) FILTER (WHERE evaluation = $base) DESC, frame_id LIMIT 1")
+		[ -n "$frame" ] || frame=$(value "SELECT min(frame_id) FROM ${slice}_val")
+		value "SELECT encode(avcurate.overlay($frame, ARRAY[$base, $tuned]::bigint[]), 'base64')" |
+			base64 -d >"$OUT/$slice.jpg"
+		echo "   $slice: frame $frame"
+	done
+}
+
+ingest
+features
+slices
+base_model
+fine_tune
+evaluate_all
+new_footage
+proof
+pictures
