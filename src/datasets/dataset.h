@@ -1,0 +1,44 @@
+/*
+ * datasets/dataset.h
+ *		Datasets: frames tables made by create_dataset.
+ */
+#ifndef AVC_DATASETS_DATASET_H
+#define AVC_DATASETS_DATASET_H
+
+#include "access/attnum.h"
+#include "datatype/timestamp.h"
+
+/*
+ * Bookkeeping of features, not content: slices leave it out (src/features
+ * README says what is in it).
+ */
+#define AVC_MARKS_COLUMN "feature_marks"
+
+typedef struct AvcDataset
+{
+	Oid			relid;
+	Oid			owner;
+	char	   *schema_name;
+	char	   *table_name;
+	char	   *quoted_name;	/* "schema"."table", ready for SQL */
+	TimestampTz created_at;
+} AvcDataset;
+
+/*
+ * Look a dataset up in the registry.  The result is palloc'd in the current
+ * context.  NULL for a relation that is no dataset if missing_ok, else an
+ * error that says so.  Connects to SPI by itself.
+ */
+extern AvcDataset *avc_dataset_find(Oid relid, bool missing_ok);
+
+/* The same, and an error unless the current user owns the table. */
+extern AvcDataset *avc_dataset_find_owned(Oid relid);
+
+/*
+ * Number of a column of the dataset, or InvalidAttrNumber: slices ask for
+ * what a training needs.
+ */
+extern AttrNumber avc_dataset_column(const AvcDataset *dataset,
+									 const char *column);
+
+#endif
