@@ -11,6 +11,8 @@ SUBJECTS = common datasets features slices batches jobs models training \
 # engine files that the server uses too: no oneDNN, no OpenMP, no globals
 SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
                        src/engine/io/safetensors.c \
+                       src/engine/io/safetensors_write.c \
+                       src/engine/io/json_scan.c \
                        src/engine/nets/detector_config.c)
 SERVER_SRCS = $(wildcard src/*.c $(SUBJECTS:%=src/%/*.c) src/image/*.c) \
               $(SHARED_ENGINE_SRCS)
