@@ -1,0 +1,212 @@
+/*
+ * engine/core/backend.h
+ *		The table of operations that a backend fills in.
+ *
+ * All tensors are NHWC float32, contiguous; weights are OHWI, linear weights
+ * (out, in).  Pointers are the backend's own memory (alloc).  Convolutions
+ * and linear layers are planned once for a shape and then run; the other
+ * operations need no plan.  An operation that can fail at run time returns
+ * bool with a status.  ops/ calls the table; nothing else does.
+ */
+#ifndef ENG_CORE_BACKEND_H
+#define ENG_CORE_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/ops/detection.h"
+#include "engine/status.h"
+
+#define ENG_BACKEND_VERSION	1
+
+typedef struct EngBackend EngBackend;
+typedef struct EngKernel EngKernel; /* a planned convolution or linear layer */
+
+typedef struct EngConvShape
+{
+	int32_t		n;
+	int32_t		h;				/* of the input */
+	int32_t		w;
+	int32_t		c;
+	int32_t		oh;				/* (h + 2 * pad - k) / stride + 1 */
+	int32_t		ow;
+	int32_t		oc;
+	int32_t		k;				/* square kernels */
+	int32_t		stride;
+	int32_t		pad;
+	bool		bias;
+	bool		relu;			/* forward only: after the bias */
+	bool		need_data;		/* backward_data will be called */
+	bool		need_weight;	/* backward_weight will be called */
+} EngConvShape;
+
+/* A linear layer is a convolution of k = 1 on (n, 1, 1, c). */
+
+typedef struct EngNormArgs
+{
+	int64_t		rows;			/* n * h * w */
+	int64_t		live;			/* rows that count; the others give 0 */
+	int32_t		channels;
+	float		eps;
+	float		momentum;		/* of the running statistics: 0.1 */
+	const float *x;				/* (rows, channels) */
+	const float *add;			/* added before the ReLU, or NULL */
+	float	   *y;
+	const float *weight;		/* (channels) */
+	const float *bias;
+	float	   *running_mean;	/* batch statistics: updated; else read */
+	float	   *running_var;
+	float	   *mean;			/* (channels), forward to backward */
+	float	   *rstd;			/* (channels): 1 / sqrt(var + eps) */
+	bool		relu;
+	bool		batch;			/* batch statistics, else running ones */
+	/* backward */
+	float	   *dy;				/* overwritten where relu hides it */
+	float	   *dx;				/* NULL: not wanted; may be dy */
+	float	   *dadd;			/* NULL: not wanted */
+	bool		dx_add;			/* add to dx instead of storing */
+	bool		dadd_add;
+	float	   *dweight;		/* added to; NULL: not wanted */
+	float	   *dbias;
+	void	   *workspace;		/* norm_workspace(rows, channels) bytes */
+} EngNormArgs;
+
+typedef struct EngPoolShape
+{
+	int32_t		n;
+	int32_t		h;
+	int32_t		w;
+	int32_t		c;
+	int32_t		oh;
+	int32_t		ow;				/* 3x3, stride 2, padding 1 */
+} EngPoolShape;
+
+/* Upsampling by two with even targets; or every second row and column. */
+typedef struct EngScaleShape
+{
+	int32_t		n;
+	int32_t		h;				/* of the larger map */
+	int32_t		w;
+	int32_t		c;
+	int32_t		oh;				/* of the smaller map */
+	int32_t		ow;
+} EngScaleShape;
+
+typedef struct EngUpdate
+{
+	float	   *value;			/* (count) */
+	const float *gradient;
+	float	   *slot0;			/* momentum, or mean of gradients */
+	float	   *slot1;			/* mean of squares */
+	int64_t		count;
+	float		scale;			/* of the gradient: clipping */
+	float		lr;
+	float		weight_decay;	/* 0: none */
+	float		momentum;
+	float		beta1;
+	float		beta2;
+	float		eps;
+	double		correction1;	/* 1 - beta1^t */
+	double		correction2;	/* 1 - beta2^t */
+} EngUpdate;
+
+struct EngBackend
+{
+	uint32_t	version;		/* ENG_BACKEND_VERSION */
+	const char *name;
+	void	   *state;			/* of the backend */
+	int32_t		threads;
+
+	void		(*close) (EngBackend *backend);
+	void		(*enter) (EngBackend *backend); /* before a call from outside */
+	void	   *(*alloc) (EngBackend *backend, size_t size);	/* zeroed */
+	void		(*free) (EngBackend *backend, void *memory, size_t size);
+
+	/*
+	 * Plan a convolution.  workspace: bytes that the three calls need at
+	 * most.  version tells the kernel when weights have changed, so that it
+	 * packs them once.
+	 */
+	EngKernel  *(*conv_plan) (EngBackend *backend, const EngConvShape *shape,
+							  EngStatus *status);
+	EngKernel  *(*linear_plan) (EngBackend *backend,
+								const EngConvShape *shape, EngStatus *status);
+	void		(*kernel_free) (EngKernel *kernel);
+	size_t		(*kernel_workspace) (const EngKernel *kernel);
+	size_t		(*kernel_bytes) (const EngKernel *kernel);
+	const char *(*kernel_text) (const EngKernel *kernel);
+	bool		(*conv_forward) (EngKernel *kernel, float *y, const float *x,
+								 const float *weight, const float *bias,
+								 uint64_t version, void *workspace,
+								 EngStatus *status);
+	/* add: dx += instead of dx = */
+	bool		(*conv_backward_data) (EngKernel *kernel, float *dx,
+									   const float *dy, const float *weight,
+									   bool add, uint64_t version,
+									   void *workspace, EngStatus *status);
+	/* dweight and dbias (NULL: none) are added to */
+	bool		(*conv_backward_weight) (EngKernel *kernel, float *dweight,
+										 float *dbias, const float *x,
+										 const float *dy, void *workspace,
+										 EngStatus *status);
+
+	size_t		(*norm_workspace) (const EngBackend *backend, int64_t rows,
+								   int32_t channels);
+	void		(*norm_forward) (EngBackend *backend, const EngNormArgs *args);
+	void		(*norm_backward) (EngBackend *backend,
+								  const EngNormArgs *args);
+
+	/* dy *= (y > 0) */
+	void		(*relu_backward) (EngBackend *backend, float *dy,
+								  const float *y, int64_t count);
+	/* y = relu(x + add), in place allowed */
+	void		(*add_relu) (EngBackend *backend, float *y, const float *x,
+							 const float *add, int64_t count);
+
+	/* which (n, oh, ow, c): place in the window, for the way back */
+	void		(*maxpool_forward) (EngBackend *backend, float *y,
+									uint8_t *which, const float *x,
+									const EngPoolShape *shape);
+	void		(*maxpool_backward) (EngBackend *backend, float *dx,
+									 const float *dy, const uint8_t *which,
+									 const EngPoolShape *shape, bool add);
+
+	/* y (n, h, w, c) += nearest upsampling of x (n, oh, ow, c) */
+	void		(*upsample_add) (EngBackend *backend, float *y,
+								 const float *x, const EngScaleShape *shape);
+	/* dx = (or +=) sums of dy over the cells that each x went to */
+	void		(*upsample_backward) (EngBackend *backend, float *dx,
+									  const float *dy,
+									  const EngScaleShape *shape, bool add);
+
+	/* y (n, oh, ow, c) = even rows and columns of x (n, h, w, c) */
+	void		(*subsample) (EngBackend *backend, float *y, const float *x,
+							  const EngScaleShape *shape);
+	void		(*subsample_backward) (EngBackend *backend, float *dx,
+									   const float *dy,
+									   const EngScaleShape *shape, bool add);
+
+	void		(*roi_align) (EngBackend *backend, float *out,
+							  const EngRoiMaps *maps, const EngRois *rois);
+	void		(*roi_align_backward) (EngBackend *backend,
+									   float *const dmap[ENG_ROI_LEVELS],
+									   const float *dout,
+									   const EngRoiMaps *maps,
+									   const EngRois *rois);
+
+	void		(*fill) (EngBackend *backend, float *x, int64_t count);	/* 0 */
+	double		(*square_sum) (EngBackend *backend, const float *x,
+							   int64_t count);
+	void		(*update_sgd) (EngBackend *backend, const EngUpdate *update);
+	void		(*update_adamw) (EngBackend *backend,
+								 const EngUpdate *update);
+};
+
+/* "cpu" or "ref"; threads 0: all processors. */
+extern EngBackend *eng_backend_open(const char *name, int threads,
+									EngStatus *status);
+extern EngBackend *eng_backend_open_ref(int threads, EngStatus *status);
+extern EngBackend *eng_backend_open_cpu(int threads, EngStatus *status);
+
+#endif
