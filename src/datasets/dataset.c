@@ -1,0 +1,406 @@
+/*
+ * datasets/dataset.c
+ *		Make, find, count and drop datasets.
+ *
+ * A dataset is an ordinary table of the user who made it, so that pg_dump,
+ * grants, row security and DROP TABLE work on it as on any other.  The
+ * registry only remembers that it is one, and which view shows its boxes.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "datasets/dataset.h"
+
+PG_FUNCTION_INFO_V1(avc_create_dataset);
+PG_FUNCTION_INFO_V1(avc_drop_dataset);
+PG_FUNCTION_INFO_V1(avc_dataset_counts);
+PG_FUNCTION_INFO_V1(avc_dataset_dropped);
+
+#define BOXES_SUFFIX "_boxes"
+
+/*
+ * Columns in physical order: fixed width first, then what filters read, the
+ * image last.  The TOAST target keeps boxes and image out of the scanned
+ * heap; the other arrays are MAIN, so they are compressed at most.
+ * $table, $boxes and $view_of are replaced by quoted names.
+ */
+static const char create_table_sql[] =
+"CREATE TABLE $table (\n"
+"	frame_id		bigint		GENERATED ALWAYS AS IDENTITY PRIMARY KEY,\n"
+"	frame_time		timestamptz,\n"
+"	width			integer		NOT NULL,\n"
+"	height			integer		NOT NULL,\n"
+"	image_sha256	bytea		NOT NULL,\n"
+"	image_id		text		NOT NULL UNIQUE,\n"
+"	split			text,\n"
+"	weather			text,\n"
+"	scene			text,\n"
+"	timeofday		text,\n"
+"	ann_categories	text[],\n"
+"	ann_bboxes		real[][],\n"
+"	ann_occluded	boolean[],\n"
+"	ann_truncated	boolean[],\n"
+"	ann_ignored		boolean[],\n"
+"	ann_area		real[],\n"
+"	image_bytes		bytea		NOT NULL,\n"
+"	" AVC_MARKS_COLUMN "	bytea\n"
+") WITH (toast_tuple_target = 256);\n"
+"ALTER TABLE $table\n"
+"	ALTER image_bytes SET STORAGE EXTERNAL,\n"
+"	ALTER ann_bboxes SET STORAGE EXTERNAL,\n"
+"	ALTER ann_categories SET STORAGE MAIN,\n"
+"	ALTER ann_occluded SET STORAGE MAIN,\n"
+"	ALTER ann_truncated SET STORAGE MAIN,\n"
+"	ALTER ann_ignored SET STORAGE MAIN,\n"
+"	ALTER ann_area SET STORAGE MAIN,\n"
+"	ALTER image_sha256 SET STORAGE PLAIN,\n"
+"	ALTER " AVC_MARKS_COLUMN " SET STORAGE MAIN;\n"
+"CREATE TRIGGER avc_check_frame BEFORE INSERT OR UPDATE OF frame_id, width,\n"
+"	height, image_sha256, image_bytes, ann_categories, ann_bboxes,\n"
+"	ann_occluded, ann_truncated, ann_ignored, ann_area ON $table\n"
+"	FOR EACH ROW EXECUTE FUNCTION avcurate.check_frame();\n";
+
+static const char create_view_sql[] =
+"CREATE VIEW $boxes WITH (security_invoker = true) AS\n"
+"SELECT f.frame_id, f.image_id, b.box_no, b.category, b.x1, b.y1, b.x2,\n"
+"	b.y2, b.area_pct, b.occluded, b.truncated, b.ignored\n"
+"FROM $table f, LATERAL avcurate.frame_boxes(f.ann_categories, f.ann_bboxes,\n"
+"	f.ann_occluded, f.ann_truncated, f.ann_ignored, f.width, f.height) b;\n"
+"COMMENT ON VIEW $boxes IS 'one row a box of the dataset''s frames';\n";
+
+static const char comments_sql[] =
+"COMMENT ON TABLE $table IS 'avcurate dataset: one row a driving frame';\n"
+"COMMENT ON COLUMN $table.frame_id IS 'key of the frame; never changes';\n"
+"COMMENT ON COLUMN $table.frame_time IS 'when the frame was taken';\n"
+"COMMENT ON COLUMN $table.width IS 'pixels, from the JPEG header';\n"
+"COMMENT ON COLUMN $table.height IS 'pixels, from the JPEG header';\n"
+"COMMENT ON COLUMN $table.image_sha256 IS 'sha256 of image_bytes';\n"
+"COMMENT ON COLUMN $table.image_id IS 'name of the frame in its source';\n"
+"COMMENT ON COLUMN $table.split IS 'train, val or test; NULL = not known';\n"
+"COMMENT ON COLUMN $table.weather IS 'NULL = not known';\n"
+"COMMENT ON COLUMN $table.scene IS 'NULL = not known';\n"
+"COMMENT ON COLUMN $table.timeofday IS 'NULL = not known';\n"
+"COMMENT ON COLUMN $table.ann_categories IS 'class of each box; NULL = not labelled, empty = no boxes';\n"
+"COMMENT ON COLUMN $table.ann_bboxes IS 'n x 4: x1, y1, x2, y2 in pixels';\n"
+"COMMENT ON COLUMN $table.ann_occluded IS 'is each box occluded; NULL = not known';\n"
+"COMMENT ON COLUMN $table.ann_truncated IS 'does each object leave the frame; NULL = not known';\n"
+"COMMENT ON COLUMN $table.ann_ignored IS 'crowd or ignored class; NULL = none';\n"
+"COMMENT ON COLUMN $table.ann_area IS 'square pixels; NULL = width times height of the box';\n"
+"COMMENT ON COLUMN $table.image_bytes IS 'the JPEG file';\n"
+"COMMENT ON COLUMN $table." AVC_MARKS_COLUMN " IS 'which features of the row are done or failed; kept by avcurate';\n";
+
+static char *
+replace_all(const char *text, const char *what, const char *by)
+{
+	StringInfoData out;
+	size_t		len = strlen(what);
+
+	initStringInfo(&out);
+	while (*text != '\0')
+	{
+		if (strncmp(text, what, len) == 0)
+		{
+			appendStringInfoString(&out, by);
+			text += len;
+		}
+		else
+			appendStringInfoChar(&out, *text++);
+	}
+	return out.data;
+}
+
+static void
+run_ddl(const char *sql, const char *table, const char *boxes)
+{
+	char	   *text = replace_all(sql, "$table", table);
+
+	text = replace_all(text, "$boxes", boxes);
+	avc_spi_exec(text, 0, NULL, false, 0);
+}
+
+/* Where the new table goes; refuses what could not work later. */
+static void
+check_new_name(const RangeVar *name, Oid *schema)
+{
+	if (strlen(name->relname) + strlen(BOXES_SUFFIX) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("name of dataset \"%s\" is too long", name->relname),
+				 errhint("Use at most %d bytes, so that the view of its boxes can be named after it.",
+						 (int) (NAMEDATALEN - 1 - strlen(BOXES_SUFFIX)))));
+	*schema = RangeVarGetCreationNamespace(name);
+	if (isTempOrTempToastNamespace(*schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("dataset \"%s\" cannot be a temporary table",
+						name->relname),
+				 errhint("Name a schema that background workers can read, too.")));
+}
+
+Datum
+avc_create_dataset(PG_FUNCTION_ARGS)
+{
+	RangeVar   *name = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(0)));
+	char	   *boxes_name;
+	char	   *quoted_table;
+	char	   *quoted_boxes;
+	AvcRoleScope scope;
+	Oid			schema;
+	Oid			table;
+	Oid			boxes;
+
+	check_new_name(name, &schema);
+	boxes_name = psprintf("%s" BOXES_SUFFIX, name->relname);
+	quoted_table = quote_qualified_identifier(get_namespace_name(schema),
+											  name->relname);
+	quoted_boxes = quote_qualified_identifier(get_namespace_name(schema),
+											  boxes_name);
+
+	SPI_connect();
+	/* as the caller, who needs CREATE on the schema, with a pinned path */
+	avc_role_enter(&scope, GetUserId());
+	run_ddl(create_table_sql, quoted_table, quoted_boxes);
+	run_ddl(create_view_sql, quoted_table, quoted_boxes);
+	run_ddl(comments_sql, quoted_table, quoted_boxes);
+	avc_role_leave(&scope);
+
+	table = get_relname_relid(name->relname, schema);
+	boxes = get_relname_relid(boxes_name, schema);
+	if (!OidIsValid(table) || !OidIsValid(boxes))
+		elog(ERROR, "dataset %s vanished while it was made", quoted_table);
+	avc_catalog_enter(&scope);
+	avc_spi_exec("INSERT INTO _avcurate.datasets (dataset, boxes)"
+				 " VALUES ($1, $2)",
+				 2, (AvcParam[]) {AVC_REGCLASS(table), AVC_REGCLASS(boxes)},
+				 false, 0);
+	avc_catalog_leave(&scope);
+	SPI_finish();
+	PG_RETURN_OID(table);
+}
+
+AvcDataset *
+avc_dataset_find(Oid relid, bool missing_ok)
+{
+	AvcDataset *dataset = NULL;
+	HeapTuple	tuple;
+	AvcRoleScope scope;
+	MemoryContext caller = CurrentMemoryContext;
+	TimestampTz created_at = 0;
+	bool		is_null = true;
+
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	created_at = DatumGetTimestampTz(
+		avc_spi_value("SELECT created_at FROM _avcurate.datasets"
+					  " WHERE dataset = $1",
+					  1, (AvcParam[]) {AVC_REGCLASS(relid)}, caller,
+					  &is_null));
+	avc_catalog_leave(&scope);
+	SPI_finish();
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!is_null && HeapTupleIsValid(tuple))
+	{
+		Form_pg_class class = (Form_pg_class) GETSTRUCT(tuple);
+
+		dataset = palloc0(sizeof(AvcDataset));
+		dataset->relid = relid;
+		dataset->owner = class->relowner;
+		dataset->schema_name = get_namespace_name(class->relnamespace);
+		dataset->table_name = pstrdup(NameStr(class->relname));
+		dataset->quoted_name = quote_qualified_identifier(dataset->schema_name,
+														  dataset->table_name);
+		dataset->created_at = created_at;
+	}
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (dataset == NULL && !missing_ok)
+	{
+		char	   *name = get_rel_name(relid);
+
+		if (name == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("dataset with OID %u does not exist", relid)));
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a dataset", name),
+				 errhint("Datasets are made by avcurate.create_dataset().")));
+	}
+	return dataset;
+}
+
+AvcDataset *
+avc_dataset_find_owned(Oid relid)
+{
+	AvcDataset *dataset = avc_dataset_find(relid, false);
+
+	avc_require_owner(relid);
+	return dataset;
+}
+
+AttrNumber
+avc_dataset_column(const AvcDataset *dataset, const char *column)
+{
+	return get_attnum(dataset->relid, column);
+}
+
+/* What slices and checkpoints would lose, as text; NULL if nothing. */
+static char *
+find_holders(Oid relid)
+{
+	static const char slices_sql[] =
+		"SELECT pg_catalog.string_agg(DISTINCT 'slice ' || c.oid::pg_catalog.regclass::text, ', ')"
+		" FROM pg_catalog.pg_depend d"
+		" JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid"
+		" JOIN pg_catalog.pg_class c ON c.oid = r.ev_class AND c.relkind = 'm'"
+		" WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1";
+	static const char checkpoints_sql[] =
+		"SELECT pg_catalog.string_agg('checkpoint ' || k.checkpoint, ', ' ORDER BY k.checkpoint)"
+		" FROM _avcurate.checkpoints k JOIN _avcurate.slices s USING (slice_id)"
+		" WHERE s.dataset = $1";
+	const char *const queries[] = {slices_sql, checkpoints_sql};
+	StringInfoData holders;
+	int			i;
+
+	initStringInfo(&holders);
+	for (i = 0; i < lengthof(queries); i++)
+	{
+		bool		is_null;
+		Datum		value;
+
+		value = avc_spi_value(queries[i], 1,
+							  (AvcParam[]) {AVC_REGCLASS(relid)},
+							  CurrentMemoryContext, &is_null);
+		if (!is_null)
+			appendStringInfo(&holders, "%s%s", holders.len > 0 ? ", " : "",
+							 TextDatumGetCString(value));
+	}
+	return holders.len > 0 ? holders.data : NULL;
+}
+
+Datum
+avc_drop_dataset(PG_FUNCTION_ARGS)
+{
+	AvcDataset *dataset = avc_dataset_find_owned(PG_GETARG_OID(0));
+	bool		force = PG_GETARG_BOOL(1);
+	AvcRoleScope scope;
+	char	   *holders = NULL;
+	Oid			boxes;
+	bool		is_null;
+
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	if (!force)
+		holders = find_holders(dataset->relid);
+	boxes = DatumGetObjectId(
+		avc_spi_value("SELECT boxes FROM _avcurate.datasets"
+					  " WHERE dataset = $1",
+					  1, (AvcParam[]) {AVC_REGCLASS(dataset->relid)},
+					  CurrentMemoryContext, &is_null));
+	avc_catalog_leave(&scope);
+	if (holders != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop dataset \"%s\" because other objects hold its frames",
+						dataset->table_name),
+				 errdetail("It is used by %s.", holders),
+				 errhint("Drop those first, or pass force => true.")));
+
+	avc_role_enter(&scope, GetUserId());
+	if (!is_null && get_rel_name(boxes) != NULL)
+		avc_spi_exec(psprintf("DROP VIEW %s%s",
+							  quote_qualified_identifier(
+								  get_namespace_name(get_rel_namespace(boxes)),
+								  get_rel_name(boxes)),
+							  force ? " CASCADE" : ""),
+					 0, NULL, false, 0);
+	/* the event trigger takes it out of the registry */
+	avc_spi_exec(psprintf("DROP TABLE %s%s", dataset->quoted_name,
+						  force ? " CASCADE" : ""),
+				 0, NULL, false, 0);
+	avc_role_leave(&scope);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/*
+ * dataset_counts(dataset) returns (frames, labelled_frames, image_bytes,
+ * boxes), counted with the rights of the caller.
+ */
+Datum
+avc_dataset_counts(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	AvcDataset *dataset = avc_dataset_find(relid, false);
+	TupleDesc	desc;
+	Datum		values[4];
+	bool		nulls[4];
+	HeapTuple	tuple;
+	int			i;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	desc = BlessTupleDesc(desc);
+	SPI_connect();
+	avc_spi_exec(psprintf("SELECT pg_catalog.count(*),"
+						  " pg_catalog.count(ann_categories),"
+						  " coalesce(pg_catalog.sum(pg_catalog.octet_length(image_bytes)), 0)::pg_catalog.int8,"
+						  " coalesce(pg_catalog.sum(pg_catalog.cardinality(ann_categories)), 0)::pg_catalog.int8"
+						  " FROM %s", dataset->quoted_name),
+				 0, NULL, true, 0);
+	for (i = 0; i < 4; i++)
+		values[i] = SPI_getbinval(SPI_tuptable->vals[0],
+								  SPI_tuptable->tupdesc, i + 1, &nulls[i]);
+	/* these are pass-by-value */
+	SPI_finish();
+	tuple = heap_form_tuple(desc, values, nulls);
+	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
+}
+
+/*
+ * Event trigger on sql_drop: forget datasets, and their features, that are
+ * gone, whichever command dropped them.
+ */
+Datum
+avc_dataset_dropped(PG_FUNCTION_ARGS)
+{
+	static const char *const statements[] = {
+		"DELETE FROM _avcurate.datasets d USING pg_catalog.pg_event_trigger_dropped_objects() o"
+		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND d.dataset::pg_catalog.oid = o.objid",
+		"UPDATE _avcurate.datasets d SET boxes = NULL FROM pg_catalog.pg_event_trigger_dropped_objects() o"
+		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND d.boxes::pg_catalog.oid = o.objid",
+	};
+	AvcRoleScope scope;
+	int			i;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("dataset_dropped is an event trigger")));
+	/* DROP EXTENSION drops the registry itself */
+	if (!OidIsValid(get_extension_oid("avcurate", true)))
+		PG_RETURN_NULL();
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	for (i = 0; i < lengthof(statements); i++)
+		avc_spi_exec(statements[i], 0, NULL, false, 0);
+	avc_catalog_leave(&scope);
+	SPI_finish();
+	PG_RETURN_NULL();
+}
