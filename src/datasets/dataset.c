@@ -37,8 +37,8 @@ PG_FUNCTION_INFO_V1(avc_dataset_dropped);
 /*
  * Columns in physical order: fixed width first, then what filters read, the
  * image last.  The TOAST target keeps boxes and image out of the scanned
- * heap; the other arrays are MAIN, so they are compressed at most.
- * $table, $boxes and $view_of are replaced by quoted names.
+ * heap; the rest is MAIN, so it is compressed at most.  $table and $boxes are
+ * replaced by quoted names.
  */
 static const char create_table_sql[] =
 "CREATE TABLE $table (\n"
@@ -64,6 +64,11 @@ static const char create_table_sql[] =
 "ALTER TABLE $table\n"
 "	ALTER image_bytes SET STORAGE EXTERNAL,\n"
 "	ALTER ann_bboxes SET STORAGE EXTERNAL,\n"
+"	ALTER image_id SET STORAGE MAIN,\n"
+"	ALTER split SET STORAGE MAIN,\n"
+"	ALTER weather SET STORAGE MAIN,\n"
+"	ALTER scene SET STORAGE MAIN,\n"
+"	ALTER timeofday SET STORAGE MAIN,\n"
 "	ALTER ann_categories SET STORAGE MAIN,\n"
 "	ALTER ann_occluded SET STORAGE MAIN,\n"
 "	ALTER ann_truncated SET STORAGE MAIN,\n"
@@ -134,6 +139,17 @@ run_ddl(const char *sql, const char *table, const char *boxes)
 	avc_spi_exec(text, 0, NULL, false, 0);
 }
 
+static void
+check_is_free(Oid schema, const char *name)
+{
+	if (OidIsValid(get_relname_relid(name, schema)))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists in schema \"%s\"",
+						name, get_namespace_name(schema)),
+				 errhint("Choose another name for the dataset.")));
+}
+
 /* Where the new table goes; refuses what could not work later. */
 static void
 check_new_name(const RangeVar *name, Oid *schema)
@@ -151,6 +167,8 @@ check_new_name(const RangeVar *name, Oid *schema)
 				 errmsg("dataset \"%s\" cannot be a temporary table",
 						name->relname),
 				 errhint("Name a schema that background workers can read, too.")));
+	check_is_free(*schema, name->relname);
+	check_is_free(*schema, psprintf("%s" BOXES_SUFFIX, name->relname));
 }
 
 Datum
