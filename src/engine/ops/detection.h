@@ -201,7 +201,7 @@ typedef struct EngSampleSource
 typedef struct EngSampleRule
 {
 	int32_t		batch_size;		/* most that are sampled */
-	float		positive_fraction;
+	double		positive_fraction;	/* in double, as the product is truncated */
 } EngSampleRule;
 
 /* Both lists ascending; each array has room for batch_size. */
@@ -499,7 +499,7 @@ typedef struct EngDetectionList
 
 /*
  * What enters the class-wise suppression: clipped boxes of the resized
- * image, proposal-major; scratch: count * classes floats.
+ * image, proposal-major; scratch: `classes` floats.
  */
 extern void eng_postprocess_candidates(EngDetectionList *candidates,
 									   const EngPostprocessInput *input,
