@@ -1,0 +1,116 @@
+/*
+ * engine/answer.c
+ *		The JSON of answers.
+ */
+#include "engine/answer.h"
+
+#include "engine/io/json.h"
+
+static json_t *
+describe_memory(const EngDetector *detector)
+{
+	EngMemory	memory;
+
+	eng_detector_memory(detector, &memory);
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}",
+					 "parameters", (json_int_t) memory.parameters,
+					 "gradients", (json_int_t) memory.gradients,
+					 "optimizer", (json_int_t) memory.optimizer,
+					 "activations", (json_int_t) memory.activations,
+					 "workspace", (json_int_t) memory.workspace,
+					 "kernels", (json_int_t) memory.kernels);
+}
+
+json_t *
+eng_answer_load(const EngDetector *detector, const EngLoadOptions *options)
+{
+	json_t	   *names = json_array();
+	int64_t		parameters = 0;
+	int32_t		i;
+
+	for (i = 0; i < options->new_count; i++)
+		json_array_append_new(names, eng_json_text(options->new_names[i]));
+	for (i = 0; i < eng_detector_parameter_count(detector); i++)
+	{
+		EngParameterInfo info;
+
+		eng_detector_parameter_info(detector, i, &info);
+		if (!info.is_buffer)
+			parameters += info.count;
+	}
+	return json_pack("{s:I, s:o, s:i, s:o, s:i, s:i}",
+					 "parameters", (json_int_t) parameters,
+					 "arena_bytes", describe_memory(detector),
+					 "threads", (int) eng_detector_threads(detector),
+					 "new_tensors", names,
+					 "unused_tensors", (int) options->unused_count,
+					 "optimizer_tensors", (int) options->optimizer_loaded);
+}
+
+json_t *
+eng_answer_step(const EngBatchRequest *batch, const EngStepResult *result)
+{
+	return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:b}",
+					 "step", (json_int_t) batch->step,
+					 "loss", eng_json_real(result->loss),
+					 "loss_classifier",
+					 eng_json_real(result->loss_classifier),
+					 "loss_box_reg", eng_json_real(result->loss_box_reg),
+					 "loss_objectness",
+					 eng_json_real(result->loss_objectness),
+					 "loss_rpn_box_reg",
+					 eng_json_real(result->loss_rpn_box_reg),
+					 "grad_norm", eng_json_real(result->grad_norm),
+					 "frames", (int) batch->frame_count,
+					 "skipped", (int) result->skipped);
+}
+
+json_t *
+eng_answer_detections(const EngDetections *detections, double min_score)
+{
+	json_t	   *labels = json_array();
+	json_t	   *scores = json_array();
+	json_t	   *boxes = json_array();
+	int32_t		i;
+	int			j;
+
+	for (i = 0; i < detections->count; i++)
+	{
+		json_t	   *box;
+
+		if (detections->scores[i] < min_score)
+			continue;
+		box = json_array();
+		for (j = 0; j < 4; j++)
+			json_array_append_new(box,
+								  eng_json_real(detections->boxes[4 * i + j]));
+		json_array_append_new(boxes, box);
+		json_array_append_new(labels, json_integer(detections->labels[i]));
+		json_array_append_new(scores, eng_json_real(detections->scores[i]));
+	}
+	return json_pack("{s:o, s:o, s:o}", "labels", labels, "scores", scores,
+					 "boxes", boxes);
+}
+
+void
+eng_answer_times(json_t *answer, double wait_s, double busy_s)
+{
+	json_object_set_new(answer, "wait_s", eng_json_real(wait_s));
+	json_object_set_new(answer, "busy_s", eng_json_real(busy_s));
+}
+
+json_t *
+eng_answer_error(const EngStatus *failure, const EngBatchRequest *batch,
+				 bool fatal)
+{
+	json_t	   *json = json_pack("{s:s, s:o}", "code",
+								 eng_code_name(failure->code), "message",
+								 eng_json_text(failure->message));
+
+	if (json != NULL && fatal)
+		json_object_set_new(json, "fatal", json_true());
+	if (json != NULL && batch->has_bad_frame)
+		json_object_set_new(json, "frame_id",
+							json_integer(batch->bad_frame));
+	return json;
+}

@@ -1,0 +1,68 @@
+/*
+ * engine/choice.h
+ *		Which detector a subcommand works with: its arguments, or the
+ *		metadata of a file of weights.
+ *
+ * A file that this program writes says in its metadata under "architecture",
+ * "options" (JSON) and "num_classes" what accepts its tensors.
+ */
+#ifndef ENG_CHOICE_H
+#define ENG_CHOICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/arguments.h"
+#include "engine/io/safetensors.h"
+#include "engine/nets/detector.h"
+#include "engine/status.h"
+
+typedef struct EngChoice
+{
+	const char *architecture;	/* NULL: not known */
+	const char *options;		/* JSON, or NULL */
+	int64_t		classes;		/* 0: the architecture's default */
+	const char *device;			/* "cpu" */
+	int64_t		threads;		/* 0: all processors */
+	int64_t		seed;
+} EngChoice;
+
+/* The options that eng_choice_read knows, for a table of EngOption. */
+#define ENG_CHOICE_OPTIONS \
+	{"options"}, {"classes"}, {"device"}, {"threads"}, {"seed"}
+
+#define ENG_CHOICE_HELP \
+"  --options JSON   constructor options by torchvision's names\n" \
+"  --classes N      classes, background included\n" \
+"  --device NAME    cpu (default) or ref\n" \
+"  --threads N      default: every processor\n"
+
+extern bool eng_choice_read(EngChoice *choice, const EngOption *options,
+							EngStatus *status);
+
+/* What the choice leaves open, from the file; texts belong to the file. */
+extern bool eng_choice_complete(EngChoice *choice, const EngTensorFile *file,
+								EngStatus *status);
+
+/* A detector without weights. */
+extern EngDetector *eng_choice_create(const EngChoice *choice, bool train,
+									  EngStatus *status);
+
+/* Write the file in saved again to out, with the metadata of the choice. */
+extern bool eng_choice_stamp(const EngChoice *choice,
+							 const EngDetectorConfig *config,
+							 const EngBuffer *saved, EngBuffer *out,
+							 EngStatus *status);
+
+/* A frame size of 16:9 that suits the detector's input. */
+extern EngSize eng_choice_frame_size(const EngDetectorConfig *config);
+
+/* Padded input of a frame of this size, in inference. */
+extern EngSize eng_choice_padded(const EngDetectorConfig *config,
+								 EngSize frame);
+
+/* "WIDTHxHEIGHT"; *out stays as it is if the option "size" is not given. */
+extern bool eng_choice_size(const EngOption *options, EngSize *out,
+							EngStatus *status);
+
+#endif							/* ENG_CHOICE_H */

@@ -1,0 +1,112 @@
+/*
+ * engine/convert.c
+ *		Files of weights from one form to another, and fresh ones.
+ */
+#include "engine/choice.h"
+#include "engine/commands.h"
+#include "engine/io/file.h"
+
+#include <string.h>
+
+#define MAX_FILE	((size_t) 64 << 30)
+
+const char	eng_convert_help[] =
+"usage: avcurate-engine convert IN OUT [--weights-only]\n"
+"\n"
+"Read a safetensors file, check every rule of the format and write it again\n"
+"in the order of the reference writer.\n"
+"  --weights-only   leave out the tensors of the optimizer\n";
+
+const char	eng_init_help[] =
+"usage: avcurate-engine init ARCHITECTURE OUT [OPTIONS]\n"
+"\n"
+"Write freshly initialised weights, by torchvision's rules, to a safetensors\n"
+"file whose metadata names the architecture.\n"
+ENG_CHOICE_HELP
+"  --seed N         equal seeds give equal files (0)\n";
+
+/*
+ * PyTorch's own files are told by their first bytes: a zip archive, or a
+ * pickle of protocol 2.
+ */
+static bool
+check_kind(const char *path, const EngBuffer *in, EngStatus *status)
+{
+	if (in->size >= 4 && (memcmp(in->data, "PK\3\4", 4) == 0 ||
+						  memcmp(in->data, "\x80\x02\x8a\x0a", 4) == 0))
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"\"%.200s\" is a PyTorch (.pth) file, which this version does not read: save it as safetensors",
+						path);
+	return true;
+}
+
+static bool
+rewrite(const EngBuffer *in, bool weights_only, EngBuffer *out,
+		EngStatus *status)
+{
+	EngTensorFile *file = eng_tensor_file_open(in->data, in->size, status);
+	EngTensorWriter *writer = eng_tensor_writer_create(status);
+	bool		fine = file != NULL && writer != NULL;
+	int32_t		i;
+
+	for (i = 0; fine && i < file->metadata_count; i++)
+		fine = eng_tensor_writer_metadata(writer, file->metadata[i].key,
+										  file->metadata[i].value, status);
+	for (i = 0; fine && i < file->count; i++)
+		if (!weights_only ||
+			strncmp(file->tensors[i].name, "optimizer.", 10) != 0)
+			fine = eng_tensor_writer_add(writer, &file->tensors[i], status);
+	fine = fine && eng_tensor_writer_finish(writer, out, status);
+	eng_tensor_writer_free(writer);
+	eng_tensor_file_free(file);
+	return fine;
+}
+
+bool
+eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
+{
+	EngOption	options[] = {{"weights-only", true}, {NULL}};
+	EngArguments arguments;
+	EngBuffer	in = {0};
+	EngBuffer	result = {0};
+	bool		fine;
+
+	if (!eng_arguments_read(&arguments, argc, argv, options, 2, 2, status))
+		return false;
+	fine = eng_file_read(arguments.places[0], MAX_FILE, &in, status) &&
+		check_kind(arguments.places[0], &in, status) &&
+		rewrite(&in, options[0].value != NULL, &result, status) &&
+		eng_file_write(arguments.places[1], result.data, result.size, status);
+	eng_buffer_free(&in);
+	eng_buffer_free(&result);
+	return fine;
+}
+
+bool
+eng_init_run(int argc, char **argv, FILE *out, EngStatus *status)
+{
+	EngOption	options[] = {ENG_CHOICE_OPTIONS, {NULL}};
+	EngChoice	choice = {0};
+	EngBuffer	saved = {0};
+	EngBuffer	result = {0};
+	EngArguments arguments;
+	EngDetector *detector;
+	bool		fine;
+
+	if (!eng_arguments_read(&arguments, argc, argv, options, 2, 2, status) ||
+		!eng_choice_read(&choice, options, status))
+		return false;
+	choice.architecture = arguments.places[0];
+	detector = eng_choice_create(&choice, false, status);
+	if (detector == NULL)
+		return false;
+	fine = eng_detector_init(detector, (uint64_t) choice.seed, status) &&
+		eng_detector_save(detector, false, &saved, status) &&
+		eng_choice_stamp(&choice, eng_detector_config(detector), &saved,
+						 &result, status) &&
+		eng_file_write(arguments.places[1], result.data, result.size, status);
+	eng_detector_free(detector);
+	eng_buffer_free(&saved);
+	eng_buffer_free(&result);
+	return fine;
+}

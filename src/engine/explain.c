@@ -1,0 +1,114 @@
+/*
+ * engine/explain.c
+ *		Print the plan of a detector: operation, shape, kernel, cost.
+ */
+#include "engine/choice.h"
+#include "engine/commands.h"
+
+#include <string.h>
+
+const char	eng_explain_help[] =
+"usage: avcurate-engine explain ARCHITECTURE [OPTIONS]\n"
+"\n"
+"Print the plan: operation, output shape, kernels, GFLOP, bytes.\n"
+ENG_CHOICE_HELP
+"  --frames N       frames in a batch (1)\n"
+"  --size WxH       size of a frame in pixels (16:9, as the detector takes)\n"
+"  --train          the plan of a training step\n";
+
+static void
+print_rows(FILE *out, const EngPlanRow *rows, int32_t count, bool train)
+{
+	double		forward = 0;
+	double		backward = 0;
+	double		bytes = 0;
+	int32_t		i;
+
+	fprintf(out, "%-12s %-44s %-20s %10s %10s %9s  %s\n", "operation",
+			"name", "output", "GFLOP", "backward", "MB", "kernel");
+	for (i = 0; i < count; i++)
+	{
+		const EngPlanRow *row = &rows[i];
+		char		shape[64];
+
+		snprintf(shape, sizeof(shape), "%dx%dx%dx%d", row->output[0],
+				 row->output[1], row->output[2], row->output[3]);
+		fprintf(out, "%-12s %-44s %-20s %10.4f %10.4f %9.3f  %s\n",
+				row->kind, row->name, shape, row->flops_forward / 1e9,
+				row->flops_backward / 1e9, row->bytes / 1e6,
+				row->kernel != NULL ? row->kernel : "");
+		forward += row->flops_forward;
+		backward += row->flops_backward;
+		bytes += row->bytes;
+	}
+	fprintf(out, "%-12s %-44d %-20s %10.4f %10.4f %9.3f\n", "all", count, "",
+			forward / 1e9, train ? backward / 1e9 : 0.0, bytes / 1e6);
+}
+
+static void
+print_memory(FILE *out, const EngDetector *detector)
+{
+	EngMemory	memory;
+
+	eng_detector_memory(detector, &memory);
+	fprintf(out, "memory, MB: parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, workspace %.1f, kernels %.1f\n",
+			memory.parameters / 1e6, memory.gradients / 1e6,
+			memory.optimizer / 1e6, memory.activations / 1e6,
+			memory.workspace / 1e6, memory.kernels / 1e6);
+}
+
+static bool
+explain(const EngChoice *choice, const EngOption *options, FILE *out,
+		EngStatus *status)
+{
+	bool		train = eng_option_value(options, "train") != NULL;
+	int64_t		frames = 1;
+	const EngDetectorConfig *config;
+	const EngPlanRow *rows;
+	EngDetector *detector;
+	int32_t		count;
+	EngSize		size;
+	bool		fine;
+
+	if (!eng_option_integer(options, "frames", 1, 1024, &frames, status))
+		return false;
+	detector = eng_choice_create(choice, train, status);
+	if (detector == NULL)
+		return false;
+	config = eng_detector_config(detector);
+	size = eng_choice_frame_size(config);
+	fine = eng_choice_size(options, &size, status);
+	if (fine)
+	{
+		size = eng_choice_padded(config, size);
+		fine = eng_detector_explain(detector, size, (int) frames, train,
+									&rows, &count, status);
+	}
+	if (fine)
+	{
+		fprintf(out, "%s, %s, %s, %d threads, input %d x %d x %d x 3\n",
+				choice->architecture, train ? "training" : "inference",
+				choice->device, eng_detector_threads(detector),
+				(int) frames, size.height, size.width);
+		print_rows(out, rows, count, train);
+		print_memory(out, detector);
+	}
+	eng_detector_free(detector);
+	return fine;
+}
+
+bool
+eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
+{
+	EngOption	options[] = {
+		ENG_CHOICE_OPTIONS, {"frames"}, {"size"}, {"train", true}, {NULL}
+	};
+	EngChoice	choice = {0};
+	EngArguments arguments;
+
+	if (!eng_arguments_read(&arguments, argc, argv, options, 1, 1, status) ||
+		!eng_choice_read(&choice, options, status))
+		return false;
+	choice.architecture = arguments.places[0];
+	return explain(&choice, options, out, status);
+}

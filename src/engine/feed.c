@@ -1,0 +1,359 @@
+/*
+ * engine/feed.c
+ *		A thread that receives messages and decodes their JPEGs ahead.
+ *
+ * The items form a ring.  The thread fills the item behind the last one, the
+ * step loop works on the first; neither touches the other's, so the lock
+ * covers only the counters.  An item's buffers are used again, because fresh
+ * memory for pixels costs more in page faults than the decoding.
+ */
+#include "engine/feed.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "image/jpeg.h"
+
+#define WATCH_INTERVAL	0.1		/* seconds between looks at the peer */
+#define LOST_GRACE		0.6		/* seconds for the step loop to notice */
+#define MAX_PIXEL_BYTES ((size_t) 2 << 30)	/* of one message */
+#define KEPT_BLOB		((size_t) 64 << 20) /* larger blobs are freed */
+
+struct EngFeed
+{
+	int			fd;
+	EngFeedEnd	end;
+	pthread_t	thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;		/* of the fields below */
+	int			first;			/* item that the step loop works on */
+	int			ready;			/* items from first on that are prepared */
+	bool		stopping;
+	EngJpegDecoder *decoder;	/* the thread's */
+	EngFeedItem items[ENG_PROTOCOL_AHEAD];
+};
+
+double
+eng_feed_clock(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double) now.tv_sec + 1e-9 * (double) now.tv_nsec;
+}
+
+/*
+ * Wait for a change, but no longer than the interval.  The lock is held.
+ */
+static void
+wait_briefly(EngFeed *feed)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += (long) (WATCH_INTERVAL * 1e9);
+	if (until.tv_nsec >= 1000000000L)
+	{
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000L;
+	}
+	pthread_cond_timedwait(&feed->changed, &feed->lock, &until);
+}
+
+/*
+ * Wait until there is room for one more item (or, with until_stopped, for the
+ * end), watching the peer.  Returns false when the feed is to stop.
+ */
+static bool
+wait_for_room(EngFeed *feed, bool until_stopped)
+{
+	double		lost_since = 0;
+	bool		go_on;
+
+	pthread_mutex_lock(&feed->lock);
+	while (!feed->stopping &&
+		   (until_stopped || feed->ready == ENG_PROTOCOL_AHEAD))
+	{
+		double		now = eng_feed_clock();
+
+		if (!eng_channel_hung_up(feed->fd))
+			lost_since = 0;
+		else if (lost_since == 0)
+			lost_since = now;
+		else if (now - lost_since > LOST_GRACE)
+		{
+			pthread_mutex_unlock(&feed->lock);
+			feed->end.lost(feed->end.context);
+			pthread_mutex_lock(&feed->lock);
+			lost_since = now;
+		}
+		wait_briefly(feed);
+	}
+	go_on = !feed->stopping;
+	pthread_mutex_unlock(&feed->lock);
+	return go_on;
+}
+
+/*
+ * Read the sizes of all pictures and make room for their pixels.
+ */
+static bool
+measure_pictures(EngFeedItem *item, EngStatus *status)
+{
+	EngBatchRequest *batch = &item->batch;
+	size_t		total = 0;
+	int32_t		i;
+
+	for (i = 0; i < batch->frame_count; i++)
+	{
+		const EngFrameRequest *frame = &batch->frames[i];
+		EngJpegInfo info;
+
+		batch->has_bad_frame = true;
+		batch->bad_frame = frame->frame_id;
+		if (!eng_jpeg_read_header(&info,
+								  item->message.blob.data + frame->offset,
+								  frame->bytes, status))
+			return false;
+		if (info.width > ENG_JPEG_MAX_SIDE || info.height > ENG_JPEG_MAX_SIDE)
+			return eng_fail(status, ENG_UNSUPPORTED,
+							"picture of %d x %d pixels is too large",
+							info.width, info.height);
+		item->pictures[i].width = info.width;
+		item->pictures[i].height = info.height;
+		total += (size_t) info.width * info.height * 3;
+		if (total > MAX_PIXEL_BYTES)
+			return eng_fail(status, ENG_NO_MEMORY,
+							"pictures of one message need more than %zu bytes",
+							MAX_PIXEL_BYTES);
+	}
+	batch->has_bad_frame = false;
+	if (total > item->pixels.capacity)
+	{
+		eng_buffer_free(&item->pixels);
+		if (!eng_buffer_reserve(&item->pixels, total, status))
+			return false;
+	}
+	return true;
+}
+
+static bool
+decode_pictures(EngFeed *feed, EngFeedItem *item, EngStatus *status)
+{
+	EngBatchRequest *batch = &item->batch;
+	uint8_t    *pixels = item->pixels.data;
+	int32_t		i;
+
+	for (i = 0; i < batch->frame_count; i++)
+	{
+		const EngFrameRequest *frame = &batch->frames[i];
+		EngPicture *picture = &item->pictures[i];
+		EngImage	image = {pixels, picture->width, picture->height, 3};
+
+		if (!eng_jpeg_decode(feed->decoder, &image,
+							 item->message.blob.data + frame->offset,
+							 frame->bytes, 1, status))
+		{
+			batch->has_bad_frame = true;
+			batch->bad_frame = frame->frame_id;
+			return false;
+		}
+		picture->rgb = pixels;
+		pixels += eng_image_bytes(&image);
+	}
+	return true;
+}
+
+static bool
+prepare_batch(EngFeed *feed, EngFeedItem *item, EngStatus *status)
+{
+	int32_t		count;
+
+	if (!eng_batch_request_parse(&item->batch, &item->message, status))
+		return false;
+	count = item->batch.frame_count;
+	if (count > item->picture_capacity)
+	{
+		free(item->pictures);
+		item->picture_capacity = 0;
+		item->pictures = malloc(sizeof(*item->pictures) * count);
+		if (item->pictures == NULL)
+			return eng_fail(status, ENG_NO_MEMORY, "could not keep %d frames",
+							count);
+		item->picture_capacity = count;
+	}
+	return measure_pictures(item, status) &&
+		decode_pictures(feed, item, status);
+}
+
+/*
+ * Fill an item from the socket.
+ */
+static void
+fill(EngFeed *feed, EngFeedItem *item)
+{
+	memset(&item->status, 0, sizeof(item->status));
+	eng_batch_request_free(&item->batch);
+	item->result = eng_channel_read(feed->fd, &item->message, &item->status);
+	if (item->result == ENG_READ_MESSAGE &&
+		(item->message.kind == ENG_KIND_STEP ||
+		 item->message.kind == ENG_KIND_DETECT))
+		prepare_batch(feed, item, &item->status);
+}
+
+static void *
+feed_main(void *argument)
+{
+	EngFeed    *feed = argument;
+	bool		more = true;
+
+	while (more && wait_for_room(feed, false))
+	{
+		EngFeedItem *item;
+
+		/* only this thread raises ready, so the place stays the same */
+		pthread_mutex_lock(&feed->lock);
+		item = &feed->items[(feed->first + feed->ready) % ENG_PROTOCOL_AHEAD];
+		pthread_mutex_unlock(&feed->lock);
+		fill(feed, item);
+		more = item->result == ENG_READ_MESSAGE;
+		pthread_mutex_lock(&feed->lock);
+		feed->ready++;
+		pthread_cond_broadcast(&feed->changed);
+		pthread_mutex_unlock(&feed->lock);
+	}
+	wait_for_room(feed, true);
+	return NULL;
+}
+
+static bool
+check_socket(int fd, EngStatus *status)
+{
+	int			type = 0;
+	socklen_t	length = sizeof(type);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0 ||
+		type != SOCK_STREAM)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"descriptor %d is not a stream socket", fd);
+	return true;
+}
+
+/*
+ * Start the thread with every signal blocked: they are the main thread's.
+ */
+static bool
+start_thread(EngFeed *feed, EngStatus *status)
+{
+	sigset_t	all;
+	sigset_t	old;
+	int			result;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	result = pthread_create(&feed->thread, NULL, feed_main, feed);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (result != 0)
+		return eng_fail(status, ENG_IO, "could not start a thread: %s",
+						strerror(result));
+	return true;
+}
+
+static void
+feed_free(EngFeed *feed)
+{
+	int			i;
+
+	for (i = 0; i < ENG_PROTOCOL_AHEAD; i++)
+	{
+		EngFeedItem *item = &feed->items[i];
+
+		eng_message_free(&item->message);
+		eng_batch_request_free(&item->batch);
+		eng_buffer_free(&item->pixels);
+		free(item->pictures);
+	}
+	eng_jpeg_decoder_free(feed->decoder);
+	pthread_mutex_destroy(&feed->lock);
+	pthread_cond_destroy(&feed->changed);
+	free(feed);
+}
+
+EngFeed *
+eng_feed_start(int fd, const EngFeedEnd *end, EngStatus *status)
+{
+	EngFeed    *feed;
+	pthread_condattr_t attributes;
+
+	if (!check_socket(fd, status))
+		return NULL;
+	feed = calloc(1, sizeof(*feed));
+	if (feed == NULL)
+	{
+		eng_fail(status, ENG_NO_MEMORY, "could not allocate a feed");
+		return NULL;
+	}
+	feed->fd = fd;
+	feed->end = *end;
+	pthread_mutex_init(&feed->lock, NULL);
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&feed->changed, &attributes);
+	pthread_condattr_destroy(&attributes);
+	feed->decoder = eng_jpeg_decoder_create(status);
+	if (feed->decoder == NULL || !start_thread(feed, status))
+	{
+		feed_free(feed);
+		return NULL;
+	}
+	return feed;
+}
+
+EngFeedItem *
+eng_feed_next(EngFeed *feed, double *wait_s)
+{
+	double		start = eng_feed_clock();
+	EngFeedItem *item;
+
+	pthread_mutex_lock(&feed->lock);
+	while (feed->ready == 0)
+		pthread_cond_wait(&feed->changed, &feed->lock);
+	item = &feed->items[feed->first];
+	pthread_mutex_unlock(&feed->lock);
+	*wait_s = eng_feed_clock() - start;
+	return item;
+}
+
+void
+eng_feed_done(EngFeed *feed)
+{
+	EngFeedItem *item = &feed->items[feed->first];
+
+	/* weights are not kept until the ring comes round again */
+	if (item->message.blob.capacity > KEPT_BLOB)
+		eng_buffer_free(&item->message.blob);
+	pthread_mutex_lock(&feed->lock);
+	feed->first = (feed->first + 1) % ENG_PROTOCOL_AHEAD;
+	feed->ready--;
+	pthread_cond_broadcast(&feed->changed);
+	pthread_mutex_unlock(&feed->lock);
+}
+
+void
+eng_feed_stop(EngFeed *feed)
+{
+	if (feed == NULL)
+		return;
+	pthread_mutex_lock(&feed->lock);
+	feed->stopping = true;
+	pthread_cond_broadcast(&feed->changed);
+	pthread_mutex_unlock(&feed->lock);
+	/* wakes a read that waits for the peer */
+	shutdown(feed->fd, SHUT_RD);
+	pthread_join(feed->thread, NULL);
+	feed_free(feed);
+}

@@ -1,0 +1,68 @@
+/*
+ * engine/feed.h
+ *		A thread that receives messages and decodes their JPEGs ahead.
+ *
+ * The step loop takes finished items in the order in which the messages came.
+ * Up to ENG_PROTOCOL_AHEAD messages are held, the one being worked on
+ * included; the rest waits in the socket.
+ */
+#ifndef ENG_FEED_H
+#define ENG_FEED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/channel.h"
+#include "engine/request.h"
+#include "engine/status.h"
+
+typedef struct EngFeed EngFeed;
+
+typedef struct EngPicture
+{
+	const uint8_t *rgb;			/* (height, width, 3) */
+	int32_t		width;
+	int32_t		height;
+} EngPicture;
+
+/* One message, prepared. */
+typedef struct EngFeedItem
+{
+	EngReadResult result;
+	EngMessage	message;
+	EngBatchRequest batch;		/* of a STEP or DETECT */
+	EngPicture *pictures;		/* (batch.frame_count) */
+	EngStatus	status;			/* why reading or preparing failed */
+	EngBuffer	pixels;			/* what pictures point into */
+	int32_t		picture_capacity;
+} EngFeedItem;
+
+/*
+ * What the feed calls, on its own thread, when the peer has been gone for a
+ * while and the step loop has not noticed because it is inside an operation.
+ */
+typedef struct EngFeedEnd
+{
+	void		(*lost) (void *context);
+	void	   *context;
+} EngFeedEnd;
+
+/* fd must be a stream socket; it stays the caller's. */
+extern EngFeed *eng_feed_start(int fd, const EngFeedEnd *end,
+							   EngStatus *status);
+
+/*
+ * The next item, which stays valid until eng_feed_done; *wait_s is how long
+ * the call waited for it.  After an item that is no ENG_READ_MESSAGE there is
+ * no other.
+ */
+extern EngFeedItem *eng_feed_next(EngFeed *feed, double *wait_s);
+extern void eng_feed_done(EngFeed *feed);
+
+/* Stop the thread and free everything; the socket receives no more. */
+extern void eng_feed_stop(EngFeed *feed);
+
+/* Seconds of a clock that only goes forward. */
+extern double eng_feed_clock(void);
+
+#endif							/* ENG_FEED_H */

@@ -1,0 +1,85 @@
+/*
+ * engine/request.h
+ *		What a request's JSON asks for, checked field by field.
+ *
+ * An unknown field is an error, as a misspelt option would otherwise be
+ * ignored in silence.
+ */
+#ifndef ENG_REQUEST_H
+#define ENG_REQUEST_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/channel.h"
+#include "engine/nets/detector.h"
+#include "engine/status.h"
+
+typedef struct EngLoadRequest
+{
+	json_t	   *root;			/* owns the strings */
+	const char *architecture;
+	char	   *options;		/* JSON text, malloc'ed, NULL = none */
+	int32_t		num_classes;	/* 0 = the architecture's default */
+	bool		train;
+	const char *device;			/* "cpu" or "ref" */
+	int32_t		threads;		/* 0 = all processors */
+	uint64_t	seed;
+	bool		init;			/* fresh weights, then what the blob holds */
+	bool		strict;
+	EngOptimizerConfig optimizer;	/* when train */
+	double		hflip;			/* probability */
+	int64_t		memory_limit;	/* bytes, 0 = none */
+} EngLoadRequest;
+
+typedef struct EngFrameRequest
+{
+	int64_t		frame_id;
+	int64_t		position;
+	size_t		offset;			/* of the JPEG in the blob */
+	size_t		bytes;
+	int32_t		first_box;		/* in boxes and labels of the batch */
+	int32_t		box_count;
+} EngFrameRequest;
+
+/* A STEP or a DETECT. */
+typedef struct EngBatchRequest
+{
+	int64_t		step;
+	double		lr;
+	int32_t		accumulate_index;
+	int32_t		accumulate_count;
+	double		min_score;
+	EngFrameRequest *frames;
+	int32_t		frame_count;
+	float	   *boxes;			/* (box_count, 4) */
+	int32_t    *labels;			/* (box_count), at least 1 */
+	int32_t		box_count;
+	bool		has_bad_frame;	/* a failure concerns this frame */
+	int64_t		bad_frame;
+} EngBatchRequest;
+
+/* Free with eng_load_request_free, after a failure too. */
+extern bool eng_load_request_parse(EngLoadRequest *request,
+								   const EngMessage *message,
+								   EngStatus *status);
+extern void eng_load_request_free(EngLoadRequest *request);
+
+/*
+ * The message is a STEP or a DETECT; its frames' lengths must add up to the
+ * blob.  Free with eng_batch_request_free, after a failure too.
+ */
+extern bool eng_batch_request_parse(EngBatchRequest *request,
+									const EngMessage *message,
+									EngStatus *status);
+extern void eng_batch_request_free(EngBatchRequest *request);
+
+/* The one field of HELLO and of SAVE; BYE has none. */
+extern bool eng_hello_request_parse(const EngMessage *message,
+									EngStatus *status);
+extern bool eng_save_request_parse(const EngMessage *message,
+								   bool *with_optimizer, EngStatus *status);
+
+#endif							/* ENG_REQUEST_H */

@@ -1,0 +1,466 @@
+/*
+ * engine/serve.c
+ *		One session: requests over a socket until the peer says BYE.
+ *
+ * A request that fails is answered by ERROR and leaves the session as it was,
+ * but for a LOAD, which leaves nothing loaded.  Only a stream that cannot be
+ * read any more ends the session.
+ */
+#include "engine/serve.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/answer.h"
+#include "engine/channel.h"
+#include "engine/core/random.h"
+#include "engine/io/json.h"
+#include "engine/machine.h"
+#include "engine/nets/detector.h"
+#include "engine/request.h"
+
+#define SCORE_DIGITS	9		/* make every float come back the same */
+#define LISTED_FRAMES	8		/* frame ids named in a message */
+
+typedef struct Session
+{
+	int			fd;
+	EngFeed    *feed;
+	EngDetector *detector;		/* NULL: nothing is loaded */
+	bool		train;
+	uint64_t	seed;
+	double		hflip;
+	EngFrame	frames[ENG_PROTOCOL_MAX_FRAMES];
+	EngDetections detections[ENG_PROTOCOL_MAX_FRAMES];
+} Session;
+
+/* An answer being made: its JSON and what goes with it. */
+typedef struct Answer
+{
+	json_t	   *json;
+	EngBuffer	blob;
+	int			digits;			/* of numbers */
+} Answer;
+
+typedef bool (*Handler) (Session *session, EngFeedItem *item, double wait_s,
+						 Answer *answer, EngStatus *status);
+
+static bool
+handle_hello(Session *session, EngFeedItem *item, double wait_s,
+			 Answer *answer, EngStatus *status)
+{
+	if (!eng_hello_request_parse(&item->message, status))
+		return false;
+	answer->json = eng_machine_describe();
+	return true;
+}
+
+static void
+unload(Session *session)
+{
+	eng_detector_free(session->detector);
+	session->detector = NULL;
+}
+
+/*
+ * Fill the new detector with what the request says.
+ */
+static bool
+load_weights(Session *session, const EngLoadRequest *request,
+			 const EngTensorFile *file, EngLoadOptions *options,
+			 EngStatus *status)
+{
+	EngDetector *detector = session->detector;
+
+	if (request->memory_limit > 0)
+		eng_detector_set_memory_limit(detector,
+									  (size_t) request->memory_limit);
+	if (request->train &&
+		!eng_detector_set_optimizer(detector, &request->optimizer, status))
+		return false;
+	if ((request->init || !request->strict) &&
+		!eng_detector_init(detector, request->seed, status))
+		return false;
+	options->strict = request->strict;
+	return file == NULL ||
+		eng_detector_load(detector, file, options, status);
+}
+
+/*
+ * The file of weights in the blob; NULL with status still ok if there is
+ * none and none is needed.
+ */
+static bool
+open_weights(const EngLoadRequest *request, const EngMessage *message,
+			 EngTensorFile **file, EngStatus *status)
+{
+	*file = NULL;
+	if (message->blob.size == 0)
+	{
+		if (request->init)
+			return true;
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"LOAD has no weights and init is not true");
+	}
+	*file = eng_tensor_file_open(message->blob.data, message->blob.size,
+								 status);
+	return *file != NULL;
+}
+
+static bool
+load(Session *session, EngLoadRequest *request, const EngMessage *message,
+	 Answer *answer, EngStatus *status)
+{
+	EngDetectorConfig config;
+	EngLoadOptions options = {0};
+	EngTensorFile *file;
+	bool		fine;
+
+	if (!eng_detector_config_parse(&config, request->architecture,
+								   request->options, request->num_classes,
+								   status) ||
+		!open_weights(request, message, &file, status))
+		return false;
+	session->detector = eng_detector_create(&config, request->device,
+											request->threads, request->train,
+											status);
+	fine = session->detector != NULL &&
+		load_weights(session, request, file, &options, status);
+	if (fine)
+		answer->json = eng_answer_load(session->detector, &options);
+	else
+		unload(session);
+	eng_tensor_file_free(file);
+	session->train = request->train;
+	session->seed = request->seed;
+	session->hflip = request->hflip;
+	return fine;
+}
+
+static bool
+handle_load(Session *session, EngFeedItem *item, double wait_s,
+			Answer *answer, EngStatus *status)
+{
+	EngLoadRequest request;
+	bool		fine;
+
+	unload(session);
+	fine = eng_load_request_parse(&request, &item->message, status) &&
+		load(session, &request, &item->message, answer, status);
+	eng_load_request_free(&request);
+	return fine;
+}
+
+static bool
+check_loaded(const Session *session, bool train, EngStatus *status)
+{
+	if (session->detector == NULL)
+		return eng_fail(status, ENG_BAD_ARGUMENT, "nothing is loaded");
+	if (train && !session->train)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"detector was not loaded to train");
+	return true;
+}
+
+/*
+ * Labels depend on what is loaded, which the feed does not know.
+ */
+static bool
+check_labels(const Session *session, EngBatchRequest *batch,
+			 EngStatus *status)
+{
+	int32_t		classes = eng_detector_config(session->detector)->num_classes;
+	int32_t		i;
+	int32_t		j;
+
+	for (i = 0; i < batch->frame_count; i++)
+	{
+		const EngFrameRequest *frame = &batch->frames[i];
+
+		for (j = 0; j < frame->box_count; j++)
+			if (batch->labels[frame->first_box + j] >= classes)
+			{
+				batch->has_bad_frame = true;
+				batch->bad_frame = frame->frame_id;
+				return eng_fail(status, ENG_BAD_ARGUMENT,
+								"label %d is not below the number of classes, %d",
+								batch->labels[frame->first_box + j], classes);
+			}
+	}
+	return true;
+}
+
+/*
+ * Set session->frames from a prepared item.  Whether a frame is flipped
+ * depends on seed, step and position alone, so a resumed training decides
+ * the same.
+ */
+static void
+collect_frames(Session *session, const EngFeedItem *item)
+{
+	const EngBatchRequest *batch = &item->batch;
+	int32_t		i;
+
+	for (i = 0; i < batch->frame_count; i++)
+	{
+		const EngFrameRequest *from = &batch->frames[i];
+		EngFrame   *to = &session->frames[i];
+
+		to->rgb = item->pictures[i].rgb;
+		to->width = item->pictures[i].width;
+		to->height = item->pictures[i].height;
+		to->boxes = batch->boxes + 4 * (size_t) from->first_box;
+		to->labels = batch->labels + from->first_box;
+		to->box_count = from->box_count;
+		to->frame_id = from->frame_id;
+		to->position = from->position;
+		to->flip = session->train && session->hflip > 0 &&
+			item->message.kind == ENG_KIND_STEP &&
+			eng_random_uniform(session->seed, (uint64_t) batch->step,
+							   (uint64_t) from->position, ENG_USE_FLIP,
+							   0) < session->hflip;
+	}
+}
+
+/*
+ * Say in which step and on which frames it went wrong.
+ */
+static void
+name_step(const EngBatchRequest *batch, EngStatus *status)
+{
+	EngStatus	plain = *status;
+	char		ids[LISTED_FRAMES * 24 + 8];
+	int			length = 0;
+	int32_t		i;
+
+	ids[0] = '\0';
+	for (i = 0; i < batch->frame_count && i < LISTED_FRAMES; i++)
+		length += snprintf(ids + length, sizeof(ids) - length, "%s%lld",
+						   i > 0 ? ", " : "",
+						   (long long) batch->frames[i].frame_id);
+	if (batch->frame_count > LISTED_FRAMES)
+		snprintf(ids + length, sizeof(ids) - length, ", ...");
+	status->code = ENG_OK;
+	eng_fail(status, plain.code, "step %lld, frames %s: %.200s",
+			 (long long) batch->step, ids, plain.message);
+}
+
+static bool
+handle_step(Session *session, EngFeedItem *item, double wait_s,
+			Answer *answer, EngStatus *status)
+{
+	EngBatchRequest *batch = &item->batch;
+	EngStepInfo info = {.seed = session->seed};
+	EngStepResult result = {0};
+	double		start = eng_feed_clock();
+
+	if (!check_loaded(session, true, status) ||
+		!check_labels(session, batch, status))
+		return false;
+	collect_frames(session, item);
+	info.step = (uint64_t) batch->step;
+	info.lr = (float) batch->lr;
+	info.accumulate_index = batch->accumulate_index;
+	info.accumulate_count = batch->accumulate_count;
+	if (!eng_detector_train_step(session->detector, session->frames,
+								 batch->frame_count, &info, &result, status))
+	{
+		name_step(batch, status);
+		return false;
+	}
+	answer->json = eng_answer_step(batch, &result);
+	if (answer->json != NULL)
+		eng_answer_times(answer->json, wait_s, eng_feed_clock() - start);
+	return true;
+}
+
+static bool
+handle_detect(Session *session, EngFeedItem *item, double wait_s,
+			  Answer *answer, EngStatus *status)
+{
+	EngBatchRequest *batch = &item->batch;
+	double		start = eng_feed_clock();
+	json_t	   *frames;
+	int32_t		i;
+
+	if (!check_loaded(session, false, status))
+		return false;
+	collect_frames(session, item);
+	if (!eng_detector_infer(session->detector, session->frames,
+							batch->frame_count, session->detections, status))
+		return false;
+	frames = json_array();
+	for (i = 0; i < batch->frame_count; i++)
+	{
+		json_t	   *frame = eng_answer_detections(&session->detections[i],
+												  batch->min_score);
+
+		if (frame == NULL)
+		{
+			json_decref(frames);
+			return eng_fail(status, ENG_NO_MEMORY, "could not keep detections");
+		}
+		json_object_set_new(frame, "frame_id",
+							json_integer(batch->frames[i].frame_id));
+		json_array_append_new(frames, frame);
+	}
+	answer->digits = SCORE_DIGITS;
+	answer->json = json_pack("{s:o}", "frames", frames);
+	if (answer->json != NULL)
+		eng_answer_times(answer->json, wait_s, eng_feed_clock() - start);
+	return true;
+}
+
+static bool
+handle_save(Session *session, EngFeedItem *item, double wait_s,
+			Answer *answer, EngStatus *status)
+{
+	EngTensorFile *file;
+	bool		with_optimizer;
+
+	if (!eng_save_request_parse(&item->message, &with_optimizer, status) ||
+		!check_loaded(session, with_optimizer, status) ||
+		!eng_detector_save(session->detector, with_optimizer, &answer->blob,
+						   status))
+		return false;
+	file = eng_tensor_file_open(answer->blob.data, answer->blob.size, status);
+	if (file == NULL)
+		return false;
+	answer->json = json_pack("{s:i}", "tensors", (int) file->count);
+	eng_tensor_file_free(file);
+	return true;
+}
+
+static bool
+handle_bye(Session *session, EngFeedItem *item, double wait_s,
+		   Answer *answer, EngStatus *status)
+{
+	answer->json = json_object();
+	return true;
+}
+
+static const Handler handlers[] = {
+	[ENG_KIND_HELLO] = handle_hello,
+	[ENG_KIND_LOAD] = handle_load,
+	[ENG_KIND_STEP] = handle_step,
+	[ENG_KIND_DETECT] = handle_detect,
+	[ENG_KIND_SAVE] = handle_save,
+	[ENG_KIND_BYE] = handle_bye
+};
+
+/*
+ * Run the handler of a message; an answer of JSON, or false.
+ */
+static bool
+handle(Session *session, EngFeedItem *item, double wait_s, Answer *answer,
+	   EngStatus *status)
+{
+	uint16_t	kind = item->message.kind;
+
+	if (item->status.code != ENG_OK)
+	{
+		*status = item->status;
+		return false;
+	}
+	if (kind >= sizeof(handlers) / sizeof(handlers[0]) ||
+		handlers[kind] == NULL)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"message of unknown kind %d", kind);
+	if (!handlers[kind] (session, item, wait_s, answer, status))
+		return false;
+	if (answer->json == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "could not make an answer");
+	return true;
+}
+
+static bool
+send_answer(Session *session, const Answer *answer, EngStatus *status)
+{
+	size_t		flags = JSON_COMPACT | JSON_REAL_PRECISION(answer->digits);
+	char	   *text = json_dumps(answer->json, flags);
+	bool		sent;
+
+	if (text == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "could not write an answer");
+	sent = eng_channel_write(session->fd, ENG_KIND_OK, text, &answer->blob,
+							 status);
+	free(text);
+	return sent;
+}
+
+/*
+ * Answer with ERROR, which names the frame that the item's batch blames.
+ */
+static bool
+send_error(Session *session, const EngFeedItem *item, bool fatal,
+		   const EngStatus *failure, EngStatus *status)
+{
+	json_t	   *json = eng_answer_error(failure, &item->batch, fatal);
+	char	   *text;
+	bool		sent;
+
+	text = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
+	json_decref(json);
+	if (text == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "could not write an answer");
+	sent = eng_channel_write(session->fd, ENG_KIND_ERROR, text, NULL, status);
+	free(text);
+	return sent;
+}
+
+/*
+ * Take one message and answer it.  *over: it was the last one, by the peer's
+ * wish (true) or because the stream is lost (false).
+ */
+static bool
+serve_one(Session *session, bool *over, EngStatus *status)
+{
+	Answer		answer = {.digits = 17};
+	EngStatus	failure = {0};
+	EngFeedItem *item;
+	double		wait_s;
+	bool		sent;
+
+	*over = true;
+	item = eng_feed_next(session->feed, &wait_s);
+	if (item->result == ENG_READ_END)
+		return eng_fail(status, ENG_IO, "connection closed without BYE");
+	if (item->result == ENG_READ_FAILED)
+	{
+		EngStatus	ignored = {0};
+
+		*status = item->status;
+		send_error(session, item, true, status, &ignored);
+		return false;
+	}
+	if (handle(session, item, wait_s, &answer, &failure))
+		sent = send_answer(session, &answer, status);
+	else
+		sent = send_error(session, item, false, &failure, status);
+	*over = failure.code == ENG_OK && item->message.kind == ENG_KIND_BYE;
+	json_decref(answer.json);
+	eng_buffer_free(&answer.blob);
+	eng_feed_done(session->feed);
+	return sent;
+}
+
+bool
+eng_serve(int fd, const EngFeedEnd *end, EngStatus *status)
+{
+	Session    *session = calloc(1, sizeof(*session));
+	bool		over = false;
+	bool		fine = true;
+
+	if (session == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "could not start a session");
+	session->fd = fd;
+	session->feed = eng_feed_start(fd, end, status);
+	fine = session->feed != NULL;
+	while (fine && !over)
+		fine = serve_one(session, &over, status);
+	eng_feed_stop(session->feed);
+	unload(session);
+	free(session);
+	return fine;
+}
