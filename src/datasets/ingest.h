@@ -56,8 +56,9 @@ typedef struct AvcIngestCounts
 	int64		unchanged;
 	int64		unlabelled;		/* of these, frames without an entry */
 	int64		errors;			/* rows written to ingest_errors */
-	int64		dropped_boxes;	/* the caller counts these itself */
-	int64		clipped_boxes;	/* reached out of the frame */
+	int64		dropped_boxes;	/* no area; the caller counts these itself */
+	int64		outside_boxes;	/* dropped: not in the frame at all */
+	int64		clipped_boxes;	/* reached out of the frame and were cut */
 } AvcIngestCounts;
 
 /*

@@ -1,0 +1,565 @@
+/*
+ * datasets/ingest.c
+ *		Write frames into a dataset: new rows inserted, changed rows updated,
+ *		equal rows left untouched, bad ones recorded.
+ *
+ * Memory: the AvcIngest and its prepared statements live as long as the
+ * procedure (children of PortalContext); "batch" holds the frames that wait
+ * to be written and is reset with every commit.
+ *
+ * A batch is written in one subtransaction.  Only if that fails is it
+ * written again frame by frame, to find the one that the dataset refuses.
+ * A row is compared column by column before anything is written, so taking
+ * the same footage twice writes nothing at all.
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "common/attempt.h"
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "datasets/frame.h"
+#include "datasets/ingest_row.h"
+
+#define BATCH_FRAMES 64
+#define BATCH_BYTES (16 * 1024 * 1024)
+#define NOTICE_MS 5000			/* between two progress messages */
+
+static const Oid column_types[INGEST_COLUMNS] = {
+	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
+	TEXTARRAYOID, FLOAT4ARRAYOID, BOOLARRAYOID, BOOLARRAYOID, BOOLARRAYOID,
+	FLOAT4ARRAYOID
+};
+
+#define COLUMN_LIST "split, weather, scene, timeofday, frame_time," \
+	" ann_categories, ann_bboxes, ann_occluded, ann_truncated, ann_ignored," \
+	" ann_area"
+
+typedef struct QueuedError
+{
+	char	   *source;
+	int			sqlstate;
+	char	   *message;
+} QueuedError;
+
+struct AvcIngest
+{
+	const AvcDataset *dataset;
+	MemoryContext context;
+	MemoryContext batch;
+	char	   *source;
+	AvcIngestRow *frames[BATCH_FRAMES];
+	int			frame_count;
+	size_t		bytes;			/* of the images in frames */
+	List	   *errors;			/* QueuedError */
+	TimestampTz started_at;
+	int64		total;			/* -1 = not known */
+	AvcIngestCounts counts;
+	AvcIngestCounts tried;		/* counts of the batch being written */
+	TimestampTz last_notice;
+	SPIPlanPtr	find;
+	SPIPlanPtr	insert;
+	SPIPlanPtr	update_all;
+	SPIPlanPtr	update_rest;	/* all but the image */
+};
+
+void
+avc_procedure_enter(FunctionCallInfo fcinfo, const char *name)
+{
+	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		castNode(CallContext, fcinfo->context)->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", name),
+				 errhint("It commits as it goes: CALL it by itself, not after BEGIN, with psql -1, in a function or in one string with other statements.")));
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+}
+
+/* Prepare a statement that lives as long as the session. */
+static SPIPlanPtr
+prepare(const char *sql, int nargs, Oid *types)
+{
+	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql,
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	return plan;
+}
+
+static void
+prepare_plans(AvcIngest *ingest)
+{
+	const char *table = ingest->dataset->quoted_name;
+	Oid			types[INGEST_COLUMNS + 2];
+	int			i;
+
+	types[0] = TEXTOID;
+	ingest->find = prepare(psprintf("SELECT frame_id, image_sha256, "
+									COLUMN_LIST " FROM %s"
+									" WHERE image_id OPERATOR(pg_catalog.=) $1",
+									table), 1, types);
+	for (i = 0; i < INGEST_COLUMNS; i++)
+		types[i] = column_types[i];
+	types[INGEST_COLUMNS] = TEXTOID;
+	types[INGEST_COLUMNS + 1] = BYTEAOID;
+	ingest->insert = prepare(psprintf("INSERT INTO %s (" COLUMN_LIST
+									  ", image_id, image_bytes) VALUES ($1, $2,"
+									  " $3, $4, $5, $6, $7, $8, $9, $10, $11,"
+									  " $12, $13) ON CONFLICT (image_id)"
+									  " DO NOTHING", table),
+							 INGEST_COLUMNS + 2, types);
+	types[INGEST_COLUMNS] = INT8OID;
+	ingest->update_all = prepare(psprintf("UPDATE %s SET (" COLUMN_LIST
+										  ", image_bytes) = ROW($1, $2, $3, $4,"
+										  " $5, $6, $7, $8, $9, $10, $11, $13)"
+										  " WHERE frame_id OPERATOR(pg_catalog.=) $12",
+										  table),
+								 INGEST_COLUMNS + 2, types);
+	ingest->update_rest = prepare(psprintf("UPDATE %s SET (" COLUMN_LIST ")"
+										   " = ROW($1, $2, $3, $4, $5, $6, $7,"
+										   " $8, $9, $10, $11)"
+										   " WHERE frame_id OPERATOR(pg_catalog.=) $12",
+										   table),
+								  INGEST_COLUMNS + 1, types);
+}
+
+static void
+free_plans(void *arg)
+{
+	AvcIngest  *ingest = arg;
+	SPIPlanPtr *plans[] = {
+		&ingest->find, &ingest->insert, &ingest->update_all,
+		&ingest->update_rest
+	};
+	int			i;
+
+	for (i = 0; i < lengthof(plans); i++)
+	{
+		if (*plans[i] != NULL)
+			SPI_freeplan(*plans[i]);
+		*plans[i] = NULL;
+	}
+}
+
+AvcIngest *
+avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
+{
+	MemoryContext context;
+	MemoryContext old;
+	MemoryContextCallback *callback;
+	AvcIngest  *ingest;
+	AvcRoleScope scope;
+
+	context = AllocSetContextCreate(PortalContext, "ingest",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	ingest = palloc0(sizeof(AvcIngest));
+	ingest->context = context;
+	ingest->batch = AllocSetContextCreate(context, "ingest batch",
+										  ALLOCSET_DEFAULT_SIZES);
+	ingest->dataset = dataset;
+	ingest->source = avc_ingest_clean_text(source);
+	ingest->total = total;
+	ingest->started_at = GetCurrentTimestamp();
+	ingest->last_notice = ingest->started_at;
+	callback = palloc0(sizeof(MemoryContextCallback));
+	callback->func = free_plans;
+	callback->arg = ingest;
+	MemoryContextRegisterResetCallback(context, callback);
+	prepare_plans(ingest);
+
+	avc_catalog_enter(&scope);
+	avc_spi_exec("INSERT INTO _avcurate.ingest_progress AS p (dataset, source,"
+				 " pid, total) VALUES ($1, $2, $3, $4)"
+				 " ON CONFLICT (dataset, source) DO UPDATE SET"
+				 " pid = EXCLUDED.pid, total = EXCLUDED.total,"
+				 " state = EXCLUDED.state, started_at = EXCLUDED.started_at,"
+				 " updated_at = EXCLUDED.updated_at, inserted = 0,"
+				 " updated = 0, unchanged = 0, unlabelled = 0, errors = 0,"
+				 " dropped_boxes = 0, clipped_boxes = 0",
+				 4, (AvcParam[]) {AVC_REGCLASS(dataset->relid),
+					 AVC_TEXT(ingest->source), AVC_INT4(MyProcPid),
+					 total < 0 ? AVC_NULL(INT8OID) : AVC_INT8(total)},
+				 false, 0);
+	avc_catalog_leave(&scope);
+	SPI_commit();
+	MemoryContextSwitchTo(old);
+	return ingest;
+}
+
+void
+avc_ingest_set_total(AvcIngest *ingest, int64 total)
+{
+	ingest->total = total;
+}
+
+AvcIngestCounts *
+avc_ingest_counts(AvcIngest *ingest)
+{
+	return &ingest->counts;
+}
+
+static void
+add_error(AvcIngest *ingest, const char *source, int sqlstate,
+		  const char *message)
+{
+	MemoryContext old = MemoryContextSwitchTo(ingest->batch);
+	QueuedError *error = palloc(sizeof(QueuedError));
+
+	error->source = avc_ingest_clean_text(source);
+	error->sqlstate = sqlstate;
+	error->message = avc_ingest_clean_text(message);
+	ingest->errors = lappend(ingest->errors, error);
+	ingest->counts.errors++;
+	MemoryContextSwitchTo(old);
+}
+
+void
+avc_ingest_error(AvcIngest *ingest, const char *source, int sqlstate,
+				 const char *format,...)
+{
+	StringInfoData message;
+
+	initStringInfo(&message);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&message, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&message, needed);
+	}
+	add_error(ingest, source, sqlstate, message.data);
+	pfree(message.data);
+	if (list_length(ingest->errors) >= BATCH_FRAMES)
+		avc_ingest_flush(ingest);
+}
+
+void
+avc_ingest_add(AvcIngest *ingest, const AvcIngestFrame *frame)
+{
+	MemoryContext old;
+	AvcIngestRow *queued;
+	const char *problem;
+	int			width,
+				height;
+
+	CHECK_FOR_INTERRUPTS();
+	problem = avc_frame_size(&width, &height, frame->image, frame->image_len);
+	if (problem != NULL)
+	{
+		avc_ingest_error(ingest, frame->source,
+						 ERRCODE_INVALID_BINARY_REPRESENTATION,
+						 "no usable JPEG: %s", problem);
+		return;
+	}
+	old = MemoryContextSwitchTo(ingest->batch);
+	queued = avc_ingest_row_build(frame, width, height, &ingest->counts);
+	if (!frame->has_entry)
+		ingest->counts.unlabelled++;
+	ingest->frames[ingest->frame_count++] = queued;
+	ingest->bytes += frame->image_len;
+	MemoryContextSwitchTo(old);
+	if (ingest->frame_count == BATCH_FRAMES || ingest->bytes >= BATCH_BYTES)
+		avc_ingest_flush(ingest);
+}
+
+static uint64
+execute(SPIPlanPtr plan, Datum *values, char *nulls)
+{
+	int			result = SPI_execute_plan(plan, values, nulls, false, 0);
+
+	if (result < 0)
+		elog(ERROR, "could not write a frame: %s",
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+static bool
+insert_frame(AvcIngest *ingest, const AvcIngestRow *frame)
+{
+	Datum		values[INGEST_COLUMNS + 2];
+	char		nulls[INGEST_COLUMNS + 2];
+	int			i;
+
+	for (i = 0; i < INGEST_COLUMNS; i++)
+	{
+		values[i] = frame->value[i];
+		nulls[i] = frame->is_null[i] ? 'n' : ' ';
+	}
+	values[INGEST_COLUMNS] = CStringGetTextDatum(frame->image_id);
+	values[INGEST_COLUMNS + 1] = PointerGetDatum(frame->image);
+	nulls[INGEST_COLUMNS] = nulls[INGEST_COLUMNS + 1] = ' ';
+	return execute(ingest->insert, values, nulls) == 1;
+}
+
+static bool
+is_equal(int column, Datum a, Datum b)
+{
+	if (column == COL_FRAME_TIME)
+		return DatumGetTimestampTz(a) == DatumGetTimestampTz(b);
+	return datum_image_eq(a, b, false, -1);
+}
+
+/* Compare with the row that was found, update it if it differs. */
+static void
+update_frame(AvcIngest *ingest, const AvcIngestRow *frame,
+			 const SPITupleTable *found)
+{
+	HeapTuple	row = found->vals[0];
+	TupleDesc	desc = found->tupdesc;
+	Datum		values[INGEST_COLUMNS + 2];
+	char		nulls[INGEST_COLUMNS + 2];
+	uint8		digest[AVC_SHA256_BYTES];
+	bytea	   *stored;
+	bool		is_null;
+	bool		is_changed = false;
+	bool		is_image_changed;
+	int			i;
+
+	for (i = 0; i < INGEST_COLUMNS; i++)
+	{
+		Datum		old = SPI_getbinval(row, desc, i + 3, &is_null);
+		bool		keep = avc_ingest_row_is_unsaid(frame, i);
+
+		values[i] = keep ? old : frame->value[i];
+		nulls[i] = (keep ? is_null : frame->is_null[i]) ? 'n' : ' ';
+		if (!keep && (is_null != frame->is_null[i] ||
+					  (!is_null && !is_equal(i, old, frame->value[i]))))
+			is_changed = true;
+	}
+	stored = DatumGetByteaPP(SPI_getbinval(row, desc, 2, &is_null));
+	avc_frame_sha256(digest, (uint8 *) VARDATA(frame->image),
+					 VARSIZE(frame->image) - VARHDRSZ);
+	is_image_changed = VARSIZE_ANY_EXHDR(stored) != AVC_SHA256_BYTES ||
+		memcmp(VARDATA_ANY(stored), digest, AVC_SHA256_BYTES) != 0;
+	if (!is_changed && !is_image_changed)
+	{
+		ingest->tried.unchanged++;
+		return;
+	}
+	values[INGEST_COLUMNS] = SPI_getbinval(row, desc, 1, &is_null);
+	values[INGEST_COLUMNS + 1] = PointerGetDatum(frame->image);
+	nulls[INGEST_COLUMNS] = nulls[INGEST_COLUMNS + 1] = ' ';
+	if (execute(is_image_changed ? ingest->update_all : ingest->update_rest,
+				values, nulls) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("frame \"%s\" was deleted meanwhile or may not be updated",
+						frame->image_id)));
+	ingest->tried.updated++;
+}
+
+/* The row of the frame, or NULL.  The caller frees it: SPI would keep it. */
+static SPITupleTable *
+find_frame(AvcIngest *ingest, Datum image_id)
+{
+	if (execute(ingest->find, &image_id, NULL) > 0)
+		return SPI_tuptable;
+	SPI_freetuptable(SPI_tuptable);
+	return NULL;
+}
+
+static void
+write_frame(AvcIngest *ingest, const AvcIngestRow *frame)
+{
+	Datum		image_id = CStringGetTextDatum(frame->image_id);
+	SPITupleTable *found = find_frame(ingest, image_id);
+
+	if (found == NULL)
+	{
+		if (insert_frame(ingest, frame))
+		{
+			ingest->tried.inserted++;
+			return;
+		}
+		/* somebody else has just written it */
+		found = find_frame(ingest, image_id);
+		if (found == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNIQUE_VIOLATION),
+					 errmsg("another session is writing frame \"%s\", or its row is hidden",
+							frame->image_id)));
+	}
+	update_frame(ingest, frame, found);
+	SPI_freetuptable(found);
+}
+
+typedef struct WriteStep
+{
+	AvcIngest  *ingest;
+	int			first;
+	int			count;
+} WriteStep;
+
+static void
+write_frames(void *arg)
+{
+	WriteStep  *step = arg;
+	int			i;
+
+	/* boxes of existing rows are read from TOAST */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (i = step->first; i < step->first + step->count; i++)
+		write_frame(step->ingest, step->ingest->frames[i]);
+	PopActiveSnapshot();
+}
+
+/* Write some frames in a subtransaction and count them if that went well. */
+static bool
+try_frames(AvcIngest *ingest, int first, int count, AvcFailure *failure)
+{
+	WriteStep	step = {ingest, first, count};
+
+	memset(&ingest->tried, 0, sizeof(ingest->tried));
+	if (!avc_attempt(write_frames, &step, failure))
+		return false;
+	ingest->counts.inserted += ingest->tried.inserted;
+	ingest->counts.updated += ingest->tried.updated;
+	ingest->counts.unchanged += ingest->tried.unchanged;
+	return true;
+}
+
+static void
+write_batch(AvcIngest *ingest)
+{
+	AvcFailure	failure;
+	int			i;
+
+	if (ingest->frame_count == 0 ||
+		try_frames(ingest, 0, ingest->frame_count, &failure))
+		return;
+	for (i = 0; i < ingest->frame_count; i++)
+	{
+		if (!try_frames(ingest, i, 1, &failure))
+			add_error(ingest, ingest->frames[i]->source, failure.sqlstate,
+					  failure.message);
+	}
+}
+
+static void
+write_errors(AvcIngest *ingest)
+{
+	ListCell   *cell;
+
+	foreach(cell, ingest->errors)
+	{
+		QueuedError *error = lfirst(cell);
+
+		avc_spi_exec("INSERT INTO _avcurate.ingest_errors (dataset, source,"
+					 " run, sqlstate, message) VALUES ($1, $2, $3, $4, $5)"
+					 " ON CONFLICT (dataset, source) DO UPDATE SET"
+					 " run = EXCLUDED.run, at = EXCLUDED.at,"
+					 " sqlstate = EXCLUDED.sqlstate,"
+					 " message = EXCLUDED.message", 5,
+					 (AvcParam[]) {AVC_REGCLASS(ingest->dataset->relid),
+						 AVC_TEXT(error->source), AVC_TEXT(ingest->source),
+						 AVC_TEXT(unpack_sql_state(error->sqlstate)),
+						 AVC_TEXT(error->message)}, false, 0);
+	}
+}
+
+/* Errors of earlier runs over the same source that did not come up again. */
+static void
+forget_old_errors(AvcIngest *ingest)
+{
+	avc_spi_exec("DELETE FROM _avcurate.ingest_errors"
+				 " WHERE dataset = $1 AND run = $2 AND at < $3", 3,
+				 (AvcParam[]) {AVC_REGCLASS(ingest->dataset->relid),
+					 AVC_TEXT(ingest->source),
+					 {TIMESTAMPTZOID, TimestampTzGetDatum(ingest->started_at),
+					 false}}, false, 0);
+}
+
+static void
+write_progress(AvcIngest *ingest, const char *state)
+{
+	const AvcIngestCounts *counts = &ingest->counts;
+
+	avc_spi_exec("UPDATE _avcurate.ingest_progress SET state = $3,"
+				 " updated_at = pg_catalog.clock_timestamp(), inserted = $4,"
+				 " updated = $5, unchanged = $6, unlabelled = $7, errors = $8,"
+				 " dropped_boxes = $9, clipped_boxes = $10, total = $11"
+				 " WHERE dataset = $1 AND source = $2", 11,
+				 (AvcParam[]) {AVC_REGCLASS(ingest->dataset->relid),
+					 AVC_TEXT(ingest->source), AVC_TEXT(state),
+					 AVC_INT8(counts->inserted), AVC_INT8(counts->updated),
+					 AVC_INT8(counts->unchanged), AVC_INT8(counts->unlabelled),
+					 AVC_INT8(counts->errors),
+					 AVC_INT8(counts->dropped_boxes + counts->outside_boxes),
+					 AVC_INT8(counts->clipped_boxes),
+					 ingest->total < 0 ? AVC_NULL(INT8OID) :
+					 AVC_INT8(ingest->total)}, false, 0);
+}
+
+static void
+say_progress(AvcIngest *ingest)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		done = ingest->counts.inserted + ingest->counts.updated +
+		ingest->counts.unchanged;
+
+	if (!TimestampDifferenceExceeds(ingest->last_notice, now, NOTICE_MS))
+		return;
+	ingest->last_notice = now;
+	if (ingest->total >= 0)
+		ereport(NOTICE,
+				(errmsg("ingested " INT64_FORMAT " of " INT64_FORMAT " frames, "
+						INT64_FORMAT " errors", done, ingest->total,
+						ingest->counts.errors)));
+	else
+		ereport(NOTICE,
+				(errmsg("ingested " INT64_FORMAT " frames, " INT64_FORMAT
+						" errors", done, ingest->counts.errors)));
+}
+
+static void
+flush(AvcIngest *ingest, bool is_last)
+{
+	MemoryContext old = MemoryContextSwitchTo(ingest->batch);
+	AvcRoleScope scope;
+
+	write_batch(ingest);
+	avc_catalog_enter(&scope);
+	write_errors(ingest);
+	if (is_last)
+		forget_old_errors(ingest);
+	write_progress(ingest, is_last ? "finished" : "running");
+	avc_catalog_leave(&scope);
+	SPI_commit();
+	MemoryContextSwitchTo(old);
+
+	ingest->frame_count = 0;
+	ingest->bytes = 0;
+	ingest->errors = NIL;
+	MemoryContextReset(ingest->batch);
+	say_progress(ingest);
+}
+
+void
+avc_ingest_flush(AvcIngest *ingest)
+{
+	flush(ingest, false);
+}
+
+void
+avc_ingest_finish(AvcIngest *ingest)
+{
+	flush(ingest, true);
+}

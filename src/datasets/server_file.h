@@ -1,0 +1,56 @@
+/*
+ * datasets/server_file.h
+ *		Folders and files of the server's machine, read with care.
+ */
+#ifndef AVC_DATASETS_SERVER_FILE_H
+#define AVC_DATASETS_SERVER_FILE_H
+
+typedef struct AvcFolder AvcFolder;
+
+typedef enum AvcEntryKind
+{
+	AVC_ENTRY_FILE,
+	AVC_ENTRY_FOLDER,
+	AVC_ENTRY_LINK,
+	AVC_ENTRY_OTHER				/* pipe, device, socket */
+} AvcEntryKind;
+
+/*
+ * Raise an error unless the current role may read server files and the path
+ * is absolute.
+ */
+extern void avc_server_file_check(const char *path);
+
+/* Is the path a folder?  An error if it does not exist. */
+extern bool avc_path_is_folder(const char *path);
+
+/*
+ * Open a folder.  It is closed with the current memory context, so it stays
+ * open over commits.  An error if that cannot be done.
+ */
+extern AvcFolder *avc_folder_open(const char *path);
+
+/* The next name in no certain order, without "." and ".."; NULL at the end. */
+extern const char *avc_folder_next(AvcFolder *folder, AvcEntryKind *kind);
+
+/*
+ * Open a regular file of the folder, or of any place when folder is NULL;
+ * symbolic links are refused.  Returns a descriptor that the caller closes,
+ * or -1 with *problem (palloc'd, one line) and *is_missing.
+ */
+extern int	avc_file_open(AvcFolder *folder, const char *name,
+						  size_t max_bytes, size_t *size,
+						  const char **problem, bool *is_missing);
+
+/*
+ * The whole file, palloc'd, or NULL with *problem.  At most max_bytes, which
+ * are read once.
+ */
+extern uint8 *avc_file_read(AvcFolder *folder, const char *name,
+							size_t max_bytes, size_t *size,
+							const char **problem);
+
+/* Close the descriptor when the current memory context goes away. */
+extern void avc_file_close_later(int fd);
+
+#endif
