@@ -24,13 +24,13 @@ typedef struct AvcBlobPart
 
 typedef struct AvcMessage
 {
-	uint16		kind;			/* ENG_MSG_* of engine/protocol.h */
+	uint16		kind;			/* ENG_KIND_* of engine/protocol.h */
 	const char *json;			/* one JSON object; NULL = {} */
 	const AvcBlobPart *parts;	/* NULL when there is no blob */
 	int			part_count;
 } AvcMessage;
 
-/* Everything is palloc'd in the caller's context. */
+/* In a memory context of its own below the caller's; see avc_reply_free. */
 typedef struct AvcReply
 {
 	char	   *json;			/* one object, zero-terminated */
@@ -67,6 +67,9 @@ extern void avc_engine_send(AvcEngine *engine, const AvcMessage *message);
  * tells how it ended and the last line that it wrote.
  */
 extern AvcReply *avc_engine_receive(AvcEngine *engine);
+
+/* Give a reply back before its context is reset. */
+extern void avc_reply_free(AvcReply *reply);
 
 /* Send and receive; no other request may be unanswered. */
 extern AvcReply *avc_engine_call(AvcEngine *engine, const AvcMessage *message);

@@ -1,0 +1,797 @@
+/*
+ * common/engine_client.c
+ *		Start an engine, talk to it, and end it on every way out.
+ *
+ * The engine is a child of this process: one end of a socket pair is its
+ * descriptor 3, its standard error is a pipe that we read, and it has no
+ * other descriptor of ours.  It is ended by whichever comes first: an
+ * explicit stop, the end of the (sub)transaction that started it, the exit
+ * of this process (before_shmem_exit), or, if this process is killed, the
+ * parent-death signal and the end of file on its socket.
+ *
+ * The socket is non-blocking and both directions move in every wait, so a
+ * long message to an engine that is sending one of its own cannot deadlock.
+ * Incoming frames are put together in a memory context of their own, which
+ * is handed over to the caller with the reply.
+ */
+#include "postgres.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "access/xact.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "portability/instr_time.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/wait_event.h"
+
+#include "common/engine_client.h"
+#include "common/settings.h"
+#include "engine/protocol.h"
+
+#define ENGINE_FD			3	/* where the engine finds its socket */
+#define STATUS_FD			4	/* child only: errno of a failed exec */
+#define LAST_WORDS			400 /* bytes kept of the engine's stderr */
+#define FIRST_ALLOCATION	((size_t) 16 << 20)
+#define STOP_GRACE_MS		2000	/* idle engine after BYE or SIGTERM */
+#define ABORT_GRACE_MS		300 /* engine that we no longer wait for */
+
+/* A frame that has arrived whole and was not asked for yet. */
+typedef struct Incoming
+{
+	dlist_node	node;
+	MemoryContext context;		/* owns this struct, json and blob */
+	int			kind;
+	char	   *json;
+	size_t		json_len;
+	char	   *blob;
+	size_t		blob_len;
+	size_t		blob_room;
+	size_t		filled;			/* bytes of json and blob so far */
+} Incoming;
+
+struct AvcEngine
+{
+	dlist_node	node;
+	MemoryContext context;
+	pid_t		pid;			/* 0 once reaped */
+	int			exit_status;	/* of waitpid, valid once reaped */
+	int			socket;			/* -1 once closed */
+	int			errors;			/* read end of its stderr, -1 once closed */
+	SubTransactionId subxact;	/* owner, or invalid outside transactions */
+	int			unanswered;
+	bool		sending;		/* a message is half sent */
+	bool		at_eof;
+	char	   *hello;
+	uint8		header[ENG_PROTOCOL_HEADER];
+	size_t		header_filled;
+	Incoming   *partial;		/* header is complete, the rest is not */
+	dlist_head	arrived;
+	char		last_words[LAST_WORDS + 1];
+	size_t		last_words_len;
+};
+
+static dlist_head engines = DLIST_STATIC_INIT(engines);
+static bool callbacks_registered = false;
+
+/* ---- start ---------------------------------------------------------- */
+
+static void
+engine_program(char *path)
+{
+	if (avc_engine_path != NULL && avc_engine_path[0] != '\0')
+	{
+		strlcpy(path, avc_engine_path, MAXPGPATH);
+		return;
+	}
+	strlcpy(path, my_exec_path, MAXPGPATH);
+	get_parent_directory(path);
+	join_path_components(path, path, "avcurate-engine");
+}
+
+/*
+ * The child between fork and exec: async-signal-safe calls only.  It leaves
+ * our process group, because the server signals a worker's whole group.
+ */
+static void
+run_engine(const char *path, const int *fds, pid_t parent)
+{
+	char	   *argv[] = {"avcurate-engine", "serve", "--fd", "3", NULL};
+	sigset_t	none;
+	int			kept[3];
+	int			null_fd;
+	int			error;
+	int			i;
+
+	for (i = 0; i < 3; i++)
+		kept[i] = fcntl(fds[i], F_DUPFD, 16);
+	null_fd = open("/dev/null", O_RDWR);
+	if (null_fd < 0 || kept[0] < 0 || kept[1] < 0 || kept[2] < 0 ||
+		dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0 ||
+		dup2(kept[1], 2) < 0 || dup2(kept[0], ENGINE_FD) < 0 ||
+		dup2(kept[2], STATUS_FD) < 0)
+		_exit(127);
+	(void) fcntl(STATUS_FD, F_SETFD, FD_CLOEXEC);
+	if (close_range(STATUS_FD + 1, ~0U, 0) != 0)
+		for (i = STATUS_FD + 1; i < 65536; i++)
+			(void) close(i);
+
+	(void) setpgid(0, 0);
+	(void) prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(127);
+	for (i = 1; i < NSIG; i++)
+		(void) signal(i, SIG_DFL);
+	sigemptyset(&none);
+	(void) sigprocmask(SIG_SETMASK, &none, NULL);
+
+	/* If memory runs out, the engine must go before any server process. */
+	i = open("/proc/self/oom_score_adj", O_WRONLY);
+	if (i >= 0)
+	{
+		(void) !write(i, "500", 3);
+		(void) close(i);
+	}
+	(void) !chdir("/");
+
+	execv(path, argv);
+	error = errno;
+	(void) !write(STATUS_FD, &error, sizeof(error));
+	_exit(127);
+}
+
+static void
+set_nonblocking(int fd)
+{
+	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0 ||
+		fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+		elog(ERROR, "could not set mode of a descriptor: %m");
+}
+
+static void engine_end(AvcEngine *engine, bool gently);
+
+static void
+end_at_exit(int code, Datum arg)
+{
+	avc_engine_stop_all();
+}
+
+static void
+end_with_transaction(XactEvent event, void *arg)
+{
+	dlist_mutable_iter iter;
+
+	if (event != XACT_EVENT_ABORT && event != XACT_EVENT_COMMIT)
+		return;
+	dlist_foreach_modify(iter, &engines)
+	{
+		AvcEngine  *engine = dlist_container(AvcEngine, node, iter.cur);
+
+		if (engine->subxact != InvalidSubTransactionId)
+			engine_end(engine, event == XACT_EVENT_COMMIT);
+	}
+}
+
+static void
+end_with_subtransaction(SubXactEvent event, SubTransactionId mine,
+						SubTransactionId parent, void *arg)
+{
+	dlist_mutable_iter iter;
+
+	if (event != SUBXACT_EVENT_ABORT_SUB && event != SUBXACT_EVENT_COMMIT_SUB)
+		return;
+	dlist_foreach_modify(iter, &engines)
+	{
+		AvcEngine  *engine = dlist_container(AvcEngine, node, iter.cur);
+
+		if (engine->subxact != mine)
+			continue;
+		if (event == SUBXACT_EVENT_COMMIT_SUB)
+			engine->subxact = parent;
+		else
+			engine_end(engine, false);
+	}
+}
+
+/*
+ * Fork with every signal blocked, so that none of our handlers can run in
+ * the child.  Returns the child's pid; *exec_error is 0 once it has become
+ * the engine.
+ */
+static pid_t
+fork_engine(const char *path, const int *fds, int status_read, int *exec_error)
+{
+	sigset_t	all;
+	sigset_t	saved;
+	pid_t		parent = getpid();
+	pid_t		pid;
+	ssize_t		got;
+
+	*exec_error = 0;
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &saved);
+	pid = fork();
+	if (pid == 0)
+		run_engine(path, fds, parent);
+	if (pid < 0)
+		*exec_error = errno;
+	sigprocmask(SIG_SETMASK, &saved, NULL);
+	close(fds[0]);
+	close(fds[1]);
+	close(fds[2]);
+	if (pid > 0)
+	{
+		do
+			got = read(status_read, exec_error, sizeof(int));
+		while (got < 0 && errno == EINTR);
+		if (got != sizeof(int))
+			*exec_error = 0;
+	}
+	close(status_read);
+	return pid;
+}
+
+AvcEngine *
+avc_engine_start(void)
+{
+	char		path[MAXPGPATH];
+	int			sockets[2];
+	int			errors[2];
+	int			status[2];
+	int			child[3];
+	int			exec_error;
+	MemoryContext context;
+	AvcEngine  *engine;
+	AvcReply   *reply;
+	AvcMessage	hello = {ENG_KIND_HELLO, "{\"protocol\": 1}", NULL, 0};
+	pid_t		pid;
+
+	if (!callbacks_registered)
+	{
+		before_shmem_exit(end_at_exit, (Datum) 0);
+		RegisterXactCallback(end_with_transaction, NULL);
+		RegisterSubXactCallback(end_with_subtransaction, NULL);
+		callbacks_registered = true;
+	}
+	engine_program(path);
+	context = AllocSetContextCreate(TopMemoryContext, "avcurate engine",
+									ALLOCSET_SMALL_SIZES);
+	engine = MemoryContextAllocZero(context, sizeof(AvcEngine));
+	engine->context = context;
+	dlist_init(&engine->arrived);
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0)
+		ereport(ERROR, (errmsg("could not create a socket pair: %m")));
+	if (pipe2(errors, O_CLOEXEC) < 0 || pipe2(status, O_CLOEXEC) < 0)
+		ereport(ERROR, (errmsg("could not create a pipe: %m")));
+	set_nonblocking(sockets[0]);
+	set_nonblocking(errors[0]);
+	child[0] = sockets[1];
+	child[1] = errors[1];
+	child[2] = status[1];
+	pid = fork_engine(path, child, status[0], &exec_error);
+	if (pid < 0 || exec_error != 0)
+	{
+		if (pid > 0)
+			(void) waitpid(pid, NULL, 0);
+		close(sockets[0]);
+		close(errors[0]);
+		MemoryContextDelete(context);
+		errno = exec_error;
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("could not start engine \"%s\": %m", path),
+				 errhint("Set avcurate.engine_path to the engine program.")));
+	}
+	engine->pid = pid;
+	engine->socket = sockets[0];
+	engine->errors = errors[0];
+	engine->subxact = IsTransactionState() ? GetCurrentSubTransactionId()
+		: InvalidSubTransactionId;
+	dlist_push_tail(&engines, &engine->node);
+
+	reply = avc_engine_call(engine, &hello);
+	engine->hello = MemoryContextStrdup(context, reply->json);
+	avc_reply_free(reply);
+	return engine;
+}
+
+/* ---- end ------------------------------------------------------------ */
+
+/* Keep the last bytes that the engine wrote to stderr. */
+static void
+read_errors(AvcEngine *engine)
+{
+	char		buffer[4096];
+	ssize_t		got;
+	size_t		keep;
+
+	while (engine->errors >= 0)
+	{
+		got = read(engine->errors, buffer, sizeof(buffer));
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			break;
+		if ((size_t) got >= LAST_WORDS)
+		{
+			memcpy(engine->last_words, buffer + got - LAST_WORDS, LAST_WORDS);
+			engine->last_words_len = LAST_WORDS;
+		}
+		else
+		{
+			keep = Min(engine->last_words_len, LAST_WORDS - (size_t) got);
+			memmove(engine->last_words,
+					engine->last_words + engine->last_words_len - keep, keep);
+			memcpy(engine->last_words + keep, buffer, got);
+			engine->last_words_len = keep + got;
+		}
+		engine->last_words[engine->last_words_len] = '\0';
+	}
+}
+
+/* Reap the engine if it ends within that time. */
+static bool
+engine_reap(AvcEngine *engine, int wait_ms)
+{
+	instr_time	start;
+	instr_time	now;
+
+	if (engine->pid == 0)
+		return true;
+	INSTR_TIME_SET_CURRENT(start);
+	for (;;)
+	{
+		pid_t		pid = waitpid(engine->pid, &engine->exit_status, WNOHANG);
+
+		/* ECHILD would mean that somebody else reaped it: it is gone. */
+		if (pid == engine->pid || (pid < 0 && errno == ECHILD))
+		{
+			engine->pid = 0;
+			return true;
+		}
+		INSTR_TIME_SET_CURRENT(now);
+		INSTR_TIME_SUBTRACT(now, start);
+		if (INSTR_TIME_GET_MILLISEC(now) >= wait_ms)
+			return false;
+		/* An engine that writes its last words must not block on them. */
+		read_errors(engine);
+		pg_usleep(2000L);
+	}
+}
+
+/*
+ * End the process and give its descriptors back; the struct stays.  No
+ * error is raised and no interrupt served: this runs in abort and exit.
+ */
+static void
+engine_kill(AvcEngine *engine, bool gently)
+{
+	if (engine->pid != 0)
+	{
+		bool		asked = false;
+
+		if (gently && !engine->at_eof && !engine->sending &&
+			engine->unanswered == 0)
+		{
+			uint8		header[ENG_PROTOCOL_HEADER + 2];
+			EngFrameHeader bye = {ENG_KIND_BYE, 2, 0};
+
+			eng_frame_header_pack(header, &bye);
+			header[ENG_PROTOCOL_HEADER] = '{';
+			header[ENG_PROTOCOL_HEADER + 1] = '}';
+			asked = send(engine->socket, header, sizeof(header),
+						 MSG_NOSIGNAL) == sizeof(header);
+		}
+		if (!asked || !engine_reap(engine, STOP_GRACE_MS))
+		{
+			(void) kill(engine->pid, SIGTERM);
+			if (!engine_reap(engine, gently ? STOP_GRACE_MS : ABORT_GRACE_MS))
+			{
+				(void) kill(engine->pid, SIGKILL);
+				(void) engine_reap(engine, 10000);
+			}
+		}
+	}
+	read_errors(engine);
+	if (engine->socket >= 0)
+		close(engine->socket);
+	if (engine->errors >= 0)
+		close(engine->errors);
+	engine->socket = engine->errors = -1;
+	engine->at_eof = true;
+}
+
+static void
+engine_end(AvcEngine *engine, bool gently)
+{
+	engine_kill(engine, gently);
+	dlist_delete(&engine->node);
+	MemoryContextDelete(engine->context);
+}
+
+void
+avc_engine_stop(AvcEngine *engine)
+{
+	engine_end(engine, true);
+}
+
+void
+avc_engine_stop_all(void)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &engines)
+		engine_end(dlist_container(AvcEngine, node, iter.cur), false);
+}
+
+/* ---- failures ------------------------------------------------------- */
+
+/* Last line of what the engine wrote, or NULL. */
+static const char *
+last_line(AvcEngine *engine)
+{
+	char	   *end = engine->last_words + engine->last_words_len;
+	char	   *line;
+
+	while (end > engine->last_words && (unsigned char) end[-1] <= ' ')
+		*--end = '\0';
+	line = strrchr(engine->last_words, '\n');
+	line = line != NULL ? line + 1 : engine->last_words;
+	/* Not our text: keep what any encoding can hold. */
+	for (end = line; *end != '\0'; end++)
+		if ((unsigned char) *end < ' ' || (unsigned char) *end > '~')
+			*end = '?';
+	return line[0] != '\0' ? line : NULL;
+}
+
+/*
+ * Raise what an ERROR frame says.  The kinds of the protocol become SQL
+ * states; the message is the engine's.
+ */
+static void
+raise_engine_error(AvcEngine *engine, Incoming *frame)
+{
+	json_t	   *json = json_loadb(frame->json, frame->json_len, 0, NULL);
+	const char *code = json_string_value(json_object_get(json, "code"));
+	const char *text = json_string_value(json_object_get(json, "message"));
+	bool		fatal = json_is_true(json_object_get(json, "fatal"));
+	int			state = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
+	char	   *message;
+
+	if (code != NULL && strcmp(code, "bad_argument") == 0)
+		state = ERRCODE_INVALID_PARAMETER_VALUE;
+	else if (code != NULL && strcmp(code, "bad_file") == 0)
+		state = ERRCODE_DATA_EXCEPTION;
+	else if (code != NULL && strcmp(code, "no_memory") == 0)
+		state = ERRCODE_OUT_OF_MEMORY;
+	else if (code != NULL && strcmp(code, "unsupported") == 0)
+		state = ERRCODE_FEATURE_NOT_SUPPORTED;
+	message = pstrdup(text != NULL ? text : "engine failed without a message");
+	json_decref(json);
+	MemoryContextDelete(frame->context);
+	if (fatal)
+		engine_kill(engine, false);
+	ereport(ERROR, (errcode(state), errmsg("%s", message)));
+}
+
+static void engine_read(AvcEngine *engine);
+
+/*
+ * The engine is gone, or no longer makes sense ("problem" tells what it
+ * did): end it and raise an error.  If it said why before it left, that is
+ * the error.
+ */
+static void
+engine_lost(AvcEngine *engine, const char *problem)
+{
+	const char *words;
+	dlist_iter	iter;
+	int			status;
+	int			level = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
+
+	/* It closed its socket, so it is on its way out; let it tell how. */
+	if (problem == NULL)
+		(void) engine_reap(engine, 1000);
+	engine->at_eof = true;
+	engine_kill(engine, false);
+	dlist_foreach(iter, &engine->arrived)
+	{
+		Incoming   *frame = dlist_container(Incoming, node, iter.cur);
+
+		if (frame->kind == ENG_KIND_ERROR)
+		{
+			dlist_delete(&frame->node);
+			raise_engine_error(engine, frame);
+		}
+	}
+	words = last_line(engine);
+	status = engine->exit_status;
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("engine sent garbage: %s", problem),
+				 words ? errdetail("Last line of the engine: %s", words) : 0));
+	if (WIFSIGNALED(status))
+		ereport(ERROR,
+				(errcode(level),
+				 errmsg("engine was ended by signal %d: %s", WTERMSIG(status),
+						pg_strsignal(WTERMSIG(status))),
+				 words ? errdetail("Last line of the engine: %s", words) : 0,
+				 WTERMSIG(status) == SIGKILL ?
+				 errhint("The system ends it this way when memory runs out.") : 0));
+	ereport(ERROR,
+			(errcode(level),
+			 errmsg("engine ended with exit code %d", WEXITSTATUS(status)),
+			 words ? errdetail("Last line of the engine: %s", words) : 0));
+}
+
+/* ---- incoming ------------------------------------------------------- */
+
+/* A header is complete: make room for what it announces. */
+static void
+begin_frame(AvcEngine *engine)
+{
+	EngFrameHeader header;
+	const char *problem;
+	MemoryContext context;
+	Incoming   *frame;
+
+	problem = eng_frame_header_unpack(&header, engine->header);
+	if (problem == NULL && header.kind != ENG_KIND_OK &&
+		header.kind != ENG_KIND_ERROR)
+		problem = "frame is no answer";
+	if (problem == NULL && engine->unanswered == 0)
+		problem = "frame answers no request";
+	if (problem != NULL)
+		engine_lost(engine, problem);
+
+	context = AllocSetContextCreate(engine->context, "avcurate reply",
+									ALLOCSET_SMALL_SIZES);
+	frame = MemoryContextAllocZero(context, sizeof(Incoming));
+	frame->context = context;
+	frame->kind = header.kind;
+	frame->json_len = header.json_length;
+	frame->json = MemoryContextAlloc(context, frame->json_len + 1);
+	frame->json[frame->json_len] = '\0';
+	frame->blob_len = header.blob_length;
+	if (frame->blob_len > 0)
+	{
+		/* A length alone costs nothing: the rest grows as bytes arrive. */
+		frame->blob_room = Min(frame->blob_len, FIRST_ALLOCATION);
+		frame->blob = MemoryContextAllocHuge(context, frame->blob_room);
+	}
+	engine->partial = frame;
+	engine->header_filled = 0;
+}
+
+/* Where the next bytes go and how many at most; 0 = the frame is whole. */
+static size_t
+next_room(Incoming *frame, char **place)
+{
+	size_t		in_blob;
+
+	if (frame->filled < frame->json_len)
+	{
+		*place = frame->json + frame->filled;
+		return frame->json_len - frame->filled;
+	}
+	in_blob = frame->filled - frame->json_len;
+	if (in_blob == frame->blob_len)
+		return 0;
+	if (in_blob == frame->blob_room)
+	{
+		frame->blob_room = Min(frame->blob_len, frame->blob_room * 2);
+		frame->blob = repalloc_huge(frame->blob, frame->blob_room);
+	}
+	*place = frame->blob + in_blob;
+	return frame->blob_room - in_blob;
+}
+
+/* Take whatever is there to read, without waiting. */
+static void
+engine_read(AvcEngine *engine)
+{
+	read_errors(engine);
+	while (!engine->at_eof)
+	{
+		char	   *place = (char *) engine->header + engine->header_filled;
+		size_t		room = ENG_PROTOCOL_HEADER - engine->header_filled;
+		ssize_t		got;
+
+		if (engine->partial != NULL)
+		{
+			room = next_room(engine->partial, &place);
+			if (room == 0)
+			{
+				dlist_push_tail(&engine->arrived, &engine->partial->node);
+				engine->partial = NULL;
+				continue;
+			}
+		}
+		got = recv(engine->socket, place, room, MSG_DONTWAIT);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return;
+		if (got <= 0)
+		{
+			engine->at_eof = true;
+			return;
+		}
+		if (engine->partial != NULL)
+			engine->partial->filled += got;
+		else
+		{
+			engine->header_filled += got;
+			if (engine->header_filled == ENG_PROTOCOL_HEADER)
+				begin_frame(engine);
+		}
+	}
+}
+
+/* Sleep until the socket is ready; cancel, terminate and the like end it. */
+static void
+engine_wait(AvcEngine *engine, int events)
+{
+	(void) WaitLatchOrSocket(MyLatch,
+							 events | WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+							 WL_TIMEOUT,
+							 engine->socket, 1000, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* ---- requests ------------------------------------------------------- */
+
+static void
+send_bytes(AvcEngine *engine, const void *data, size_t len)
+{
+	const char *from = data;
+
+	while (len > 0)
+	{
+		ssize_t		sent;
+
+		if (engine->at_eof)
+			engine_lost(engine, NULL);
+		sent = send(engine->socket, from, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (sent > 0)
+		{
+			from += sent;
+			len -= sent;
+			continue;
+		}
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN && errno != EWOULDBLOCK)
+		{
+			engine_read(engine);
+			engine_lost(engine, NULL);
+		}
+		engine_wait(engine, WL_SOCKET_WRITEABLE | WL_SOCKET_READABLE);
+		engine_read(engine);
+	}
+}
+
+void
+avc_engine_send(AvcEngine *engine, const AvcMessage *message)
+{
+	const char *json = message->json != NULL ? message->json : "{}";
+	size_t		json_len = strlen(json);
+	uint64		blob_len = 0;
+	EngFrameHeader header;
+	uint8		bytes[ENG_PROTOCOL_HEADER];
+	int			i;
+
+	for (i = 0; i < message->part_count; i++)
+		blob_len += message->parts[i].len;
+	if (json_len > ENG_PROTOCOL_MAX_JSON || blob_len > ENG_PROTOCOL_MAX_BLOB)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("message to the engine is too long: " UINT64_FORMAT " bytes",
+						blob_len + json_len),
+				 errhint("Use a smaller batch_size.")));
+	if (engine->unanswered >= ENG_PROTOCOL_AHEAD)
+		elog(ERROR, "too many unanswered requests to the engine");
+	if (engine->sending)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("connection to the engine was interrupted earlier")));
+	if (engine->socket < 0)
+		engine_lost(engine, NULL);
+
+	header.kind = message->kind;
+	header.json_length = (uint32) json_len;
+	header.blob_length = blob_len;
+	eng_frame_header_pack(bytes, &header);
+	engine->sending = true;
+	engine->unanswered++;
+	send_bytes(engine, bytes, sizeof(bytes));
+	send_bytes(engine, json, json_len);
+	for (i = 0; i < message->part_count; i++)
+		send_bytes(engine, message->parts[i].data, message->parts[i].len);
+	engine->sending = false;
+}
+
+AvcReply *
+avc_engine_receive(AvcEngine *engine)
+{
+	Incoming   *frame;
+	AvcReply   *reply;
+	instr_time	start;
+	instr_time	now;
+
+	if (engine->unanswered == 0)
+		elog(ERROR, "no request to the engine is unanswered");
+	INSTR_TIME_SET_CURRENT(start);
+	if (engine->socket >= 0)
+		engine_read(engine);
+	while (dlist_is_empty(&engine->arrived))
+	{
+		if (engine->at_eof)
+			engine_lost(engine, NULL);
+		engine_wait(engine, WL_SOCKET_READABLE);
+		engine_read(engine);
+	}
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, start);
+
+	frame = dlist_container(Incoming, node,
+							dlist_pop_head_node(&engine->arrived));
+	engine->unanswered--;
+	if (frame->kind == ENG_KIND_ERROR)
+		raise_engine_error(engine, frame);
+	reply = MemoryContextAllocZero(frame->context, sizeof(AvcReply));
+	reply->json = frame->json;
+	reply->json_len = frame->json_len;
+	reply->blob = frame->blob;
+	reply->blob_len = frame->blob_len;
+	reply->wait_s = INSTR_TIME_GET_DOUBLE(now);
+	MemoryContextSetParent(frame->context, CurrentMemoryContext);
+	return reply;
+}
+
+void
+avc_reply_free(AvcReply *reply)
+{
+	MemoryContextDelete(GetMemoryChunkContext(reply));
+}
+
+AvcReply *
+avc_engine_call(AvcEngine *engine, const AvcMessage *message)
+{
+	if (engine->unanswered != 0)
+		elog(ERROR, "another request to the engine is unanswered");
+	avc_engine_send(engine, message);
+	return avc_engine_receive(engine);
+}
+
+const char *
+avc_engine_hello(const AvcEngine *engine)
+{
+	return engine->hello;
+}
+
+int
+avc_engine_pid(const AvcEngine *engine)
+{
+	return (int) engine->pid;
+}
+
+int
+avc_engine_unanswered(const AvcEngine *engine)
+{
+	return engine->unanswered;
+}
