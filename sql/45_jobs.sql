@@ -70,3 +70,95 @@ SELECT pg_catalog.pg_extension_config_dump('_avcurate.jobs_job_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.job_progress', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.job_log', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.job_log_line_seq', '');
+
+-- Functions
+
+CREATE FUNCTION avcurate.run_pending(
+	max_jobs	integer DEFAULT NULL
+) RETURNS integer
+	AS 'MODULE_PATHNAME', 'avc_run_pending'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.run_pending(integer) IS
+	'start workers for jobs that are pending or whose worker is gone';
+
+CREATE FUNCTION avcurate.wait_job(
+	job			bigint,
+	timeout		interval DEFAULT NULL
+) RETURNS text
+	AS 'MODULE_PATHNAME', 'avc_wait_job'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.wait_job(bigint, interval) IS
+	'wait until a job has ended and return its state; raises the error of a failed one';
+
+CREATE FUNCTION avcurate.cancel_job(
+	job			bigint
+) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'avc_cancel_job'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.cancel_job(bigint) IS
+	'cancel a pending or running job; false if it had ended';
+
+CREATE FUNCTION avcurate.resume_job(
+	job			bigint
+) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'avc_resume_job'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.resume_job(bigint) IS
+	'put a failed or cancelled job back into the queue, from its last step checkpoint';
+
+-- Views: a role sees the jobs of the roles it is a member of, the owner of
+-- the database sees all.
+
+CREATE FUNCTION _avcurate.role_sees(role oid) RETURNS boolean
+	LANGUAGE sql STABLE PARALLEL SAFE
+	BEGIN ATOMIC
+		SELECT pg_catalog.pg_has_role(role, 'USAGE')
+			OR pg_catalog.pg_has_role((SELECT d.datdba FROM pg_catalog.pg_database AS d
+				WHERE d.datname = pg_catalog.current_database()), 'USAGE');
+	END;
+
+COMMENT ON FUNCTION _avcurate.role_sees(oid) IS
+	'has the current user the rights of this role, or of the database owner?';
+
+CREATE VIEW avcurate.jobs WITH (security_barrier) AS
+SELECT j.job, j.kind, j.state, j.role, j.dataset, s.slice, j.version, j.model,
+	j.checkpoint, j.options, j.device, j.attempts, j.created_at, j.started_at,
+	j.finished_at, j.progress,
+	CASE WHEN j.state = 'running' AND j.progress > 0 THEN
+		(pg_catalog.clock_timestamp() - j.started_at)
+			* ((1 - j.progress) / j.progress) END AS eta,
+	j.images_per_s, j.failed_rows, j.error
+FROM _avcurate.jobs AS j
+	LEFT JOIN _avcurate.slices AS s ON s.slice_id = j.slice_id
+WHERE _avcurate.role_sees(j.role);
+
+COMMENT ON VIEW avcurate.jobs IS 'jobs of the roles that the current user is a member of';
+COMMENT ON COLUMN avcurate.jobs.progress IS 'part done, 0 to 1';
+COMMENT ON COLUMN avcurate.jobs.checkpoint IS 'what a training made, or what is evaluated';
+COMMENT ON COLUMN avcurate.jobs.failed_rows IS 'rows that could not be computed although the job succeeded';
+
+CREATE VIEW avcurate.job_progress WITH (security_barrier) AS
+SELECT p.job, p.step, p.epoch, p.at, p.lr, p.loss, p.loss_classifier,
+	p.loss_box_reg, p.loss_objectness, p.loss_rpn_box_reg, p.grad_norm,
+	p.images_per_s, p.engine_busy
+FROM _avcurate.job_progress AS p
+	JOIN _avcurate.jobs AS j USING (job)
+WHERE _avcurate.role_sees(j.role);
+
+COMMENT ON VIEW avcurate.job_progress IS 'one row a training step';
+COMMENT ON COLUMN avcurate.job_progress.engine_busy IS
+	'1 - time that the step loop waited for a decoded batch / wall time';
+
+CREATE VIEW avcurate.job_log WITH (security_barrier) AS
+SELECT l.job, l.at, l.level, l.message
+FROM _avcurate.job_log AS l
+	JOIN _avcurate.jobs AS j USING (job)
+WHERE _avcurate.role_sees(j.role);
+
+COMMENT ON VIEW avcurate.job_log IS 'what jobs had to say, in order of "at"';
+
+GRANT SELECT ON avcurate.jobs, avcurate.job_progress, avcurate.job_log TO PUBLIC;

@@ -1,0 +1,95 @@
+/*
+ * common/worker.c
+ *		Dynamic background workers of this library: start and first steps.
+ *
+ * Nothing is preloaded, so there is no shared memory of ours: what a worker
+ * has to know travels in the registration itself.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+
+#include "common/worker.h"
+
+/* Travels in bgw_extra. */
+typedef struct WorkerStart
+{
+	Oid			database;
+	TransactionId after;		/* wait for its end; invalid = do not wait */
+} WorkerStart;
+
+bool
+avc_worker_register(const char *entry, const char *name, bool after_commit)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+	WorkerStart start;
+
+	StaticAssertStmt(sizeof(WorkerStart) <= BGW_EXTRALEN,
+					 "start of a worker must fit into bgw_extra");
+	start.database = MyDatabaseId;
+	start.after = after_commit ? GetTopTransactionIdIfAny()
+		: InvalidTransactionId;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "avcurate", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, entry, BGW_MAXLEN);
+	strlcpy(worker.bgw_name, name, BGW_MAXLEN);
+	strlcpy(worker.bgw_type, name, BGW_MAXLEN);
+	memcpy(worker.bgw_extra, &start, sizeof(start));
+	return RegisterDynamicBackgroundWorker(&worker, &handle);
+}
+
+bool
+avc_worker_begin(void)
+{
+	WorkerStart start;
+	bool		installed;
+
+	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGINT, StatementCancelHandler);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pgstat_report_activity(STATE_RUNNING, "waiting for a commit");
+	if (TransactionIdIsValid(start.after) &&
+		TransactionIdIsInProgress(start.after))
+		XactLockTableWait(start.after, NULL, NULL, XLTW_None);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	StartTransactionCommand();
+	installed = OidIsValid(get_extension_oid("avcurate", true));
+	CommitTransactionCommand();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return installed;
+}
+
+void
+avc_worker_reload(void)
+{
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}

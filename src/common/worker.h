@@ -1,0 +1,27 @@
+/*
+ * common/worker.h
+ *		Dynamic background workers of this library.
+ */
+#ifndef AVC_COMMON_WORKER_H
+#define AVC_COMMON_WORKER_H
+
+/*
+ * Register a worker of this database that runs the exported function "entry"
+ * (void entry(Datum)).  With after_commit it waits for the end of the current
+ * transaction before it does anything; otherwise it starts at once.  Returns
+ * false when the server has no free worker slot.
+ */
+extern bool avc_worker_register(const char *entry, const char *name,
+								bool after_commit);
+
+/*
+ * First call of an entry: signal handlers, connection to the database as the
+ * bootstrap superuser, wait for the transaction that registered it.  Returns
+ * false if the extension is not (or no longer) there; then just return.
+ */
+extern bool avc_worker_begin(void);
+
+/* Take a changed configuration over; call it between pieces of work. */
+extern void avc_worker_reload(void);
+
+#endif

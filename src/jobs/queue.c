@@ -1,0 +1,439 @@
+/*
+ * jobs/queue.c
+ *		Add, claim, cancel, resume and wait for jobs.
+ *
+ * A row is locked before its state is looked at, and a worker is signalled
+ * only while its job's row is locked: it cannot have gone on to another job
+ * meanwhile, because ending the job takes the same lock.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "common/catalog.h"
+#include "common/settings.h"
+#include "common/spi.h"
+#include "common/worker.h"
+#include "jobs/queue.h"
+#include "jobs/state.h"
+
+PG_FUNCTION_INFO_V1(avc_cancel_job);
+PG_FUNCTION_INFO_V1(avc_resume_job);
+PG_FUNCTION_INFO_V1(avc_wait_job);
+
+#define POLL_MS			100		/* between two looks at a job's state */
+#define NUDGE_MS		1000	/* between two looks at who runs it */
+#define WAITING_NOTICE_MS 2000	/* pending for longer: say why */
+
+/* A job's row as cancel, resume and wait see it. */
+typedef struct JobRow
+{
+	AvcJobState state;
+	Oid			role;
+	int			worker_pid;		/* 0 if none */
+	int			attempts;
+	char	   *error;
+	bool		is_mine;		/* written by this very transaction */
+} JobRow;
+
+bool
+avc_job_worker_register(bool after_commit)
+{
+	return avc_worker_register(AVC_JOB_WORKER_ENTRY, "avcurate job worker",
+							   after_commit);
+}
+
+/* ---- add and claim -------------------------------------------------- */
+
+int64
+avc_job_add(const AvcJobRequest *request)
+{
+	Oid			role = GetUserId();
+	AvcRoleScope scope;
+	int64		job;
+	AvcParam	params[] = {
+		AVC_TEXT(request->kind), AVC_TEXT(request->body),
+		{REGROLEOID, ObjectIdGetDatum(role), false},
+		{REGCLASSOID, ObjectIdGetDatum(request->dataset),
+		!OidIsValid(request->dataset)},
+		{INT8OID, Int64GetDatum(request->slice_id), request->slice_id == 0},
+		{INT8OID, Int64GetDatum(request->version), request->version == 0},
+		AVC_TEXT(request->model),
+		{INT8OID, Int64GetDatum(request->checkpoint),
+		request->checkpoint == 0},
+		{JSONBOID, PointerGetDatum(request->options),
+		request->options == NULL},
+		AVC_TEXT(request->device),
+		AVC_INT4(request->max_attempts > 0 ? request->max_attempts : 3)
+	};
+
+	PreventCommandIfReadOnly("queueing a job");
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	job = avc_spi_int64("INSERT INTO _avcurate.jobs (kind, body, role, "
+						"dataset, slice_id, version, model, checkpoint, "
+						"options, device, max_attempts) VALUES ($1, $2, $3, "
+						"$4, $5, $6, $7, $8, COALESCE($9, '{}'), $10, $11) "
+						"RETURNING job", lengthof(params), params, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+
+	if (!avc_job_worker_register(true))
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT " stays pending: no worker slot of the server is free",
+						job),
+				 errhint("Run avcurate.run_pending() later, or raise max_worker_processes.")));
+	return job;
+}
+
+/* A column of the first row as a C string in the current context, or NULL. */
+static char *
+text_column(const char *name)
+{
+	bool		is_null;
+	Datum		value = avc_spi_column(0, name, &is_null);
+
+	return is_null ? NULL : TextDatumGetCString(value);
+}
+
+static int64
+int8_column(const char *name)
+{
+	bool		is_null;
+	Datum		value = avc_spi_column(0, name, &is_null);
+
+	return is_null ? 0 : DatumGetInt64(value);
+}
+
+static Oid
+oid_column(const char *name)
+{
+	bool		is_null;
+	Datum		value = avc_spi_column(0, name, &is_null);
+
+	return is_null ? InvalidOid : DatumGetObjectId(value);
+}
+
+/* The claimed row as a struct in a context of its own. */
+static AvcJob *
+read_claimed(void)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "avcurate job",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	AvcJob	   *job = palloc0(sizeof(AvcJob));
+	bool		is_null;
+
+	job->context = context;
+	job->job = int8_column("job");
+	job->kind = text_column("kind");
+	job->body = text_column("body");
+	job->role = oid_column("role");
+	job->dataset = oid_column("dataset");
+	job->slice_id = int8_column("slice_id");
+	job->version = int8_column("version");
+	job->model = text_column("model");
+	job->checkpoint = int8_column("checkpoint");
+	job->options = DatumGetJsonbPCopy(avc_spi_column(0, "options", &is_null));
+	job->attempt = DatumGetInt32(avc_spi_column(0, "attempts", &is_null)) + 1;
+	MemoryContextSwitchTo(old);
+	return job;
+}
+
+AvcJob *
+avc_job_claim(void)
+{
+	AvcJob	   *job = NULL;
+	AvcRoleScope scope;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	if (avc_spi_exec("SELECT job, kind, body, role::oid AS role, "
+					 "dataset::oid AS dataset, slice_id, version, model, "
+					 "checkpoint, options, attempts FROM _avcurate.jobs "
+					 "WHERE state = 'pending' ORDER BY job LIMIT 1 "
+					 "FOR UPDATE SKIP LOCKED", 0, NULL, false, 0) > 0)
+	{
+		job = read_claimed();
+		avc_job_lock(job->job);
+		avc_job_state_change(job->job, AVC_JOB_PENDING, AVC_JOB_RUNNING,
+							 NULL);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return job;
+}
+
+int64
+avc_job_count_waiting(void)
+{
+	AvcRoleScope scope;
+	int64		count = 0;
+	uint64		rows;
+	uint64		i;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	rows = avc_spi_exec("SELECT job, state FROM _avcurate.jobs "
+						"WHERE state IN ('pending', 'running')",
+						0, NULL, true, 0);
+	for (i = 0; i < rows; i++)
+	{
+		bool		is_null;
+		int64		job = DatumGetInt64(avc_spi_column(i, "job", &is_null));
+		char	   *state = TextDatumGetCString(avc_spi_column(i, "state",
+															   &is_null));
+
+		if (strcmp(state, "pending") == 0 || !avc_job_is_alive(job))
+			count++;
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	return count;
+}
+
+/* ---- one row -------------------------------------------------------- */
+
+/*
+ * Read a job's row, locked or as the newest snapshot sees it; an error if
+ * there is none or the current user has no rights on it.
+ */
+static void
+read_row(int64 job, bool lock, JobRow *row)
+{
+	Oid			user = GetUserId();
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext old;
+	AvcRoleScope scope;
+	AvcParam	params[] = {AVC_INT8(job)};
+	bool		is_null;
+	Datum		value;
+
+	avc_catalog_enter(&scope);
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	if (avc_spi_exec(lock ?
+					 "SELECT state, role::oid AS role, worker_pid, attempts, "
+					 "error, xmin FROM _avcurate.jobs WHERE job = $1 FOR UPDATE" :
+					 "SELECT state, role::oid AS role, worker_pid, attempts, "
+					 "error, xmin FROM _avcurate.jobs WHERE job = $1",
+					 1, params, !lock, 0) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job " INT64_FORMAT " does not exist", job)));
+	old = MemoryContextSwitchTo(context);
+	row->role = oid_column("role");
+	row->state = avc_job_state_from_name(text_column("state"));
+	row->error = text_column("error");
+	value = avc_spi_column(0, "worker_pid", &is_null);
+	row->worker_pid = is_null ? 0 : DatumGetInt32(value);
+	row->attempts = DatumGetInt32(avc_spi_column(0, "attempts", &is_null));
+	value = avc_spi_column(0, "xmin", &is_null);
+	row->is_mine =
+		TransactionIdIsCurrentTransactionId(DatumGetTransactionId(value));
+	MemoryContextSwitchTo(old);
+	SPI_finish();
+	PopActiveSnapshot();
+	avc_catalog_leave(&scope);
+
+	if (!has_privs_of_role(user, row->role) &&
+		!pg_database_ownercheck(MyDatabaseId, user))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for job " INT64_FORMAT, job),
+				 errdetail("It belongs to role \"%s\".",
+						   GetUserNameFromId(row->role, true) ?
+						   GetUserNameFromId(row->role, true) : "?")));
+}
+
+static void
+change_state(int64 job, AvcJobState from, AvcJobState to)
+{
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_job_state_change(job, from, to, NULL);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
+static void
+request_cancel(int64 job)
+{
+	AvcRoleScope scope;
+	AvcParam	params[] = {AVC_INT8(job)};
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_spi_exec("UPDATE _avcurate.jobs SET cancel_requested = true "
+				 "WHERE job = $1", 1, params, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
+/*
+ * cancel_job(job) returns boolean: false if the job had already ended.
+ */
+Datum
+avc_cancel_job(PG_FUNCTION_ARGS)
+{
+	int64		job = PG_GETARG_INT64(0);
+	JobRow		row;
+
+	read_row(job, true, &row);
+	if (row.state == AVC_JOB_PENDING)
+		change_state(job, AVC_JOB_PENDING, AVC_JOB_CANCELLED);
+	else if (row.state != AVC_JOB_RUNNING)
+		PG_RETURN_BOOL(false);
+	else if (!avc_job_is_alive(job))
+		change_state(job, AVC_JOB_RUNNING, AVC_JOB_CANCELLED);
+	else
+	{
+		request_cancel(job);
+		if (row.worker_pid > 0)
+			(void) kill(row.worker_pid, SIGINT);
+	}
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * resume_job(job) returns boolean: a failed or cancelled job is pending
+ * again; false if it is pending, running or done.
+ */
+Datum
+avc_resume_job(PG_FUNCTION_ARGS)
+{
+	int64		job = PG_GETARG_INT64(0);
+	JobRow		row;
+
+	read_row(job, true, &row);
+	if (row.state != AVC_JOB_FAILED && row.state != AVC_JOB_CANCELLED)
+		PG_RETURN_BOOL(false);
+	change_state(job, row.state, AVC_JOB_PENDING);
+	if (!avc_job_worker_register(true))
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT " stays pending: no worker slot of the server is free",
+						job),
+				 errhint("Run avcurate.run_pending() later, or raise max_worker_processes.")));
+	PG_RETURN_BOOL(true);
+}
+
+/* ---- wait ----------------------------------------------------------- */
+
+/* What wait_job has done so far. */
+typedef struct Waiting
+{
+	TimestampTz started;
+	TimestampTz looked;			/* last look at who runs the job */
+	bool		told;			/* the notice was given */
+} Waiting;
+
+/*
+ * See to it that somebody runs the job: a worker may have found no slot, or
+ * ended in the middle.
+ */
+static void
+look_after(int64 job, const JobRow *row, Waiting *waiting)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			free_slots;
+
+	if (RecoveryInProgress() ||
+		!TimestampDifferenceExceeds(waiting->looked, now, NUDGE_MS))
+		return;
+	waiting->looked = now;
+	if (row->state == AVC_JOB_RUNNING && avc_job_is_alive(job))
+		return;
+	free_slots = avc_job_slot_free_count(avc_max_workers);
+	if (free_slots > 0 && avc_job_worker_register(false))
+		return;
+	if (waiting->told ||
+		!TimestampDifferenceExceeds(waiting->started, now, WAITING_NOTICE_MS))
+		return;
+	waiting->told = true;
+	if (free_slots == 0)
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT " waits until another job has ended",
+						job),
+				 errhint("avcurate.max_workers (%d) is how many run at once.",
+						 avc_max_workers)));
+	else
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT " waits for a worker slot of the server",
+						job),
+				 errhint("Raise max_worker_processes.")));
+}
+
+/*
+ * wait_job(job, timeout) returns text: the state in which the job ended, or
+ * the one it is in when the time is over.  Raises a failed job's error.
+ */
+Datum
+avc_wait_job(PG_FUNCTION_ARGS)
+{
+	int64		job;
+	TimestampTz end = DT_NOEND;
+	Waiting		waiting = {0};
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	job = PG_GETARG_INT64(0);
+	waiting.started = waiting.looked = GetCurrentTimestamp();
+	if (!PG_ARGISNULL(1))
+		end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													  TimestampTzGetDatum(waiting.started),
+													  PG_GETARG_DATUM(1)));
+	for (;;)
+	{
+		MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+													  "avcurate wait",
+													  ALLOCSET_SMALL_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(context);
+		JobRow		row;
+
+		read_row(job, false, &row);
+		if (row.is_mine)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("job " INT64_FORMAT " was queued by this transaction and cannot start before it commits",
+							job),
+					 errhint("Commit first, then call avcurate.wait_job(" INT64_FORMAT ").",
+							 job)));
+		if (row.state == AVC_JOB_FAILED)
+			ereport(ERROR,
+					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+					 errmsg("job " INT64_FORMAT " failed: %s", job,
+							row.error ? row.error : "no reason recorded")));
+		MemoryContextSwitchTo(old);
+		if ((row.state != AVC_JOB_PENDING && row.state != AVC_JOB_RUNNING) ||
+			GetCurrentTimestamp() >= end)
+			PG_RETURN_TEXT_P(cstring_to_text(avc_job_state_name(row.state)));
+		look_after(job, &row, &waiting);
+		MemoryContextDelete(context);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
