@@ -65,7 +65,7 @@ recover_jobs(void)
 	rows = avc_spi_exec("SELECT job, attempts, max_attempts, "
 						"cancel_requested FROM _avcurate.jobs "
 						"WHERE state = 'running' ORDER BY job "
-						"FOR UPDATE SKIP LOCKED", 0, NULL, false, 0);
+						"FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, false, 0);
 	table = SPI_tuptable;
 	for (i = 0; i < rows; i++)
 	{
@@ -124,7 +124,7 @@ record_end(AvcJob *job, const char *error, bool was_cancelled)
 	SPI_connect();
 	requested = DatumGetBool(avc_spi_value("SELECT cancel_requested FROM "
 										   "_avcurate.jobs WHERE job = $1 "
-										   "AND state = 'running' FOR UPDATE",
+										   "AND state = 'running' FOR NO KEY UPDATE",
 										   1, params, CurrentMemoryContext,
 										   &is_null));
 	if (is_null)
@@ -221,7 +221,7 @@ has_pending(void)
 	SPI_connect();
 	count = avc_spi_int64("SELECT job FROM _avcurate.jobs "
 						  "WHERE state = 'pending' LIMIT 1 "
-						  "FOR UPDATE SKIP LOCKED", 0, NULL, 0);
+						  "FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, 0);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	PopActiveSnapshot();

@@ -47,7 +47,7 @@ typedef struct JobRow
 	int			worker_pid;		/* 0 if none */
 	int			attempts;
 	char	   *error;
-	bool		is_mine;		/* written by this very transaction */
+	bool		is_mine;		/* written or locked by this transaction */
 } JobRow;
 
 bool
@@ -169,7 +169,7 @@ avc_job_claim(void)
 					 "dataset::oid AS dataset, slice_id, version, model, "
 					 "checkpoint, options, attempts FROM _avcurate.jobs "
 					 "WHERE state = 'pending' ORDER BY job LIMIT 1 "
-					 "FOR UPDATE SKIP LOCKED", 0, NULL, false, 0) > 0)
+					 "FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, false, 0) > 0)
 	{
 		job = read_claimed();
 		avc_job_lock(job->job);
@@ -233,9 +233,9 @@ read_row(int64 job, bool lock, JobRow *row)
 	SPI_connect();
 	if (avc_spi_exec(lock ?
 					 "SELECT state, role::oid AS role, worker_pid, attempts, "
-					 "error, xmin FROM _avcurate.jobs WHERE job = $1 FOR UPDATE" :
+					 "error, xmin, xmax FROM _avcurate.jobs WHERE job = $1 FOR NO KEY UPDATE" :
 					 "SELECT state, role::oid AS role, worker_pid, attempts, "
-					 "error, xmin FROM _avcurate.jobs WHERE job = $1",
+					 "error, xmin, xmax FROM _avcurate.jobs WHERE job = $1",
 					 1, params, !lock, 0) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -250,6 +250,9 @@ read_row(int64 job, bool lock, JobRow *row)
 	value = avc_spi_column(0, "xmin", &is_null);
 	row->is_mine =
 		TransactionIdIsCurrentTransactionId(DatumGetTransactionId(value));
+	value = avc_spi_column(0, "xmax", &is_null);
+	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(value)))
+		row->is_mine = true;
 	MemoryContextSwitchTo(old);
 	SPI_finish();
 	PopActiveSnapshot();
@@ -415,7 +418,7 @@ avc_wait_job(PG_FUNCTION_ARGS)
 		if (row.is_mine)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("job " INT64_FORMAT " was queued by this transaction and cannot start before it commits",
+					 errmsg("job " INT64_FORMAT " was queued or changed by this transaction and cannot go on before it commits",
 							job),
 					 errhint("Commit first, then call avcurate.wait_job(" INT64_FORMAT ").",
 							 job)));

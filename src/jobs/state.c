@@ -96,7 +96,7 @@ avc_job_state_change(int64 job, AvcJobState from, AvcJobState to,
 	char	   *sql;
 
 	found = avc_spi_value("SELECT state FROM _avcurate.jobs WHERE job = $1 "
-						  "FOR UPDATE", 1, params, CurrentMemoryContext,
+						  "FOR NO KEY UPDATE", 1, params, CurrentMemoryContext,
 						  &is_null);
 	if (is_null)
 		elog(ERROR, "job " INT64_FORMAT " is gone", job);
