@@ -118,8 +118,8 @@ put_utf8(EngScanner *scanner, uint32_t code)
 static bool
 scan_unicode_escape(EngScanner *scanner)
 {
-	uint32_t	code;
-	uint32_t	low;
+	uint32_t	code = 0;
+	uint32_t	low = 0;
 
 	if (!scan_hex4(scanner, &code))
 		return false;
@@ -172,7 +172,7 @@ scan_multibyte(EngScanner *scanner)
 {
 	static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
 	uint8_t		first = *scanner->at;
-	uint32_t	code;
+	uint32_t	code = 0;
 	int			length;
 	int			i;
 
