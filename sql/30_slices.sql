@@ -100,3 +100,231 @@ SELECT pg_catalog.pg_extension_config_dump('_avcurate.slices_slice_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slice_versions', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slice_tags', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.archive', '');
+
+-- ---- slices: making them ---------------------------------------------------
+
+CREATE FUNCTION avcurate.create_slice(
+	slice		text,
+	dataset		regclass,
+	filter		text,
+	columns		name[] DEFAULT NULL
+) RETURNS regclass
+	AS 'MODULE_PATHNAME', 'avc_create_slice'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.create_slice(text, regclass, text, name[]) IS
+	'make a materialized view of the frames of a dataset that pass a filter, at version 1';
+
+CREATE FUNCTION avcurate.track_slice(slice regclass) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_track_slice'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.track_slice(regclass) IS
+	'adopt a materialized view that has frame_id and return its version';
+
+CREATE FUNCTION avcurate.untrack_slice(slice regclass) RETURNS void
+	AS 'MODULE_PATHNAME', 'avc_untrack_slice'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.untrack_slice(regclass) IS
+	'give up the versions of a slice and keep the view';
+
+CREATE FUNCTION avcurate.tag_slice(
+	slice		regclass,
+	version		bigint,
+	tag			text
+) RETURNS void
+	AS 'MODULE_PATHNAME', 'avc_tag_slice'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.tag_slice(regclass, bigint, text) IS
+	'name a version; it is not pruned while it has a tag';
+
+CREATE FUNCTION avcurate.untag_slice(slice regclass, tag text) RETURNS void
+	AS 'MODULE_PATHNAME', 'avc_untag_slice'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.untag_slice(regclass, text) IS
+	'remove a tag';
+
+-- ---- slices: refreshing them -----------------------------------------------
+
+CREATE FUNCTION avcurate.refresh_slice(
+	slice		regclass,
+	note		text DEFAULT NULL
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_refresh_slice'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.refresh_slice(regclass, text) IS
+	'recompute a slice and return the version it is at now';
+
+CREATE FUNCTION avcurate.refresh_slices(
+	dataset		regclass DEFAULT NULL,
+	OUT slice		regclass,
+	OUT version_before bigint,
+	OUT version		bigint,
+	OUT rows_before	bigint,
+	OUT rows		bigint,
+	OUT added		bigint,
+	OUT removed		bigint,
+	OUT changed		bigint,
+	OUT mode		text,
+	OUT elapsed		interval
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'avc_refresh_slices'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.refresh_slices(regclass) IS
+	'refresh every slice of a dataset (NULL: of all) that the caller owns';
+
+CREATE FUNCTION avcurate.explain_refresh(
+	slice		regclass,
+	OUT mode	text,
+	OUT reason	text,
+	OUT changed_rows bigint
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'avc_explain_refresh'
+	LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION avcurate.explain_refresh(regclass) IS
+	'what the next refresh would do and why';
+
+-- Event triggers.  The one at the start comes last among all of its kind,
+-- because what it sets must hold for the command alone.
+CREATE FUNCTION _avcurate.refresh_starts() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'avc_refresh_starts' LANGUAGE C;
+COMMENT ON FUNCTION _avcurate.refresh_starts() IS
+	'notes what a tracked view holds before REFRESH';
+
+CREATE FUNCTION _avcurate.refresh_ends() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'avc_refresh_ends' LANGUAGE C;
+COMMENT ON FUNCTION _avcurate.refresh_ends() IS
+	'records what REFRESH changed as a version';
+
+CREATE FUNCTION _avcurate.slice_dropped() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'avc_slice_dropped' LANGUAGE C;
+COMMENT ON FUNCTION _avcurate.slice_dropped() IS
+	'keeps the registry true when views and datasets are dropped';
+
+CREATE FUNCTION _avcurate.slice_altered() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'avc_slice_altered' LANGUAGE C;
+COMMENT ON FUNCTION _avcurate.slice_altered() IS
+	'keeps the registry true when views are renamed';
+
+CREATE EVENT TRIGGER zz_avcurate_refresh_starts ON ddl_command_start
+	WHEN TAG IN ('REFRESH MATERIALIZED VIEW')
+	EXECUTE FUNCTION _avcurate.refresh_starts();
+ALTER EVENT TRIGGER zz_avcurate_refresh_starts ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER zz_avcurate_refresh_starts IS
+	'REFRESH MATERIALIZED VIEW makes a version';
+
+CREATE EVENT TRIGGER avcurate_refresh_ends ON ddl_command_end
+	WHEN TAG IN ('REFRESH MATERIALIZED VIEW')
+	EXECUTE FUNCTION _avcurate.refresh_ends();
+ALTER EVENT TRIGGER avcurate_refresh_ends ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER avcurate_refresh_ends IS
+	'REFRESH MATERIALIZED VIEW makes a version';
+
+CREATE EVENT TRIGGER avcurate_slice_dropped ON sql_drop
+	EXECUTE FUNCTION _avcurate.slice_dropped();
+ALTER EVENT TRIGGER avcurate_slice_dropped ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER avcurate_slice_dropped IS
+	'dropped slices and datasets leave the registry';
+
+CREATE EVENT TRIGGER avcurate_slice_altered ON ddl_command_end
+	WHEN TAG IN ('ALTER MATERIALIZED VIEW', 'ALTER TABLE')
+	EXECUTE FUNCTION _avcurate.slice_altered();
+ALTER EVENT TRIGGER avcurate_slice_altered ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER avcurate_slice_altered IS
+	'renamed slices and columns are followed';
+
+CREATE FUNCTION _avcurate.archive_row() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'avc_archive_row' LANGUAGE C;
+COMMENT ON FUNCTION _avcurate.archive_row() IS
+	'keeps the image of a frame that is replaced or deleted';
+
+CREATE FUNCTION _avcurate.archive_table() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'avc_archive_table' LANGUAGE C;
+COMMENT ON FUNCTION _avcurate.archive_table() IS
+	'keeps the images of a dataset that is truncated';
+
+-- ---- slices: reading versions ----------------------------------------------
+
+CREATE FUNCTION avcurate.slice_at(row_type anyelement, version bigint)
+	RETURNS SETOF anyelement
+	AS 'MODULE_PATHNAME', 'avc_slice_at'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION avcurate.slice_at(anyelement, bigint) IS
+	'the rows of a version: SELECT * FROM avcurate.slice_at(NULL::slice, 7)';
+
+CREATE FUNCTION avcurate.slice_diff(
+	row_type	anyelement,
+	from_version bigint,
+	to_version	bigint
+) RETURNS TABLE (frame_id bigint, change text, before anyelement,
+				 after anyelement)
+	AS 'MODULE_PATHNAME', 'avc_slice_diff'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION avcurate.slice_diff(anyelement, bigint, bigint) IS
+	'the frames that differ between two versions: added, removed or changed';
+
+CREATE FUNCTION avcurate.verify_slice(
+	slice		regclass,
+	version		bigint DEFAULT NULL,
+	OUT version	bigint,
+	OUT rows	bigint,
+	OUT erased	bigint,
+	OUT digest	text,
+	OUT verified boolean,
+	OUT detail	text
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'avc_verify_slice'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION avcurate.verify_slice(regclass, bigint) IS
+	'recompute the digest of a version from its rows and the hashes of its images; NULL = newest';
+
+CREATE FUNCTION avcurate.prune_slice(
+	slice		regclass,
+	keep		integer DEFAULT 10,
+	older_than	interval DEFAULT NULL
+) RETURNS TABLE (version bigint, pruned boolean, kept_because text)
+	AS 'MODULE_PATHNAME', 'avc_prune_slice'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.prune_slice(regclass, integer, interval) IS
+	'drop old versions, except tagged and pinned ones, and the images that only they held';
+
+CREATE FUNCTION _avcurate.slice_pins()
+	RETURNS TABLE (slice_id bigint, version bigint, kind text, id bigint,
+				   tag text)
+	AS 'MODULE_PATHNAME', 'avc_slice_pins'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _avcurate.slice_pins() IS
+	'what holds versions: tags, checkpoints, evaluations, unfinished jobs';
+
+CREATE VIEW avcurate.slices AS
+	SELECT s.slice, s.dataset, s.filter,
+		   pg_catalog.pg_get_viewdef(s.slice) AS definition,
+		   s.version, v.rows, v.created_at AS refreshed_at,
+		   false AS incremental,
+		   'every refresh recomputes the definition'::text AS reason
+	FROM _avcurate.slices s
+	JOIN _avcurate.slice_versions v
+		ON v.slice_id = s.slice_id AND v.version = s.version
+	WHERE pg_catalog.has_table_privilege(s.slice, 'SELECT');
+COMMENT ON VIEW avcurate.slices IS
+	'tracked slices that the current role may read';
+GRANT SELECT ON avcurate.slices TO PUBLIC;
+
+CREATE VIEW avcurate.slice_versions AS
+	SELECT s.slice, v.version, v.created_at, v.created_by, v.rows,
+		   v.added, v.removed, v.changed, v.mode, v.definition, v.digest,
+		   ARRAY(SELECT t.tag FROM _avcurate.slice_tags t
+				 WHERE t.slice_id = v.slice_id AND t.version = v.version
+				 ORDER BY t.tag) AS tags,
+		   v.note,
+		   coalesce(p.checkpoints, '{}') AS pinned_by
+	FROM _avcurate.slice_versions v
+	JOIN _avcurate.slices s ON s.slice_id = v.slice_id
+	LEFT JOIN (SELECT slice_id, version,
+					  array_agg(id ORDER BY id) AS checkpoints
+			   FROM _avcurate.slice_pins()
+			   WHERE kind = 'checkpoint'
+			   GROUP BY slice_id, version) p
+		ON p.slice_id = v.slice_id AND p.version = v.version
+	WHERE pg_catalog.has_table_privilege(s.slice, 'SELECT');
+COMMENT ON VIEW avcurate.slice_versions IS
+	'versions of the slices that the current role may read';
+GRANT SELECT ON avcurate.slice_versions TO PUBLIC;

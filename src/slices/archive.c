@@ -1,0 +1,357 @@
+/*
+ * slices/archive.c
+ *		Images of old versions.
+ *
+ * Row triggers on a dataset put every image that is replaced, deleted or
+ * truncated away, without asking whether a version holds it: a refresh that
+ * reads the old image may be running.  They do nothing while the dataset has
+ * no slice.  To make that sound, the first slice of a dataset is made under a
+ * lock that keeps writers out, and the triggers look at the registry with a
+ * snapshot of their own.
+ *
+ * An archived image that no version holds is freed if in addition nobody can
+ * make a version that does: no transaction that refreshed or made a slice of
+ * the dataset is open (a lock on the dataset as an object, which they share
+ * and freeing takes alone), and every snapshot there is already sees the image
+ * replaced (the row's xmin is older than all of them).
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/procarray.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "slices/refresh.h"
+
+PG_FUNCTION_INFO_V1(avc_archive_row);
+PG_FUNCTION_INFO_V1(avc_archive_table);
+
+/* ---- triggers ---- */
+
+static bool
+has_slices(Oid dataset)
+{
+	AvcParam	param = AVC_REGCLASS(dataset);
+	bool		found;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	found = avc_spi_exec("SELECT 1 FROM _avcurate.slices WHERE dataset = $1",
+						 1, &param, true, 1) > 0;
+	PopActiveSnapshot();
+	return found;
+}
+
+static void
+archive_tuple(Relation rel, HeapTuple tuple)
+{
+	static const char *const names[] = {"frame_id", "image_sha256",
+	"image_bytes"};
+	static const Oid types[] = {INT8OID, BYTEAOID, BYTEAOID};
+	AvcParam	params[4];
+	int			i;
+
+	params[0] = AVC_REGCLASS(RelationGetRelid(rel));
+	for (i = 0; i < 3; i++)
+	{
+		int			number = SPI_fnumber(RelationGetDescr(rel), names[i]);
+		AvcParam   *param = &params[i + 1];
+
+		if (number <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("dataset \"%s\" has no column \"%s\"",
+							RelationGetRelationName(rel), names[i])));
+		param->type = types[i];
+		param->value = SPI_getbinval(tuple, RelationGetDescr(rel), number,
+									 &param->is_null);
+		if (param->is_null)
+			return;
+	}
+	avc_spi_exec("INSERT INTO _avcurate.archive "
+				 "VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+				 4, params, false, 0);
+}
+
+static TriggerData *
+trigger_data(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function was not called by a trigger")));
+	return (TriggerData *) fcinfo->context;
+}
+
+Datum
+avc_archive_row(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo);
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	if (has_slices(RelationGetRelid(data->tg_relation)))
+		archive_tuple(data->tg_relation, data->tg_trigtuple);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	return PointerGetDatum(NULL);
+}
+
+/* Before TRUNCATE: every image that anybody may have read. */
+Datum
+avc_archive_table(PG_FUNCTION_ARGS)
+{
+	Relation	rel = trigger_data(fcinfo)->tg_relation;
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	if (has_slices(RelationGetRelid(rel)))
+	{
+		TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+
+		while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		{
+			bool		must_free;
+			HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &must_free);
+
+			CHECK_FOR_INTERRUPTS();
+			archive_tuple(rel, tuple);
+			if (must_free)
+				heap_freetuple(tuple);
+		}
+		table_endscan(scan);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	return PointerGetDatum(NULL);
+}
+
+static bool
+is_enabled(Oid dataset)
+{
+	AvcParam	param = AVC_OID(dataset);
+
+	return avc_spi_exec("SELECT 1 FROM pg_catalog.pg_trigger "
+						"WHERE tgrelid = $1 AND tgfoid = "
+						"'_avcurate.archive_row()'::regprocedure",
+						1, &param, false, 1) > 0;
+}
+
+static void
+create_triggers(Oid dataset)
+{
+	static const char *const commands[] = {
+		"CREATE TRIGGER avcurate_archive_update AFTER UPDATE ON %s "
+		"FOR EACH ROW WHEN (OLD.image_sha256 IS DISTINCT FROM NEW.image_sha256 "
+		"OR OLD.frame_id <> NEW.frame_id) "
+		"EXECUTE FUNCTION _avcurate.archive_row()",
+		"CREATE TRIGGER avcurate_archive_delete AFTER DELETE ON %s "
+		"FOR EACH ROW EXECUTE FUNCTION _avcurate.archive_row()",
+		"CREATE TRIGGER avcurate_archive_truncate BEFORE TRUNCATE ON %s "
+		"FOR EACH STATEMENT EXECUTE FUNCTION _avcurate.archive_table()",
+		"ALTER TABLE %s ENABLE ALWAYS TRIGGER avcurate_archive_update, "
+		"ENABLE ALWAYS TRIGGER avcurate_archive_delete, "
+		"ENABLE ALWAYS TRIGGER avcurate_archive_truncate"
+	};
+	char	   *name = avc_relation_name(dataset);
+	int			i;
+
+	for (i = 0; i < lengthof(commands); i++)
+		avc_spi_exec(psprintf(commands[i], name), 0, NULL, false, 0);
+}
+
+void
+avc_archive_enable(Oid dataset)
+{
+	AvcRoleScope scope;
+	bool		may_create = pg_class_aclcheck(dataset, GetUserId(),
+											   ACL_TRIGGER) == ACLCHECK_OK;
+	bool		enabled;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	enabled = is_enabled(dataset);
+	if (!enabled && !may_create)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to make the first slice of dataset \"%s\"",
+						get_rel_name(dataset)),
+				 errdetail("The first slice puts triggers on the dataset that keep replaced images."),
+				 errhint("The dataset's owner or a role with the TRIGGER privilege can do it.")));
+	if (!enabled || !has_slices(dataset))
+	{
+		if (IsolationUsesXactSnapshot())
+			ereport(ERROR,
+					(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+					 errmsg("the first slice of a dataset must be made in a READ COMMITTED transaction")));
+		LockRelationOid(dataset, ShareRowExclusiveLock);
+		/* somebody else may have been first while we waited */
+		if (!is_enabled(dataset))
+			create_triggers(dataset);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
+/* ---- reading ---- */
+
+bool
+avc_archive_image(Oid dataset, int64 frame_id, Datum sha256, Datum *image)
+{
+	AvcParam	params[3];
+	MemoryContext caller = CurrentMemoryContext;
+	AvcRoleScope scope;
+	bool		found;
+	bool		is_null;
+
+	params[0] = AVC_REGCLASS(dataset);
+	params[1] = AVC_INT8(frame_id);
+	params[2] = (AvcParam) {BYTEAOID, sha256, false};
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	found = avc_spi_exec("SELECT image_bytes FROM _avcurate.archive "
+						 "WHERE dataset = $1 AND frame_id = $2 "
+						 "AND image_sha256 = $3", 3, params, false, 1) > 0;
+	if (found)
+	{
+		Datum		value = avc_spi_column(0, "image_bytes", &is_null);
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		/* as it is: a pointer into TOAST stays one */
+		*image = datumCopy(value, false, -1);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	return found;
+}
+
+/* ---- freeing ---- */
+
+void
+avc_archive_hold(Oid dataset)
+{
+	LockDatabaseObject(RelationRelationId, dataset, 0, ShareLock);
+}
+
+/* Keep refreshes of all slices of the dataset away; false if one runs. */
+static bool
+lock_out_refreshes(Oid dataset)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, dataset, 0);
+	return LockAcquire(&tag, ExclusiveLock, false, true) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* The frames of the archive that no history of the dataset's slices holds. */
+static char *
+unheld_query(Oid dataset)
+{
+	AvcParam	param = AVC_REGCLASS(dataset);
+	StringInfoData sql;
+	uint64		i;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT a.ctid FROM _avcurate.archive a "
+						   "WHERE a.dataset = $1");
+	avc_spi_exec("SELECT slice_id FROM _avcurate.slices WHERE dataset = $1 "
+				 "AND 'image_sha256' = ANY (columns)", 1, &param, false, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		bool		is_null;
+
+		appendStringInfo(&sql, " AND NOT EXISTS (SELECT FROM %s h WHERE "
+						 "h.frame_id = a.frame_id "
+						 "AND h.image_sha256 = a.image_sha256)",
+						 avc_history_name(DatumGetInt64(
+														avc_spi_column(i, "slice_id", &is_null))));
+	}
+	return sql.data;
+}
+
+/* Delete an archived row unless an open snapshot may still see its image. */
+static void
+free_row(Relation archive, ItemPointer tid, TransactionId horizon)
+{
+	HeapTupleData tuple;
+	Buffer		buffer;
+	bool		is_old;
+
+	tuple.t_self = *tid;
+	if (!heap_fetch(archive, GetActiveSnapshot(), &tuple, &buffer, false))
+		return;
+	is_old = HeapTupleHeaderXminFrozen(tuple.t_data) ||
+		TransactionIdPrecedes(HeapTupleHeaderGetRawXmin(tuple.t_data),
+							  horizon);
+	ReleaseBuffer(buffer);
+	if (is_old)
+		simple_heap_delete(archive, tid);
+}
+
+bool
+avc_archive_free(Oid dataset)
+{
+	AvcParam	param = AVC_REGCLASS(dataset);
+	Relation	rel;
+	Relation	archive;
+	TransactionId horizon;
+	AvcRoleScope scope;
+	bool		is_alone;
+	uint64		i;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	is_alone = lock_out_refreshes(dataset);
+	if (is_alone)
+	{
+		rel = table_open(dataset, AccessShareLock);
+		archive = table_open(get_relname_relid("archive",
+											   get_namespace_oid("_avcurate",
+																 false)),
+							 RowExclusiveLock);
+		/* first the horizon, then the snapshot that looks at the histories */
+		horizon = GetOldestNonRemovableTransactionId(rel);
+		avc_spi_exec(unheld_query(dataset), 1, &param, false, 0);
+		for (i = 0; i < SPI_processed; i++)
+		{
+			bool		is_null;
+
+			free_row(archive,
+					 (ItemPointer) DatumGetPointer(avc_spi_column(i, "ctid",
+																  &is_null)),
+					 horizon);
+		}
+		table_close(archive, NoLock);
+		table_close(rel, AccessShareLock);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	return is_alone;
+}

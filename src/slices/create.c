@@ -1,0 +1,254 @@
+/*
+ * slices/create.c
+ *		Make, adopt and give up slices; name versions.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/varlena.h"
+
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "datasets/dataset.h"
+#include "slices/refresh.h"
+
+PG_FUNCTION_INFO_V1(avc_create_slice);
+PG_FUNCTION_INFO_V1(avc_track_slice);
+PG_FUNCTION_INFO_V1(avc_untrack_slice);
+PG_FUNCTION_INFO_V1(avc_tag_slice);
+PG_FUNCTION_INFO_V1(avc_untag_slice);
+
+static void
+check_not_null(FunctionCallInfo fcinfo, int number, const char *name)
+{
+	if (PG_ARGISNULL(number))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be NULL", name)));
+}
+
+/* schema.name for a new view, in the schema that CREATE would choose. */
+static char *
+new_view_name(text *name, Oid *schema, char **bare_name)
+{
+	RangeVar   *range = makeRangeVarFromNameList(textToQualifiedNameList(name));
+
+	if (range->catalogname)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a slice cannot be made in another database")));
+	*schema = RangeVarGetCreationNamespace(range);
+	*bare_name = range->relname;
+	return quote_qualified_identifier(get_namespace_name(*schema),
+									  range->relname);
+}
+
+/* Make the view as the current user, who becomes its owner. */
+static void
+create_view(const char *view, Oid dataset, const List *columns,
+			const char *condition)
+{
+	int			guc_level = NewGUCNestLevel();
+	const char *alias = quote_identifier(get_rel_name(dataset));
+
+	(void) set_config_option("search_path", "pg_catalog, avcurate, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	SPI_connect();
+	/* fillfactor: room for rows that change in place at a refresh */
+	avc_spi_exec(psprintf("CREATE MATERIALIZED VIEW %s USING heap "
+						  "WITH (fillfactor = 90) AS SELECT %s FROM %s AS %s "
+						  "WHERE %s", view, avc_column_list(alias, columns),
+						  avc_relation_name(dataset), alias, condition),
+				 0, NULL, false, 0);
+	avc_spi_exec(psprintf("CREATE UNIQUE INDEX ON %s (frame_id)", view),
+				 0, NULL, false, 0);
+	SPI_finish();
+	AtEOXact_GUC(false, guc_level);
+}
+
+Datum
+avc_create_slice(PG_FUNCTION_ARGS)
+{
+	AvcDataset *dataset;
+	char	   *filter;
+	char	   *condition;
+	char	   *view;
+	char	   *bare_name;
+	List	   *columns;
+	Oid			schema;
+	Oid			relid;
+
+	check_not_null(fcinfo, 0, "slice");
+	check_not_null(fcinfo, 1, "dataset");
+	view = new_view_name(PG_GETARG_TEXT_PP(0), &schema, &bare_name);
+	dataset = avc_dataset_find(PG_GETARG_OID(1), false);
+	filter = PG_ARGISNULL(2) ? "true" : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	columns = avc_definition_columns(dataset->relid,
+									 PG_ARGISNULL(3) ? (Datum) 0 :
+									 PG_GETARG_DATUM(3), PG_ARGISNULL(3));
+	condition = avc_filter_condition(dataset->relid, filter);
+
+	avc_archive_enable(dataset->relid);
+	create_view(view, dataset->relid, columns, condition);
+	relid = get_relname_relid(bare_name, schema);
+	(void) avc_definition_check_view(relid);
+	avc_slice_register(relid, dataset->relid, filter);
+	PG_RETURN_OID(relid);
+}
+
+/* Tell if images of the rows just adopted are gone already. */
+static void
+warn_of_lost_images(const AvcSlice *slice)
+{
+	AvcRoleScope scope;
+	int64		lost;
+
+	if (get_attnum(slice->history, "image_sha256") <= 0)
+		return;
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	lost = avc_spi_int64(psprintf("SELECT count(*) FROM %s h "
+								  "WHERE h.image_sha256 IS NOT NULL "
+								  "AND NOT EXISTS (SELECT FROM %s d "
+								  "WHERE d.frame_id = h.frame_id "
+								  "AND d.image_sha256 = h.image_sha256) "
+								  "AND NOT EXISTS (SELECT FROM "
+								  "_avcurate.archive a WHERE a.dataset = %u "
+								  "AND a.frame_id = h.frame_id "
+								  "AND a.image_sha256 = h.image_sha256)",
+								  slice->history_name,
+								  avc_relation_name(slice->dataset),
+								  slice->dataset), 0, NULL, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	if (lost > 0)
+		ereport(WARNING,
+				(errmsg("images of " INT64_FORMAT " rows of slice %s were replaced before it was tracked",
+						lost, slice->name),
+				 errhint("Refresh the slice; its version 1 cannot be read by batches.")));
+}
+
+Datum
+avc_track_slice(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	Oid			dataset;
+	AvcSlice   *slice;
+
+	avc_require_owner(relid);
+	LockRelationOid(relid, ExclusiveLock);
+	avc_require_owner(relid);
+	if (avc_slice_find(relid, true) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("materialized view \"%s\" is tracked already",
+						get_rel_name(relid))));
+	if (!avc_definition_check_view(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("materialized view \"%s\" has no unique index on frame_id",
+						get_rel_name(relid)),
+				 errhint("CREATE UNIQUE INDEX ON %s (frame_id).",
+						 avc_relation_name(relid))));
+	dataset = avc_definition_dataset(relid);
+	avc_archive_enable(dataset);
+	avc_slice_register(relid, dataset, NULL);
+	slice = avc_slice_find(relid, false);
+	warn_of_lost_images(slice);
+	PG_RETURN_INT64(slice->version);
+}
+
+Datum
+avc_untrack_slice(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	AvcSlice   *slice;
+	char	   *what;
+
+	(void) avc_slice_find_owned(relid);
+	LockRelationOid(relid, ExclusiveLock);
+	slice = avc_slice_find_owned(relid);
+	if (avc_slice_is_pinned(slice->slice_id, &what))
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("versions of slice %s are pinned", slice->name),
+				 errdetail("Pinned is %s.", what),
+				 errhint("Remove the tags and checkpoints first, or keep the slice.")));
+	avc_slice_forget(slice->slice_id);
+	CommandCounterIncrement();
+	if (OidIsValid(slice->dataset))
+		(void) avc_archive_free(slice->dataset);
+	PG_RETURN_VOID();
+}
+
+/* ---- tags ---- */
+
+Datum
+avc_tag_slice(PG_FUNCTION_ARGS)
+{
+	AvcSlice   *slice = avc_slice_find_owned(PG_GETARG_OID(0));
+	int64		version = avc_slice_version_pin(slice, PG_GETARG_INT64(1));
+	char	   *tag = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	AvcParam	params[4];
+	AvcRoleScope scope;
+	uint64		done;
+
+	if (tag[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("tag must not be empty")));
+	params[0] = AVC_INT8(slice->slice_id);
+	params[1] = AVC_TEXT(tag);
+	params[2] = AVC_INT8(version);
+	params[3] = AVC_TEXT(GetUserNameFromId(GetUserId(), false));
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	done = avc_spi_exec("INSERT INTO _avcurate.slice_tags "
+						"(slice_id, tag, version, created_by) "
+						"VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+						4, params, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	if (done == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("slice %s has a tag \"%s\" already", slice->name,
+						tag),
+				 errhint("Remove it with avcurate.untag_slice first.")));
+	PG_RETURN_VOID();
+}
+
+Datum
+avc_untag_slice(PG_FUNCTION_ARGS)
+{
+	AvcSlice   *slice = avc_slice_find_owned(PG_GETARG_OID(0));
+	char	   *tag = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	AvcParam	params[2];
+	AvcRoleScope scope;
+	uint64		done;
+
+	params[0] = AVC_INT8(slice->slice_id);
+	params[1] = AVC_TEXT(tag);
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	done = avc_spi_exec("DELETE FROM _avcurate.slice_tags "
+						"WHERE slice_id = $1 AND tag = $2",
+						2, params, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	if (done == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("slice %s has no tag \"%s\"", slice->name, tag)));
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,188 @@
+/*
+ * slices/ddl.c
+ *		Slices and datasets that are dropped, renamed or moved.
+ *
+ * A dropped slice takes its history along, unless a version of it is pinned:
+ * then the registry row stays without a view, and what was trained on it can
+ * still be verified and reproduced.  A dropped dataset takes its archive
+ * along.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "slices/refresh.h"
+
+PG_FUNCTION_INFO_V1(avc_slice_dropped);
+PG_FUNCTION_INFO_V1(avc_slice_altered);
+
+static void
+check_event_trigger(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function was not called by an event trigger")));
+}
+
+/* Numbers of the slices that a query in the trigger's context names. */
+static List *
+slice_ids(const char *sql)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *ids = NIL;
+	AvcRoleScope scope;
+	uint64		i;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_spi_exec(sql, 0, NULL, false, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		int64	   *id = palloc_object(int64);
+		bool		is_null;
+
+		*id = DatumGetInt64(avc_spi_column(i, "slice_id", &is_null));
+		ids = lappend(ids, id);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	return ids;
+}
+
+static void
+exec_as_owner(const char *sql, int count, const AvcParam *params)
+{
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_spi_exec(sql, count, params, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
+static void
+drop_slice(int64 slice_id)
+{
+	AvcParam	param = AVC_INT8(slice_id);
+	char	   *what;
+
+	if (!avc_slice_is_pinned(slice_id, &what))
+	{
+		avc_slice_forget(slice_id);
+		return;
+	}
+	exec_as_owner("UPDATE _avcurate.slices SET slice = NULL, "
+				  "dropped_at = now() WHERE slice_id = $1", 1, &param);
+	ereport(NOTICE,
+			(errmsg("the history of the slice is kept"),
+			 errdetail("Pinned is %s.", what)));
+}
+
+Datum
+avc_slice_dropped(PG_FUNCTION_ARGS)
+{
+	ListCell   *cell;
+
+	check_event_trigger(fcinfo);
+	foreach(cell, slice_ids("SELECT s.slice_id "
+							"FROM pg_event_trigger_dropped_objects() d "
+							"JOIN _avcurate.slices s ON s.slice = d.objid "
+							"WHERE d.classid = 'pg_class'::regclass "
+							"AND d.objsubid = 0 ORDER BY 1"))
+		drop_slice(*(int64 *) lfirst(cell));
+
+	/* datasets go after their slices */
+	exec_as_owner("WITH gone AS (SELECT d.objid "
+				  "FROM pg_event_trigger_dropped_objects() d "
+				  "WHERE d.classid = 'pg_class'::regclass "
+				  "AND d.objsubid = 0 AND d.object_type = 'table'), "
+				  "images AS (DELETE FROM _avcurate.archive a "
+				  "USING gone WHERE a.dataset = gone.objid) "
+				  "UPDATE _avcurate.slices s SET dataset = NULL "
+				  "FROM gone WHERE s.dataset = gone.objid", 0, NULL);
+	PG_RETURN_NULL();
+}
+
+/* ---- renamed and moved ---- */
+
+static void
+rename_column(const AvcSlice *slice, const char *from, const char *to)
+{
+	AvcParam	params[4];
+
+	if (strcmp(from, "frame_id") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot rename column \"frame_id\" of slice %s",
+						slice->name),
+				 errhint("Use avcurate.untrack_slice first.")));
+	if (strcmp(to, "from_version") == 0 || strcmp(to, "to_version") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("column name \"%s\" is reserved in a slice", to)));
+	params[0] = AVC_INT8(slice->slice_id);
+	params[1] = AVC_TEXT(from);
+	params[2] = AVC_TEXT(to);
+	params[3] = AVC_BOOL(avc_definition_missing(slice->relid) == NULL);
+	exec_as_owner(psprintf("ALTER TABLE %s RENAME COLUMN %s TO %s",
+						   slice->history_name, quote_identifier(from),
+						   quote_identifier(to)), 0, NULL);
+	exec_as_owner("UPDATE _avcurate.slices SET complete = $4, columns = "
+				  "array_replace(columns, $2::name, $3::name) "
+				  "WHERE slice_id = $1", 4, params);
+	exec_as_owner("UPDATE _avcurate.slice_versions SET columns = "
+				  "array_replace(columns, $2::name, $3::name) "
+				  "WHERE slice_id = $1", 3, params);
+}
+
+static void
+follow_alter(int64 slice_id)
+{
+	AvcSlice   *slice = avc_slice_find_by_id(slice_id, false);
+	AvcParam	params[2] = {AVC_INT8(slice_id), AVC_TEXT(slice->name)};
+	Relation	rel = table_open(slice->relid, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	ListCell   *cell;
+	int			i = 0;
+
+	if (desc->natts != list_length(slice->columns))
+		elog(ERROR, "columns of slice %s do not fit its history",
+			 slice->name);
+	foreach(cell, slice->columns)
+	{
+		char	   *name = NameStr(TupleDescAttr(desc, i++)->attname);
+
+		if (strcmp(name, lfirst(cell)) != 0)
+			rename_column(slice, lfirst(cell), name);
+	}
+	table_close(rel, AccessShareLock);
+	exec_as_owner("UPDATE _avcurate.slices SET slice_name = $2 "
+				  "WHERE slice_id = $1 AND slice_name <> $2", 2, params);
+}
+
+Datum
+avc_slice_altered(PG_FUNCTION_ARGS)
+{
+	ListCell   *cell;
+
+	check_event_trigger(fcinfo);
+	foreach(cell, slice_ids("SELECT DISTINCT s.slice_id "
+							"FROM pg_event_trigger_ddl_commands() d "
+							"JOIN _avcurate.slices s ON s.slice = d.objid "
+							"WHERE d.classid = 'pg_class'::regclass"))
+		follow_alter(*(int64 *) lfirst(cell));
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,127 @@
+/*
+ * slices/digest.c
+ *		Order-free digest of a version's rows.
+ *
+ * Format 1: the sum modulo 2^128, over the rows, of the first 16 bytes (big
+ * endian) of sha256 over the row's text in UTF-8.  The text is that of the
+ * row value, ROW(columns)::text, under TimeZone UTC, DateStyle ISO,
+ * IntervalStyle postgres, extra_float_digits 1, bytea_output hex, lc_monetary
+ * C and search_path pg_catalog.  Written as 32 hex digits.
+ *
+ * A sum and not an exclusive or, which cancels rows that come twice; and a
+ * sum can be kept up to date from the rows that came and went alone.
+ */
+#include "postgres.h"
+
+#include "common/cryptohash.h"
+#include "common/sha2.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "slices/refresh.h"
+
+typedef unsigned __int128 Sum;
+
+struct AvcDigester
+{
+	Sum			sum;
+	FmgrInfo	row_out;		/* keeps the columns' output functions */
+	MemoryContext scratch;		/* reset after every row */
+	int			guc_level;
+};
+
+static Sum
+sum_from_hex(const char *digest)
+{
+	Sum			sum = 0;
+	const char *c;
+
+	if (strlen(digest) != AVC_DIGEST_LENGTH ||
+		strspn(digest, "0123456789abcdef") != AVC_DIGEST_LENGTH)
+		elog(ERROR, "malformed digest \"%s\"", digest);
+	for (c = digest; *c; c++)
+		sum = sum << 4 | (Sum) (*c <= '9' ? *c - '0' : *c - 'a' + 10);
+	return sum;
+}
+
+static void
+pin(const char *setting, const char *value)
+{
+	(void) set_config_option(setting, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+static Sum
+row_hash(AvcDigester *digester, Datum row)
+{
+	MemoryContext old = MemoryContextSwitchTo(digester->scratch);
+	uint8		hash[PG_SHA256_DIGEST_LENGTH];
+	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
+	Sum			sum = 0;
+	char	   *text;
+	int			i;
+
+	text = OutputFunctionCall(&digester->row_out, row);
+	text = pg_server_to_any(text, strlen(text), PG_UTF8);
+	if (context == NULL ||
+		pg_cryptohash_init(context) < 0 ||
+		pg_cryptohash_update(context, (uint8 *) text, strlen(text)) < 0 ||
+		pg_cryptohash_final(context, hash, sizeof(hash)) < 0)
+		elog(ERROR, "could not compute the hash of a row: %s",
+			 pg_cryptohash_error(context));
+	pg_cryptohash_free(context);
+	for (i = 0; i < 16; i++)
+		sum = sum << 8 | hash[i];
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(digester->scratch);
+	return sum;
+}
+
+AvcDigester *
+avc_digest_begin(const char *digest)
+{
+	AvcDigester *digester = palloc0_object(AvcDigester);
+
+	digester->sum = digest ? sum_from_hex(digest) : 0;
+	digester->scratch = AllocSetContextCreate(CurrentMemoryContext,
+											  "text of a row",
+											  ALLOCSET_DEFAULT_SIZES);
+	fmgr_info(F_RECORD_OUT, &digester->row_out);
+	digester->guc_level = NewGUCNestLevel();
+	pin("timezone", "UTC");
+	pin("datestyle", "ISO, YMD");
+	pin("intervalstyle", "postgres");
+	pin("extra_float_digits", "1");
+	pin("bytea_output", "hex");
+	pin("lc_monetary", "C");
+	pin("search_path", "pg_catalog");
+	return digester;
+}
+
+void
+avc_digest_add(AvcDigester *digester, Datum row)
+{
+	digester->sum += row_hash(digester, row);
+}
+
+void
+avc_digest_subtract(AvcDigester *digester, Datum row)
+{
+	digester->sum -= row_hash(digester, row);
+}
+
+char *
+avc_digest_end(AvcDigester *digester)
+{
+	char	   *digest = psprintf("%016llx%016llx",
+								  (unsigned long long) (digester->sum >> 64),
+								  (unsigned long long) digester->sum);
+
+	AtEOXact_GUC(false, digester->guc_level);
+	MemoryContextDelete(digester->scratch);
+	pfree(digester);
+	return digest;
+}

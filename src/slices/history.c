@@ -1,0 +1,137 @@
+/*
+ * slices/history.c
+ *		The history table of a slice: one row a frame and content.
+ *
+ * The newest version is in it too.  pg_dump keeps no contents of a view, and
+ * WITH NO DATA drops them; a pin must survive both, so the history never
+ * needs the view.  Writing happens as the extension's owner, after the view's
+ * lock was taken.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/queryenvironment.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "slices/refresh.h"
+
+char *
+avc_history_name(int64 slice_id)
+{
+	return psprintf("_avcurate.history_" INT64_FORMAT, slice_id);
+}
+
+/* "name" type [COLLATE c], for CREATE TABLE. */
+static void
+append_column(StringInfo sql, Form_pg_attribute column)
+{
+	appendStringInfo(sql, "%s %s",
+					 quote_identifier(NameStr(column->attname)),
+					 format_type_with_typemod(column->atttypid,
+											  column->atttypmod));
+	if (OidIsValid(column->attcollation) &&
+		column->attcollation != get_typcollation(column->atttypid))
+		appendStringInfo(sql, " COLLATE %s",
+						 generate_collation_name(column->attcollation));
+	if (strcmp(NameStr(column->attname), "frame_id") == 0)
+		appendStringInfoString(sql, " NOT NULL");
+	appendStringInfoString(sql, ", ");
+}
+
+void
+avc_history_create(int64 slice_id, Oid relid)
+{
+	char	   *name = avc_history_name(slice_id);
+	Relation	rel = table_open(relid, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	AvcRoleScope scope;
+	StringInfoData sql;
+	int			i;
+
+	avc_catalog_enter(&scope);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE TABLE %s (", name);
+	for (i = 0; i < desc->natts; i++)
+		append_column(&sql, TupleDescAttr(desc, i));
+	appendStringInfoString(&sql, "from_version bigint NOT NULL, "
+						   "to_version bigint, "
+						   "CHECK (from_version < to_version)) USING heap");
+	table_close(rel, AccessShareLock);
+
+	SPI_connect();
+	avc_spi_exec(sql.data, 0, NULL, false, 0);
+	/* finds the row to close */
+	avc_spi_exec(psprintf("CREATE UNIQUE INDEX history_" INT64_FORMAT
+						  "_newest ON %s (frame_id) WHERE to_version IS NULL",
+						  slice_id, name), 0, NULL, false, 0);
+	avc_spi_exec(psprintf("CREATE INDEX history_" INT64_FORMAT
+						  "_frame_id ON %s (frame_id)",
+						  slice_id, name), 0, NULL, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
+void
+avc_history_drop(int64 slice_id)
+{
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_spi_exec(psprintf("DROP TABLE IF EXISTS %s",
+						  avc_history_name(slice_id)), 0, NULL, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
+void
+avc_rows_register(const char *name, Tuplestorestate *rows, TupleDesc desc)
+{
+	EphemeralNamedRelation relation = palloc0_object(EphemeralNamedRelationData);
+	int			result;
+
+	relation->md.name = pstrdup(name);
+	relation->md.reliddesc = InvalidOid;
+	relation->md.tupdesc = desc;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = tuplestore_tuple_count(rows);
+	relation->reldata = rows;
+	result = SPI_register_relation(relation);
+	if (result != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register rows: %s",
+			 SPI_result_code_string(result));
+}
+
+void
+avc_history_apply(const AvcSlice *slice, const AvcDelta *delta, int64 version)
+{
+	AvcParam	params[1] = {AVC_INT8(version)};
+	char	   *columns = avc_column_list(NULL, slice->columns);
+	AvcRoleScope scope;
+	int64		closed;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_rows_register("closed", delta->closed, delta->closed_desc);
+	avc_rows_register("opened", delta->opened, delta->opened_desc);
+	closed = avc_spi_exec(psprintf("UPDATE %s h SET to_version = $1 "
+								   "FROM closed c "
+								   "WHERE h.frame_id = c.frame_id "
+								   "AND h.to_version IS NULL",
+								   slice->history_name), 1, params, false, 0);
+	if (closed != delta->removed + delta->changed)
+		elog(ERROR, "history of slice %s has lost rows", slice->name);
+	avc_spi_exec(psprintf("INSERT INTO %s (%s, from_version) "
+						  "SELECT %s, $1 FROM opened",
+						  slice->history_name, columns, columns),
+				 1, params, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}

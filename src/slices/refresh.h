@@ -1,0 +1,212 @@
+/*
+ * slices/refresh.h
+ *		What the files of slices/ share among themselves: names and rights,
+ *		history, digest, differences and the course of one refresh.
+ *
+ * Lock order everywhere: the dataset, the view, the registry row.
+ */
+#ifndef AVC_SLICES_REFRESH_H
+#define AVC_SLICES_REFRESH_H
+
+#include "access/tupdesc.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+#include "utils/tuplestore.h"
+
+#include "slices/slice.h"
+
+/* Format number of digests made now; digest.c says what it stands for. */
+#define AVC_DIGEST_FORMAT 1
+
+#define AVC_DIGEST_LENGTH 32	/* hex digits */
+
+/* ---- slice.c ---- */
+
+/* A row of slice_versions. */
+typedef struct AvcVersion
+{
+	int64		version;
+	int64		rows;
+	int			digest_format;
+	char	   *digest;
+	List	   *columns;		/* char *, in the digest's order */
+} AvcVersion;
+
+/*
+ * Read a version's row, with the active snapshot if read_only, else with a
+ * new one.  NULL if there is none.  SPI must be connected.
+ */
+extern AvcVersion *avc_version_find(const AvcSlice *slice, int64 version,
+									bool read_only);
+
+/* Error that says why the slice has no such version. */
+extern void avc_version_missing(const AvcSlice *slice, int64 version)
+			pg_attribute_noreturn();
+
+/* Look up a slice and check that the current user owns it. */
+extern AvcSlice *avc_slice_find_owned(Oid relid);
+
+/* Enter a view into the registry at version 1; it must be populated. */
+extern void avc_slice_register(Oid relid, Oid dataset, const char *filter);
+
+/* schema.name of a relation, quoted where needed. */
+extern char *avc_relation_name(Oid relid);
+
+/*
+ * "p.a, p.b" for the columns of a list; with another list, NULL stands for
+ * those that "present" lacks, cast to the type they have in the view.
+ */
+extern char *avc_column_list(const char *prefix, const List *columns);
+extern char *avc_column_list_of(const char *prefix, const AvcSlice *slice,
+								const List *present);
+
+/* Names out of a name[] value, as a list of char *, and back. */
+extern List *avc_names_from_array(Datum array);
+extern Datum avc_names_to_array(const List *names);
+
+/* ---- definition.c ---- */
+
+/* The condition of a filter, deparsed with every name qualified. */
+extern char *avc_filter_condition(Oid dataset, const char *filter);
+
+/* Columns that create_slice takes from a dataset, in the dataset's order. */
+extern List *avc_definition_columns(Oid dataset, Datum wanted,
+									bool wanted_is_null);
+
+/* Dataset that a view's frames come from, or an error. */
+extern Oid	avc_definition_dataset(Oid relid);
+
+/* Error unless the relation can be tracked; false if frame_id has no index. */
+extern bool avc_definition_check_view(Oid relid);
+
+/* A valid, full, immediate unique index on frame_id alone. */
+extern bool avc_definition_has_key(Relation rel);
+
+/* Columns needed by batches that the view lacks, comma-separated, or NULL. */
+extern char *avc_definition_missing(Oid relid);
+
+/* ---- digest.c ---- */
+
+typedef struct AvcDigester AvcDigester;
+
+/*
+ * Start from a stored digest (NULL = of no rows).  Pins the settings that a
+ * row's text depends on until the end.
+ */
+extern AvcDigester *avc_digest_begin(const char *digest);
+extern void avc_digest_add(AvcDigester *digester, Datum row);
+extern void avc_digest_subtract(AvcDigester *digester, Datum row);
+
+/* Put the settings back and return 32 hex digits in the caller's context. */
+extern char *avc_digest_end(AvcDigester *digester);
+
+/* ---- delta.c ---- */
+
+/* What a refresh changed, net: one entry a frame. */
+typedef struct AvcDelta
+{
+	int64		added;
+	int64		removed;
+	int64		changed;
+	Tuplestorestate *closed;	/* (frame_id) whose row left or changed */
+	Tuplestorestate *opened;	/* rows that entered or changed to */
+	TupleDesc	closed_desc;
+	TupleDesc	opened_desc;	/* the view's */
+	char	   *digest;			/* of the rows after it */
+} AvcDelta;
+
+/*
+ * The difference between the view's rows under "before" and now, read off
+ * its heap.  NULL if it does not fit the newest version in the history: then
+ * somebody changed the view unseen, and only a comparison helps.
+ */
+extern AvcDelta *avc_delta_by_visibility(const AvcSlice *slice, Relation rel,
+										 Snapshot before);
+
+/* The difference between the newest version in the history and the view. */
+extern AvcDelta *avc_delta_by_comparison(const AvcSlice *slice, Relation rel);
+
+extern void avc_delta_free(AvcDelta *delta);
+
+/* ---- history.c ---- */
+
+/* Make the history table of a new slice. */
+extern void avc_history_create(int64 slice_id, Oid relid);
+extern void avc_history_drop(int64 slice_id);
+extern char *avc_history_name(int64 slice_id);
+
+/* Give rows a name that the next statements of this SPI connection know. */
+extern void avc_rows_register(const char *name, Tuplestorestate *rows,
+							  TupleDesc desc);
+
+/* Write a difference as the step to "version". */
+extern void avc_history_apply(const AvcSlice *slice, const AvcDelta *delta,
+							  int64 version);
+
+/* ---- refresh.c ---- */
+
+typedef struct AvcRefresh
+{
+	AvcSlice   *slice;
+	Snapshot	before;			/* registered; NULL: compare with the history */
+	bool		is_stale;		/* the command's snapshot misses a refresh */
+	const char *note;
+	const char *role;			/* who refreshes */
+	/* result */
+	int64		added;
+	int64		removed;
+	int64		changed;
+} AvcRefresh;
+
+/*
+ * Take note of the view's contents.  The caller holds the lock of the
+ * refresh to come: ExclusiveLock, or AccessExclusiveLock with
+ * is_concurrent false.
+ */
+extern AvcRefresh *avc_refresh_begin(Oid relid, bool is_concurrent);
+
+/* Record what the refresh changed and return the version it is at now. */
+extern int64 avc_refresh_finish(AvcRefresh *refresh);
+
+/* Run REFRESH as the current user, unseen by the event triggers. */
+extern void avc_refresh_run(Oid relid, bool is_concurrent);
+
+/* Can REFRESH CONCURRENTLY be used on this view by its owner? */
+extern bool avc_refresh_can_be_concurrent(Oid relid);
+
+/* ---- typed_refresh.c ---- */
+
+/*
+ * While "relid" is marked, REFRESH of it is left alone by the event triggers.
+ * Marks nest and vanish with the (sub)transaction.
+ */
+extern void avc_typed_refresh_suppress(Oid relid);
+extern void avc_typed_refresh_resume(Oid relid);
+
+/* ---- archive.c ---- */
+
+/*
+ * Make sure that images of the dataset are archived from now on.  For the
+ * first slice of a dataset this waits for its writers and keeps new ones out
+ * until the transaction ends.
+ */
+extern void avc_archive_enable(Oid dataset);
+
+/* Keep archived images from being freed until the transaction ends. */
+extern void avc_archive_hold(Oid dataset);
+
+/*
+ * Free the archived images that no version holds; false if a refresh of one
+ * of the dataset's slices keeps it from doing so now.
+ */
+extern bool avc_archive_free(Oid dataset);
+
+/* ---- prune.c ---- */
+
+/* Does anything pin a version of the slice?  *what names it. */
+extern bool avc_slice_is_pinned(int64 slice_id, char **what);
+
+/* Remove history, versions and registry row. */
+extern void avc_slice_forget(int64 slice_id);
+
+#endif

@@ -1,0 +1,245 @@
+/*
+ * slices/typed_refresh.c
+ *		REFRESH MATERIALIZED VIEW typed by anyone makes a version too.
+ *
+ * Two event triggers see every REFRESH without any preload.  The one at the
+ * start takes the lock that the command would take, notes the view's
+ * contents, and turns a plain REFRESH into REFRESH CONCURRENTLY by setting
+ * the flag on the parse tree (a private copy where the original is kept), so
+ * that readers are not blocked and the difference can be read off the heap.
+ * The one at the end records the version.
+ *
+ * The command's snapshot is older than the lock.  If the command had to wait,
+ * or cannot see the newest version, what it computed may lack rows that the
+ * refresh before it had; then the definition is recomputed once more under a
+ * new snapshot before the version is written.  With one snapshot for the
+ * whole transaction that is impossible: such a refresh is a serialisation
+ * error if the other one made a version, else the slice is marked.
+ *
+ * What is between start and end is kept on a stack.  A command that fails
+ * never reaches its end: the callbacks at the end of (sub)transactions drop
+ * what it left.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/event_trigger.h"
+#include "commands/tablecmds.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "slices/refresh.h"
+
+PG_FUNCTION_INFO_V1(avc_refresh_starts);
+PG_FUNCTION_INFO_V1(avc_refresh_ends);
+
+/* A command under way; lives in TopTransactionContext. */
+typedef struct Watch
+{
+	struct Watch *outer;
+	const Node *statement;		/* NULL: our own, leave it alone */
+	Oid			relid;
+	int			nest_level;		/* of the transaction it started in */
+	bool		is_concurrent;
+	bool		has_waited;
+	int			guc_level;
+	AvcRefresh *refresh;
+} Watch;
+
+static Watch *watches = NULL;
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId mine,
+					  SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	while (watches && watches->nest_level >= GetCurrentTransactionNestLevel())
+		watches = watches->outer;
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
+		event == XACT_EVENT_PREPARE)
+		watches = NULL;
+}
+
+static Watch *
+watch_push(Oid relid)
+{
+	static bool is_registered = false;
+	Watch	   *watch;
+
+	if (!is_registered)
+	{
+		RegisterXactCallback(at_transaction_end, NULL);
+		RegisterSubXactCallback(at_subtransaction_end, NULL);
+		is_registered = true;
+	}
+	watch = MemoryContextAllocZero(TopTransactionContext, sizeof(Watch));
+	watch->relid = relid;
+	watch->nest_level = GetCurrentTransactionNestLevel();
+	watch->outer = watches;
+	watches = watch;
+	return watch;
+}
+
+void
+avc_typed_refresh_suppress(Oid relid)
+{
+	(void) watch_push(relid);
+}
+
+void
+avc_typed_refresh_resume(Oid relid)
+{
+	Watch	   *watch = watches;
+
+	if (watch == NULL || watch->relid != relid || watch->statement != NULL)
+		elog(ERROR, "refreshes are not nested properly");
+	watches = watch->outer;
+	pfree(watch);
+}
+
+static bool
+is_suppressed(Oid relid)
+{
+	Watch	   *watch;
+
+	for (watch = watches; watch; watch = watch->outer)
+	{
+		if (watch->statement == NULL && watch->relid == relid)
+			return true;
+	}
+	return false;
+}
+
+/* Lock the view as REFRESH will, ownership first; sets *has_waited. */
+static Oid
+lock_view(const RangeVar *relation, LOCKMODE mode, bool *has_waited)
+{
+	Oid			relid;
+
+	relid = RangeVarGetRelidExtended(relation, mode,
+									 RVR_MISSING_OK | RVR_SKIP_LOCKED,
+									 RangeVarCallbackOwnsTable, NULL);
+	if (OidIsValid(relid))
+		return relid;
+	*has_waited = true;
+	return RangeVarGetRelidExtended(relation, mode, 0,
+									RangeVarCallbackOwnsTable, NULL);
+}
+
+/*
+ * The tracked slice that the command names, locked for it; InvalidOid if the
+ * command is none of our business.
+ */
+static Oid
+lock_tracked(RefreshMatViewStmt *statement, bool *is_concurrent,
+			 bool *has_waited)
+{
+	Oid			relid = RangeVarGetRelid(statement->relation, NoLock, true);
+	LOCKMODE	mode;
+
+	/* WITH NO DATA empties the view; the history needs no view */
+	if (!OidIsValid(relid) || statement->skipData || is_suppressed(relid) ||
+		get_rel_relkind(relid) != RELKIND_MATVIEW ||
+		avc_slice_find(relid, true) == NULL)
+		return InvalidOid;
+
+	*is_concurrent = statement->concurrent ||
+		avc_refresh_can_be_concurrent(relid);
+	mode = *is_concurrent ? ExclusiveLock : AccessExclusiveLock;
+	relid = lock_view(statement->relation, mode, has_waited);
+
+	/* whoever held the lock may have changed all of that */
+	if (avc_slice_find(relid, true) == NULL)
+		return InvalidOid;
+	if (!statement->concurrent && *is_concurrent &&
+		!avc_refresh_can_be_concurrent(relid))
+	{
+		*is_concurrent = false;
+		LockRelationOid(relid, AccessExclusiveLock);
+	}
+	return relid;
+}
+
+static Node *
+statement_of(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function was not called by an event trigger")));
+	return ((EventTriggerData *) fcinfo->context)->parsetree;
+}
+
+Datum
+avc_refresh_starts(PG_FUNCTION_ARGS)
+{
+	Node	   *node = statement_of(fcinfo);
+	RefreshMatViewStmt *statement = (RefreshMatViewStmt *) node;
+	bool		is_concurrent = false;
+	bool		has_waited = false;
+	MemoryContext old;
+	Watch	   *watch;
+	Oid			relid;
+
+	if (!IsA(node, RefreshMatViewStmt))
+		PG_RETURN_NULL();
+	relid = lock_tracked(statement, &is_concurrent, &has_waited);
+	if (!OidIsValid(relid))
+		PG_RETURN_NULL();
+
+	/* the trigger's own memory ends with this call */
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	watch = watch_push(relid);
+	watch->statement = node;
+	watch->is_concurrent = is_concurrent;
+	watch->has_waited = has_waited;
+	watch->refresh = avc_refresh_begin(relid, is_concurrent);
+	statement->concurrent = is_concurrent;
+	/* the definition runs with a pinned search_path, so name the view fully */
+	statement->relation->schemaname =
+		get_namespace_name(get_rel_namespace(relid));
+	watch->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, avcurate, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	MemoryContextSwitchTo(old);
+	PG_RETURN_NULL();
+}
+
+Datum
+avc_refresh_ends(PG_FUNCTION_ARGS)
+{
+	Node	   *node = statement_of(fcinfo);
+	Watch	   *watch = watches;
+
+	if (watch == NULL || watch->statement != node)
+		PG_RETURN_NULL();
+	watches = watch->outer;
+	AtEOXact_GUC(false, watch->guc_level);
+
+	if (watch->has_waited || watch->refresh->is_stale)
+	{
+		watch->refresh->is_stale = true;
+		if (!IsolationUsesXactSnapshot())
+		{
+			avc_refresh_run(watch->relid, watch->is_concurrent);
+			watch->refresh->is_stale = false;
+		}
+	}
+	avc_refresh_finish(watch->refresh);
+	pfree(watch);
+	PG_RETURN_NULL();
+}

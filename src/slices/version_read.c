@@ -1,0 +1,434 @@
+/*
+ * slices/version_read.c
+ *		Reading versions: slice_at, slice_diff, verify_slice.
+ *
+ * The version's row and its rows are read with one snapshot, so that a
+ * version pruned meanwhile is missing and never half there.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/typcache.h"
+
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "slices/refresh.h"
+
+PG_FUNCTION_INFO_V1(avc_slice_at);
+PG_FUNCTION_INFO_V1(avc_slice_diff);
+PG_FUNCTION_INFO_V1(avc_verify_slice);
+
+#define FETCH_ROWS 1000
+
+/* rows of version $n in a table h */
+#define COVERS(n) "(h.from_version <= " n " AND " \
+	"(h.to_version IS NULL OR " n " < h.to_version))"
+
+typedef struct Reading
+{
+	AvcSlice   *slice;
+	AvcRoleScope scope;
+} Reading;
+
+/* Look at the slice's tables with one new snapshot. */
+static void
+reading_begin(Reading *reading, AvcSlice *slice)
+{
+	avc_slice_check_readable(slice);
+	reading->slice = slice;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	avc_catalog_enter(&reading->scope);
+	SPI_connect();
+}
+
+static void
+reading_end(Reading *reading)
+{
+	SPI_finish();
+	avc_catalog_leave(&reading->scope);
+	PopActiveSnapshot();
+}
+
+static AvcVersion *
+reading_version(Reading *reading, int64 version)
+{
+	AvcVersion *found = avc_version_find(reading->slice, version, true);
+
+	if (found == NULL)
+		avc_version_missing(reading->slice, version);
+	return found;
+}
+
+/* The slice whose row type the first argument has, kept from being dropped. */
+static AvcSlice *
+slice_of_row_type(FunctionCallInfo fcinfo)
+{
+	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, 0);
+	Oid			relid = OidIsValid(type) ? get_typ_typrelid(type) : InvalidOid;
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("row_type is not the row type of a slice"),
+				 errhint("Write NULL::name_of_the_slice.")));
+	LockRelationOid(relid, AccessShareLock);
+	return avc_slice_find(relid, false);
+}
+
+static int64
+version_argument(FunctionCallInfo fcinfo, int number)
+{
+	if (PG_ARGISNULL(number))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("version must not be NULL")));
+	return PG_GETARG_INT64(number);
+}
+
+/* Put a query's rows into the result as they are, TOAST pointers included. */
+static uint64
+put_query(ReturnSetInfo *result, const char *sql, int count,
+		  const AvcParam *params)
+{
+	Oid			types[4];
+	Datum		values[4];
+	Portal		portal;
+	uint64		rows = 0;
+	int			i;
+
+	for (i = 0; i < count; i++)
+	{
+		types[i] = params[i].type;
+		values[i] = params[i].value;
+	}
+	portal = SPI_cursor_open_with_args(NULL, sql, count, types, values, NULL,
+									   true, CURSOR_OPT_NO_SCROLL);
+	for (;;)
+	{
+		uint64		n;
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (n = 0; n < SPI_processed; n++)
+			tuplestore_puttuple(result->setResult, SPI_tuptable->vals[n]);
+		rows += SPI_processed;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	return rows;
+}
+
+/*
+ * A materialized result with the row type of the slice: what the caller's
+ * column list expects is not known where the function is in a SELECT list.
+ */
+static void
+begin_result_of(FunctionCallInfo fcinfo, Oid relid)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext old;
+
+	if (result == NULL || !IsA(result, ReturnSetInfo) ||
+		!(result->allowedModes & SFRM_Materialize))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	old = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	result->returnMode = SFRM_Materialize;
+	result->setResult = tuplestore_begin_heap(result->allowedModes &
+											  SFRM_Materialize_Random,
+											  false, work_mem);
+	result->setDesc =
+		lookup_rowtype_tupdesc_copy(get_rel_type_id(relid), -1);
+	MemoryContextSwitchTo(old);
+}
+
+Datum
+avc_slice_at(PG_FUNCTION_ARGS)
+{
+	AvcSlice   *slice = slice_of_row_type(fcinfo);
+	AvcParam	param = AVC_INT8(version_argument(fcinfo, 1));
+	AvcVersion *version;
+	Reading		reading;
+	uint64		rows;
+
+	begin_result_of(fcinfo, slice->relid);
+	reading_begin(&reading, slice);
+	version = reading_version(&reading, PG_GETARG_INT64(1));
+	rows = put_query((ReturnSetInfo *) fcinfo->resultinfo,
+					 psprintf("SELECT %s FROM %s h WHERE " COVERS("$1"),
+							  avc_column_list_of("h", slice,
+												 version->columns),
+							  slice->history_name), 1, &param);
+	if (rows != version->rows)
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("version " INT64_FORMAT " of slice %s has " UINT64_FORMAT " rows instead of " INT64_FORMAT,
+						version->version, slice->name, rows, version->rows),
+				 errhint("avcurate.verify_slice tells more.")));
+	reading_end(&reading);
+	return (Datum) 0;
+}
+
+/* The rows of version $mine that are not in version $other as they are. */
+static char *
+rows_only_in(Reading *reading, int64 version, const char *mine,
+			 const char *other)
+{
+	AvcSlice   *slice = reading->slice;
+
+	return psprintf("(SELECT h.frame_id, ROW(%s)::%s AS whole FROM %s h "
+					"WHERE (h.from_version <= %s AND "
+					"(h.to_version IS NULL OR %s < h.to_version)) AND NOT "
+					"(h.from_version <= %s AND "
+					"(h.to_version IS NULL OR %s < h.to_version)))",
+					avc_column_list_of("h", slice,
+									   reading_version(reading,
+													   version)->columns),
+					slice->name, slice->history_name,
+					mine, mine, other, other);
+}
+
+Datum
+avc_slice_diff(PG_FUNCTION_ARGS)
+{
+	AvcSlice   *slice = slice_of_row_type(fcinfo);
+	AvcParam	params[2];
+	Reading		reading;
+	StringInfoData sql;
+
+	params[0] = AVC_INT8(version_argument(fcinfo, 1));
+	params[1] = AVC_INT8(version_argument(fcinfo, 2));
+	InitMaterializedSRF(fcinfo, 0);
+	reading_begin(&reading, slice);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT coalesce(b.frame_id, a.frame_id), "
+					 "CASE WHEN b.frame_id IS NULL THEN 'added' "
+					 "WHEN a.frame_id IS NULL THEN 'removed' "
+					 "ELSE 'changed' END, b.whole, a.whole "
+					 "FROM %s b FULL JOIN %s a ON a.frame_id = b.frame_id "
+					 "WHERE b.frame_id IS NULL OR a.frame_id IS NULL "
+					 "OR b.whole OPERATOR(pg_catalog.*<>) a.whole ORDER BY 1",
+					 rows_only_in(&reading, PG_GETARG_INT64(1), "$1", "$2"),
+					 rows_only_in(&reading, PG_GETARG_INT64(2), "$2", "$1"));
+	put_query((ReturnSetInfo *) fcinfo->resultinfo, sql.data, 2, params);
+	reading_end(&reading);
+	return (Datum) 0;
+}
+
+/* ---- verify ---- */
+
+typedef struct Verdict
+{
+	int64		rows;
+	char	   *digest;
+	StringInfoData faults;
+	bool		has_images;
+} Verdict;
+
+static void
+add_fault(Verdict *verdict, const char *format,...) pg_attribute_printf(2, 3);
+
+static void
+add_fault(Verdict *verdict, const char *format,...)
+{
+	StringInfo	faults = &verdict->faults;
+
+	if (faults->len > 0)
+		appendStringInfoString(faults, "; ");
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(faults, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(faults, needed);
+	}
+}
+
+/* Count and digest the version's rows afresh. */
+static void
+verify_rows(Reading *reading, const AvcVersion *version, Verdict *verdict)
+{
+	Oid			type = INT8OID;
+	Datum		value = Int64GetDatum(version->version);
+	AvcDigester *digester;
+	Portal		portal;
+
+	portal = SPI_cursor_open_with_args(NULL,
+									   psprintf("SELECT ROW(%s) FROM %s h "
+												"WHERE " COVERS("$1"),
+												avc_column_list("h", version->columns),
+												reading->slice->history_name),
+									   1, &type, &value, NULL, true,
+									   CURSOR_OPT_NO_SCROLL);
+	digester = avc_digest_begin(NULL);
+	for (;;)
+	{
+		uint64		i;
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (i = 0; i < SPI_processed; i++)
+		{
+			bool		is_null;
+			Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
+											SPI_tuptable->tupdesc, 1,
+											&is_null);
+
+			avc_digest_add(digester, row);
+		}
+		verdict->rows += SPI_processed;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	verdict->digest = avc_digest_end(digester);
+	SPI_cursor_close(portal);
+
+	if (verdict->rows != version->rows)
+		add_fault(verdict, "it had " INT64_FORMAT " rows", version->rows);
+	if (version->digest_format != AVC_DIGEST_FORMAT)
+		add_fault(verdict, "its digest has the unknown format %d",
+				  version->digest_format);
+	else if (strcmp(verdict->digest, version->digest) != 0)
+		add_fault(verdict, "its digest was %s", version->digest);
+}
+
+/* Hash the images of the version, where they are now. */
+static void
+verify_images(Reading *reading, const AvcVersion *version, Verdict *verdict)
+{
+	AvcSlice   *slice = reading->slice;
+	AvcParam	params[2] = {AVC_INT8(version->version),
+	AVC_REGCLASS(slice->dataset)};
+	bool		is_null;
+	int64		missing;
+	int64		changed;
+
+	if (get_attnum(slice->history, "image_sha256") <= 0)
+		return;
+	verdict->has_images = true;
+	if (!OidIsValid(slice->dataset))
+	{
+		add_fault(verdict, "its dataset was dropped, so its images are gone");
+		return;
+	}
+	avc_spi_exec(psprintf("SELECT count(*) FILTER (WHERE ok IS NULL), "
+						  "count(*) FILTER (WHERE NOT ok), "
+						  "min(frame_id) FILTER (WHERE ok IS NULL), "
+						  "min(frame_id) FILTER (WHERE NOT ok) FROM "
+						  "(SELECT h.frame_id, coalesce("
+						  "(SELECT sha256(d.image_bytes) = h.image_sha256 "
+						  "FROM %s d WHERE d.frame_id = h.frame_id "
+						  "AND d.image_sha256 = h.image_sha256), "
+						  "(SELECT sha256(a.image_bytes) = h.image_sha256 "
+						  "FROM _avcurate.archive a WHERE a.dataset = $2 "
+						  "AND a.frame_id = h.frame_id "
+						  "AND a.image_sha256 = h.image_sha256)) AS ok "
+						  "FROM %s h WHERE h.image_sha256 IS NOT NULL AND "
+						  COVERS("$1") ") frames",
+						  avc_relation_name(slice->dataset),
+						  slice->history_name), 2, params, true, 1);
+	missing = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+										  SPI_tuptable->tupdesc, 1, &is_null));
+	changed = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+										  SPI_tuptable->tupdesc, 2, &is_null));
+	if (missing > 0)
+		add_fault(verdict, INT64_FORMAT " images are missing, first of frame %s",
+				  missing, SPI_getvalue(SPI_tuptable->vals[0],
+										SPI_tuptable->tupdesc, 3));
+	if (changed > 0)
+		add_fault(verdict, INT64_FORMAT " images do not match their hash, first of frame %s",
+				  changed, SPI_getvalue(SPI_tuptable->vals[0],
+										SPI_tuptable->tupdesc, 4));
+}
+
+/* The newest version must be what the view holds. */
+static void
+verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
+{
+	AvcSlice   *slice = reading->slice;
+	char	   *columns = avc_column_list(NULL, slice->columns);
+	Relation	rel;
+	bool		is_populated;
+	bool		is_null;
+	int64		differing;
+
+	if (version->version != slice->version || !OidIsValid(slice->relid))
+		return;
+	rel = table_open(slice->relid, AccessShareLock);
+	is_populated = RelationIsPopulated(rel);
+	table_close(rel, AccessShareLock);
+	if (!is_populated)
+		return;
+	avc_spi_exec(psprintf("SELECT count(*) FROM "
+						  "(SELECT frame_id, ROW(%s) AS whole FROM %s "
+						  "WHERE to_version IS NULL) h FULL JOIN "
+						  "(SELECT frame_id, ROW(%s) AS whole FROM %s) v "
+						  "ON h.frame_id = v.frame_id "
+						  "WHERE h.frame_id IS NULL OR v.frame_id IS NULL "
+						  "OR h.whole OPERATOR(pg_catalog.*<>) v.whole",
+						  columns, slice->history_name, columns, slice->name),
+				 0, NULL, true, 1);
+	differing = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+											SPI_tuptable->tupdesc, 1,
+											&is_null));
+	if (differing > 0)
+		add_fault(verdict, "the view differs from it in " INT64_FORMAT " rows",
+				  differing);
+}
+
+Datum
+avc_verify_slice(PG_FUNCTION_ARGS)
+{
+	AvcSlice   *slice;
+	AvcVersion *version;
+	Verdict		verdict = {0};
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum		values[6];
+	bool		nulls[6] = {false};
+	Reading		reading;
+	MemoryContext caller = CurrentMemoryContext;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		return (Datum) 0;
+	slice = avc_slice_find(PG_GETARG_OID(0), false);
+	LockRelationOid(slice->relid, AccessShareLock);
+	reading_begin(&reading, slice);
+	version = reading_version(&reading, PG_ARGISNULL(1) ? slice->version :
+							  PG_GETARG_INT64(1));
+	initStringInfo(&verdict.faults);
+	verify_rows(&reading, version, &verdict);
+	verify_images(&reading, version, &verdict);
+	verify_view(&reading, version, &verdict);
+
+	MemoryContextSwitchTo(caller);
+	values[0] = Int64GetDatum(version->version);
+	values[1] = Int64GetDatum(verdict.rows);
+	values[2] = Int64GetDatum(0);
+	values[3] = CStringGetTextDatum(verdict.digest);
+	values[4] = BoolGetDatum(verdict.faults.len == 0);
+	values[5] = CStringGetTextDatum(verdict.faults.len ? verdict.faults.data :
+									verdict.has_images ?
+									"rows and images match" : "rows match");
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	reading_end(&reading);
+	return (Datum) 0;
+}
