@@ -1,0 +1,292 @@
+/*
+ * common/doctor.c
+ *		version() and doctor(): what is installed and whether it works here.
+ *
+ * Nothing here raises an error for what it examines: a check that fails is a
+ * row with ok = false and a hint.
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker_internals.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "common/engine_client.h"
+#include "common/settings.h"
+#include "common/spi.h"
+
+/* What the engine said of itself, or why it could not. */
+typedef struct EngineReport
+{
+	Jsonb	   *hello;			/* NULL if it did not start */
+	char	   *error;			/* NULL if it did */
+} EngineReport;
+
+typedef struct Report
+{
+	ReturnSetInfo *result;
+	EngineReport engine;
+} Report;
+
+PG_FUNCTION_INFO_V1(avc_version);
+PG_FUNCTION_INFO_V1(avc_doctor);
+
+/*
+ * Start an engine, keep its greeting and end it.  A failure is caught in a
+ * subtransaction and returned as text.
+ */
+static EngineReport
+ask_engine(void)
+{
+	EngineReport report = {NULL, NULL};
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		AvcEngine  *engine = avc_engine_start();
+
+		report.hello = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+														  CStringGetDatum(avc_engine_hello(engine))));
+		avc_engine_stop(engine);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		/* a cancel is the user's wish, not a finding */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			ReThrowError(error);
+		report.error = pstrdup(error->message);
+	}
+	PG_END_TRY();
+	return report;
+}
+
+/* Text of a top-level key of the greeting; "" if there is none. */
+static char *
+hello_text(const EngineReport *report, const char *key)
+{
+	JsonbValue	buffer;
+	JsonbValue *value;
+
+	if (report->hello == NULL || !JB_ROOT_IS_OBJECT(report->hello))
+		return "";
+	value = getKeyJsonValueFromContainer(&report->hello->root, key,
+										 strlen(key), &buffer);
+	if (value == NULL)
+		return "";
+	switch (value->type)
+	{
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(DirectFunctionCall1(numeric_out,
+													   NumericGetDatum(value->val.numeric)));
+		case jbvBool:
+			return value->val.boolean ? "true" : "false";
+		case jbvBinary:
+			return JsonbToCString(NULL, value->val.binary.data,
+								  value->val.binary.len);
+		default:
+			return "";
+	}
+}
+
+Datum
+avc_version(PG_FUNCTION_ARGS)
+{
+	EngineReport engine = ask_engine();
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s", AVC_VERSION);
+	if (engine.error != NULL)
+		appendStringInfo(&text, ", no engine (%s)", engine.error);
+	else
+		appendStringInfo(&text,
+						 ", engine %s, libraries %s, %s, devices %s",
+						 hello_text(&engine, "engine_version"),
+						 hello_text(&engine, "libraries"),
+						 hello_text(&engine, "isa"),
+						 hello_text(&engine, "devices"));
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(text.data, text.len));
+}
+
+static void
+add_check(Report *report, const char *name, bool ok, const char *detail,
+		  const char *hint)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false, false, false, hint == NULL};
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = BoolGetDatum(ok);
+	values[2] = CStringGetTextDatum(detail);
+	values[3] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
+	tuplestore_putvalues(report->result->setResult,
+						 report->result->setDesc, values, nulls);
+}
+
+static void
+check_extension(Report *report)
+{
+	bool		is_null;
+	char	   *installed;
+	Datum		value;
+
+	value = avc_spi_value("SELECT extversion FROM pg_catalog.pg_extension "
+						  "WHERE extname = 'avcurate'", 0, NULL,
+						  CurrentMemoryContext, &is_null);
+	installed = is_null ? "none" : TextDatumGetCString(value);
+	add_check(report, "extension", strcmp(installed, AVC_VERSION) == 0,
+			  psprintf("SQL objects %s, library %s", installed, AVC_VERSION),
+			  strcmp(installed, AVC_VERSION) == 0 ? NULL :
+			  "Run ALTER EXTENSION avcurate UPDATE, and start new sessions.");
+}
+
+static void
+check_engine(Report *report)
+{
+	EngineReport *engine = &report->engine;
+	const char *version = hello_text(engine, "engine_version");
+	bool		same = strcmp(version, AVC_VERSION) == 0;
+
+	if (engine->error != NULL)
+	{
+		add_check(report, "engine", false, engine->error,
+				  "Install avcurate-engine beside the server's programs, or set avcurate.engine_path.");
+		return;
+	}
+	add_check(report, "engine", same,
+			  psprintf("avcurate-engine %s, %s", version,
+					   hello_text(engine, "libraries")),
+			  same ? NULL : "Install the engine and the library of one version.");
+	add_check(report, "processor", true,
+			  psprintf("%s, %s threads, bf16 %s", hello_text(engine, "isa"),
+					   hello_text(engine, "cpu_threads"),
+					   strcmp(hello_text(engine, "bf16"), "true") == 0 ?
+					   "in hardware" : "not available: f32 only"),
+			  NULL);
+	add_check(report, "gpu", true,
+			  strstr(hello_text(engine, "devices"), "cuda") ?
+			  hello_text(engine, "devices") :
+			  "none found: networks run on the CPU", NULL);
+}
+
+static void
+check_workers(Report *report)
+{
+	int64		used = avc_spi_int64("SELECT count(*) FROM pg_catalog.pg_stat_activity "
+									 "WHERE backend_type LIKE 'avcurate%' "
+									 "OR backend_type IN ('parallel worker', 'logical replication launcher', 'logical replication worker')",
+									 0, NULL, 0);
+	bool		ok = max_worker_processes - used >= avc_max_workers;
+
+	add_check(report, "worker slots", ok,
+			  psprintf("%d slots, " INT64_FORMAT " in use, avcurate.max_workers %d",
+					   max_worker_processes, used, avc_max_workers),
+			  ok ? NULL : "Raise max_worker_processes and restart, or lower avcurate.max_workers.");
+}
+
+static void
+check_preload(Report *report)
+{
+	const char *libraries = GetConfigOption("shared_preload_libraries", true,
+											false);
+	bool		loaded = libraries && strstr(libraries, "avcurate") != NULL;
+
+	add_check(report, "preload", true,
+			  loaded ? "preloaded" :
+			  "not preloaded (not needed): jobs left by a restart wait for run_pending()",
+			  NULL);
+}
+
+static void
+check_cron(Report *report)
+{
+	bool		installed = avc_spi_int64("SELECT count(*) FROM pg_catalog.pg_extension "
+										  "WHERE extname = 'pg_cron'", 0, NULL, 0) > 0;
+	bool		available = avc_spi_int64("SELECT count(*) FROM pg_catalog.pg_available_extensions "
+										  "WHERE name = 'pg_cron'", 0, NULL, 0) > 0;
+
+	add_check(report, "pg_cron", true,
+			  installed ? "installed" :
+			  available ? "available, not installed in this database (optional)" :
+			  "not available (optional)",
+			  installed ? NULL :
+			  "For schedules, install postgresql-15-cron, or call run_pending() from any other scheduler.");
+}
+
+static void
+check_triggers(Report *report)
+{
+	int64		off = avc_spi_int64("SELECT count(*) FROM pg_catalog.pg_event_trigger t "
+									"JOIN pg_catalog.pg_depend d ON d.objid = t.oid AND d.deptype = 'e' "
+									"JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'avcurate' "
+									"WHERE t.evtenabled NOT IN ('A', 'O')", 0, NULL, 0);
+
+	add_check(report, "event triggers", off == 0,
+			  off == 0 ? "all enabled: every REFRESH makes a version" :
+			  psprintf(INT64_FORMAT " disabled", off),
+			  off == 0 ? NULL : "Run ALTER EVENT TRIGGER ... ENABLE ALWAYS as a superuser.");
+}
+
+static void
+check_memory(Report *report)
+{
+	int64		machine = (int64) sysconf(_SC_PHYS_PAGES) *
+	sysconf(_SC_PAGESIZE) / (1024 * 1024);
+	int64		limit = avc_engine_memory_limit > 0 ?
+	avc_engine_memory_limit : machine / 2;
+
+	add_check(report, "memory", limit <= machine,
+			  psprintf("engine limit " INT64_FORMAT " MB of " INT64_FORMAT " MB",
+					   limit, machine),
+			  limit <= machine ? NULL : "Lower avcurate.engine_memory_limit.");
+}
+
+Datum
+avc_doctor(PG_FUNCTION_ARGS)
+{
+	Report		report;
+
+	SetSingleFuncCall(fcinfo, 0);
+	report.result = (ReturnSetInfo *) fcinfo->resultinfo;
+	report.engine = ask_engine();
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	check_extension(&report);
+	check_engine(&report);
+	check_workers(&report);
+	check_preload(&report);
+	check_cron(&report);
+	check_triggers(&report);
+	check_memory(&report);
+	SPI_finish();
+	return (Datum) 0;
+}
