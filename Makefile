@@ -126,7 +126,8 @@ lint symbols:
 	@test/lint
 format:
 	@test/format
-check-engine check-regress check-isolation check-pgtap check-tap check-lint:
+check-engine check-regress check-isolation check-pgtap check-tap check-lint \
+check-demo:
 	@test/run_checks $(@:check-%=%)
 demo:
 	@test/demo/run
@@ -146,5 +147,6 @@ help:
 
 .PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \
 	install-private deps lint symbols format check check-long check-engine \
-	check-regress check-isolation check-pgtap check-tap check-lint demo \
+	check-regress check-isolation check-pgtap check-tap check-lint \
+	check-demo demo \
 	clean-state help

@@ -1,0 +1,40 @@
+-- Installing, settings and their refusals.
+\set VERBOSITY terse
+CREATE EXTENSION avcurate;
+SELECT extversion FROM pg_extension WHERE extname = 'avcurate';
+SELECT avcurate.version() ~ '^0\.1, engine 0\.1, libraries .*oneDNN' AS version_names_engine_and_libraries;
+SELECT check_name, ok, hint IS NOT NULL AS has_hint FROM avcurate.doctor()
+	WHERE check_name <> 'pg_cron' ORDER BY check_name;
+
+-- settings
+SHOW avcurate.device;
+SET avcurate.device = 'tpu';
+SET avcurate.device = 'cuda:x';
+SET avcurate.device = 'cpu';
+SET avcurate.threads = -1;
+SET avcurate.nonsense = 1;
+CREATE ROLE avc_install_user;
+SET ROLE avc_install_user;
+SET avcurate.threads = 1;
+SET avcurate.engine_path = '/bin/false';
+SET avcurate.max_workers = 9;
+RESET ROLE;
+
+-- an engine that is not one: a row that says so, not an error
+SET avcurate.engine_path = '/nowhere/avcurate-engine';
+SELECT check_name, ok, hint FROM avcurate.doctor() WHERE check_name = 'engine';
+SELECT avcurate.version() ~ '^0\.1, no engine \(' AS version_without_engine;
+SET avcurate.engine_path = '/bin/cat';
+SELECT check_name, ok, hint FROM avcurate.doctor() WHERE check_name = 'engine';
+RESET avcurate.engine_path;
+
+-- the schema is closed where it should be
+SET ROLE avc_install_user;
+SELECT count(*) FROM _avcurate.jobs;
+SELECT count(*) FROM avcurate.jobs;
+RESET ROLE;
+DROP ROLE avc_install_user;
+
+-- dropping takes everything along
+DROP EXTENSION avcurate;
+SELECT count(*) FROM pg_namespace WHERE nspname = '_avcurate';
