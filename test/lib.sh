@@ -1,9 +1,7 @@
 # Shared by the scripts under test/: where things are, who runs the server.
 #
 #   AVC_ROOT   the repository
-#   AVC_STATE  folder of the private installation and clusters; the repository
-#              itself, or a folder under TMPDIR when the user that runs the
-#              server cannot reach the repository
+#   AVC_STATE  folder of the private installation and clusters
 #   AVC_RUNAS  that user: ourselves, or postgres when we are root
 
 AVC_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -39,19 +37,27 @@ as_root() {
 	fi
 }
 
-find_state() {
-	if [ -n "${AVC_STATE:-}" ]; then
-		return
+# Folders of the user that runs the server may not be reachable by it (a
+# clone below /root): then everything runs in a copy below TMPDIR.  Call as
+# relocate SCRIPT "$@", first thing.
+relocate() {
+	local script=$1 copy
+	shift
+	id "$AVC_RUNAS" >/dev/null 2>&1 || return 0
+	if as_server test -r "$AVC_ROOT/Makefile" && as_server test -x "$AVC_ROOT/test/t/.."; then
+		return 0
 	fi
-	if as_server test -x "$AVC_ROOT" 2>/dev/null &&
-		as_server test -r "$AVC_ROOT/Makefile" 2>/dev/null; then
-		AVC_STATE=$AVC_ROOT
-	else
-		AVC_STATE=${TMPDIR:-/tmp}/avcurate-$(id -u)-$(printf %s "$AVC_ROOT" | cksum | cut -d' ' -f1)
-		mkdir -p "$AVC_STATE"
-		chmod 755 "$AVC_STATE"
-	fi
-	export AVC_STATE
+	copy=${TMPDIR:-/tmp}/avcurate-$(id -u)-$(printf %s "$AVC_ROOT" | cksum | cut -d' ' -f1)
+	say "user $AVC_RUNAS cannot read $AVC_ROOT: working in $copy"
+	mkdir -p "$copy"
+	chmod 755 "$copy"
+	(cd "$copy" && rm -rf src sql test expected)
+	tar -C "$AVC_ROOT" --exclude=./tmp_* --exclude=./build* --exclude=./.git --exclude='*.o' -cf - . |
+		tar -C "$copy" --no-same-owner -xf -
+	chmod -R a+rX "$copy"
+	export AVC_SHARED=${AVC_SHARED:-$(dirname "$AVC_ROOT")/shared}
+	export AVC_OUT=${AVC_OUT:-$AVC_ROOT/demo_output}
+	exec "$copy/test/$script" "$@"
 }
 
 # The server to copy: PG_CONFIG or Debian's 15.
@@ -67,7 +73,8 @@ system_pg_config() {
 
 # Paths inside the private installation.
 private_paths() {
-	find_state
+	AVC_STATE=${AVC_STATE:-$AVC_ROOT}
+	export AVC_STATE
 	AVC_PREFIX=$AVC_STATE/tmp_install
 	local bindir
 	bindir=$("$(system_pg_config)" --bindir)
