@@ -43,8 +43,8 @@ as_root() {
 relocate() {
 	local script=$1 copy
 	shift
-	id "$AVC_RUNAS" >/dev/null 2>&1 || return 0
-	if as_server test -r "$AVC_ROOT/Makefile" && as_server test -x "$AVC_ROOT/test/t/.."; then
+	[ -z "${AVC_RELOCATED:-}" ] || return 0
+	if as_server test -r "$AVC_ROOT/Makefile" && as_server test -x "$AVC_ROOT/test"; then
 		return 0
 	fi
 	copy=${TMPDIR:-/tmp}/avcurate-$(id -u)-$(printf %s "$AVC_ROOT" | cksum | cut -d' ' -f1)
@@ -57,6 +57,7 @@ relocate() {
 	chmod -R a+rX "$copy"
 	export AVC_SHARED=${AVC_SHARED:-$(dirname "$AVC_ROOT")/shared}
 	export AVC_OUT=${AVC_OUT:-$AVC_ROOT/demo_output}
+	export AVC_RELOCATED=1
 	exec "$copy/test/$script" "$@"
 }
 
