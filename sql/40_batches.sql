@@ -96,6 +96,47 @@ SELECT pg_catalog.pg_extension_config_dump('_avcurate.label_maps',
 
 -- ---- batches ---------------------------------------------------------------
 
+CREATE FUNCTION avcurate.batches(
+	slice		regclass,
+	batch_size	integer,
+	version		bigint DEFAULT NULL,
+	seed		bigint DEFAULT 0,
+	epoch		integer DEFAULT 0,
+	shuffle		boolean DEFAULT true,
+	rank		integer DEFAULT 0,
+	world_size	integer DEFAULT 1,
+	start_batch bigint DEFAULT 0,
+	num_batches bigint DEFAULT NULL,
+	drop_last	boolean DEFAULT false,
+	label_map	text DEFAULT 'coco',
+	OUT batch_no bigint,
+	OUT "position" bigint,
+	OUT frame_id bigint,
+	OUT image_bytes bytea,
+	OUT width	integer,
+	OUT height	integer,
+	OUT labels	integer[],
+	OUT boxes	real[]
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'avc_batches'
+	LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
+COMMENT ON FUNCTION avcurate.batches(regclass, integer, bigint, bigint,
+	integer, boolean, integer, integer, bigint, bigint, boolean, text) IS
+	'frames of a pinned version in the shuffled order of an epoch, batch by batch; start_batch is a global batch number, num_batches counts the rows'' batches of this rank';
+
+CREATE FUNCTION avcurate.batch_count(
+	slice		regclass,
+	batch_size	integer,
+	version		bigint DEFAULT NULL,
+	drop_last	boolean DEFAULT false,
+	world_size	integer DEFAULT 1
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_batch_count'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION avcurate.batch_count(regclass, integer, bigint, boolean,
+	integer) IS
+	'batches that each rank gets of a version; with one rank, all of them';
+
 CREATE FUNCTION _avcurate.permute(
 	frames		bigint,
 	"position"	bigint,

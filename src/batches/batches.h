@@ -13,7 +13,8 @@ typedef struct AvcBatchReader AvcBatchReader;
 /* What a reader is opened for.  Zero it, then fill what differs. */
 typedef struct AvcBatchOptions
 {
-	Oid			slice;
+	Oid			slice;			/* the view; InvalidOid = by slice_id */
+	int64		slice_id;		/* registry number, for views since dropped */
 	int64		version;		/* 0 = the slice's current version */
 	int32		batch_size;
 	int64		seed;
@@ -44,9 +45,17 @@ typedef struct AvcBatchFrame
 	int32	   *labels;			/* (n) class ids of the label map */
 	float	   *boxes;			/* (n, 4) x1 y1 x2 y2 in pixels */
 	bool	   *ignored;		/* (n) crowd or ignored class */
-	float	   *areas;			/* (n) ann_area, w x h where it is NULL */
+	double	   *areas;			/* (n) ann_area, w x h where it is NULL */
 	int32	   *truth_nos;		/* (n) 1-based place in the frame's arrays */
 } AvcBatchFrame;
+
+/* ---- batches/batches.c ---- */
+
+/* Errors with hints for what cannot be; world_size must be set. */
+extern void avc_batch_options_check(const AvcBatchOptions *options);
+
+/* Global batches of an order of "frames" frames, a multiple of world_size. */
+extern int64 avc_batch_total(const AvcBatchOptions *options, int64 frames);
 
 /* ---- batches/reader.c ---- */
 

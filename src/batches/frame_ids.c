@@ -70,6 +70,29 @@ avc_frame_ids_free(AvcFrameIds *ids)
 	pfree(ids);
 }
 
+AvcFrameIds *
+avc_frame_ids_move(AvcFrameIds *ids, MemoryContext context)
+{
+	AvcFrameIds *moved;
+
+	Assert(ids->file == NULL);
+	moved = avc_frame_ids_create(context, ids->limit, ids->inter_xact);
+	moved->block_space = Max(ids->block_count, 1);
+	moved->blocks = repalloc_huge(moved->blocks,
+								  moved->block_space * sizeof(BlockEntry));
+	memcpy(moved->blocks, ids->blocks,
+		   ids->block_count * sizeof(BlockEntry));
+	moved->space = Max(ids->used, 16);
+	moved->bytes = repalloc_huge(moved->bytes, moved->space);
+	memcpy(moved->bytes, ids->bytes, ids->used);
+	moved->count = ids->count;
+	moved->last = ids->last;
+	moved->block_count = ids->block_count;
+	moved->used = ids->used;
+	avc_frame_ids_free(ids);
+	return moved;
+}
+
 int64
 avc_frame_ids_count(const AvcFrameIds *ids)
 {

@@ -19,6 +19,10 @@ extern AvcFrameIds *avc_frame_ids_create(MemoryContext context, Size limit,
 										 bool inter_xact);
 extern void avc_frame_ids_free(AvcFrameIds *ids);
 
+/* Move a list that has no file to another context, without slack. */
+extern AvcFrameIds *avc_frame_ids_move(AvcFrameIds *ids,
+									   MemoryContext context);
+
 /* Add an id that is larger than all before. */
 extern void avc_frame_ids_append(AvcFrameIds *ids, int64 frame_id);
 extern int64 avc_frame_ids_count(const AvcFrameIds *ids);
