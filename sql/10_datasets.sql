@@ -3,12 +3,15 @@
 CREATE TABLE _avcurate.datasets (
 	dataset		regclass	PRIMARY KEY,
 	boxes		regclass,
+	features_made integer	NOT NULL DEFAULT 0,
 	created_at	timestamptz	NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE _avcurate.datasets IS 'frames tables made by create_dataset';
 COMMENT ON COLUMN _avcurate.datasets.dataset IS 'the table';
 COMMENT ON COLUMN _avcurate.datasets.boxes IS
 	'the view of its boxes; NULL once dropped';
+COMMENT ON COLUMN _avcurate.datasets.features_made IS
+	'numbers given to features so far; the next feature gets this one';
 COMMENT ON COLUMN _avcurate.datasets.created_at IS 'when it was made';
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.datasets', '');
 

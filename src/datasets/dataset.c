@@ -37,8 +37,9 @@ PG_FUNCTION_INFO_V1(avc_dataset_dropped);
 /*
  * Columns in physical order: fixed width first, then what filters read, the
  * image last.  The TOAST target keeps boxes and image out of the scanned
- * heap; the rest is MAIN, so it is compressed at most.  $table and $boxes are
- * replaced by quoted names.
+ * heap; the rest is MAIN, so it is compressed at most.  The space left in each
+ * page lets features be stored by HOT updates.  $table and $boxes are replaced
+ * by quoted names.
  */
 static const char create_table_sql[] =
 "CREATE TABLE $table (\n"
@@ -60,7 +61,7 @@ static const char create_table_sql[] =
 "	ann_area		real[],\n"
 "	image_bytes		bytea		NOT NULL,\n"
 "	" AVC_MARKS_COLUMN "	bytea\n"
-") WITH (toast_tuple_target = 256);\n"
+") WITH (toast_tuple_target = 256, fillfactor = 90);\n"
 "ALTER TABLE $table\n"
 "	ALTER image_bytes SET STORAGE EXTERNAL,\n"
 "	ALTER ann_bboxes SET STORAGE EXTERNAL,\n"

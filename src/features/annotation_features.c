@@ -1,0 +1,110 @@
+/*
+ * features/annotation_features.c
+ *		Functions of the annotation arrays, for features and conditions.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "datasets/category.h"
+
+PG_FUNCTION_INFO_V1(avc_has_category);
+PG_FUNCTION_INFO_V1(avc_largest_box_area_pct);
+
+static bool
+is_category(Datum element, const char *name, size_t len)
+{
+	text	   *value = DatumGetTextPP(element);
+
+	return avc_category_equal(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value),
+							  name, len);
+}
+
+/*
+ * has_category(ann_categories text[], VARIADIC wanted text[]): does the
+ * frame have a box of any of the classes, in whatever spelling?
+ */
+Datum
+avc_has_category(PG_FUNCTION_ARGS)
+{
+	Datum	   *categories;
+	bool	   *category_nulls;
+	int			category_count;
+	Datum	   *wanted;
+	bool	   *wanted_nulls;
+	int			wanted_count;
+	int			i,
+				j;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false,
+					  TYPALIGN_INT, &categories, &category_nulls,
+					  &category_count);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false,
+					  TYPALIGN_INT, &wanted, &wanted_nulls, &wanted_count);
+	for (j = 0; j < wanted_count; j++)
+	{
+		text	   *name;
+
+		if (wanted_nulls[j])
+			continue;
+		name = DatumGetTextPP(wanted[j]);
+		for (i = 0; i < category_count; i++)
+		{
+			if (!category_nulls[i] &&
+				is_category(categories[i], VARDATA_ANY(name),
+							VARSIZE_ANY_EXHDR(name)))
+				PG_RETURN_BOOL(true);
+		}
+	}
+	PG_RETURN_BOOL(false);
+}
+
+/*
+ * largest_box_area_pct(ann_categories text[], ann_bboxes real[], width int,
+ * height int, category text): area of the largest box of the class in
+ * percent of the frame; NULL if it has none.
+ */
+Datum
+avc_largest_box_area_pct(PG_FUNCTION_ARGS)
+{
+	ArrayType  *boxes = PG_GETARG_ARRAYTYPE_P(1);
+	double		frame_area = (double) PG_GETARG_INT32(2) * PG_GETARG_INT32(3);
+	text	   *category = PG_GETARG_TEXT_PP(4);
+	const float4 *box = (const float4 *) ARR_DATA_PTR(boxes);
+	Datum	   *categories;
+	bool	   *nulls;
+	int			count;
+	double		largest = -1;
+	int			i;
+
+	if (PG_GETARG_INT32(2) <= 0 || PG_GETARG_INT32(3) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("width and height of a frame must be positive")));
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false,
+					  TYPALIGN_INT, &categories, &nulls, &count);
+	if (count == 0 && ARR_NDIM(boxes) == 0)
+		PG_RETURN_NULL();
+	if (ARR_NDIM(boxes) != 2 || ARR_DIMS(boxes)[0] != count ||
+		ARR_DIMS(boxes)[1] != 4 || array_contains_nulls(boxes))
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("boxes are not an array of %d x 4 numbers", count),
+				 errhint("Give one x1, y1, x2, y2 for each category.")));
+	for (i = 0; i < count; i++, box += 4)
+	{
+		double		area = ((double) box[2] - box[0]) *
+			((double) box[3] - box[1]);
+
+		if (area > largest && !nulls[i] &&
+			is_category(categories[i], VARDATA_ANY(category),
+						VARSIZE_ANY_EXHDR(category)))
+			largest = area;
+	}
+	if (largest < 0)
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT4((float4) (100.0 * largest / frame_area));
+}

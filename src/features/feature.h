@@ -1,0 +1,50 @@
+/*
+ * features/feature.h
+ *		Definitions of features: columns computed by an expression.
+ */
+#ifndef AVC_FEATURES_FEATURE_H
+#define AVC_FEATURES_FEATURE_H
+
+#include "nodes/pg_list.h"
+
+#include "datasets/dataset.h"
+
+typedef struct AvcFeature
+{
+	char	   *name;			/* of the feature and its column */
+	int			number;			/* its place in feature_marks */
+	char	   *expression;		/* all names resolved; the row is "frame" */
+	List	   *reads;			/* char *: columns that it reads itself */
+	List	   *needs;			/* AvcFeature *: features among these */
+	int			level;			/* 0 = reads no feature, else above all needs */
+} AvcFeature;
+
+/*
+ * The features of a dataset in dependency order, in the current context.
+ * SPI must be connected.
+ */
+extern List *avc_features_load(Oid dataset);
+
+/* All columns that a change of makes the feature stale; char *, distinct. */
+extern List *avc_feature_inputs(const AvcFeature *feature);
+
+/* The features that it reads, directly or not; AvcFeature *, distinct. */
+extern List *avc_feature_all_needs(const AvcFeature *feature);
+
+/* What add_feature learns from the text of an expression. */
+typedef struct AvcExpression
+{
+	char	   *type;			/* ready for a column definition */
+	char	   *resolved;		/* as AvcFeature.expression */
+	List	   *reads;			/* char * */
+} AvcExpression;
+
+/*
+ * Analyse an expression over the dataset's columns with the search_path of
+ * the caller, to which avcurate is added.  Refuses what cannot be kept
+ * current: aggregates, set-returning functions, other tables.
+ */
+extern AvcExpression *avc_expression_analyze(const AvcDataset *dataset,
+											 const char *text);
+
+#endif
