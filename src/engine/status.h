@@ -27,7 +27,7 @@ typedef enum EngCode
 typedef struct EngStatus
 {
 	EngCode		code;
-	char		message[512];	/* one line, no trailing period or newline */
+	char		message[1024];	/* one line, no trailing period or newline */
 } EngStatus;
 
 /* Record a failure; the first one recorded is kept.  Returns false. */

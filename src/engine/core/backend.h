@@ -39,6 +39,7 @@ typedef struct EngConvShape
 	bool		relu;			/* forward only: after the bias */
 	bool		need_data;		/* backward_data will be called */
 	bool		need_weight;	/* backward_weight will be called */
+	bool		add_data;		/* backward_data: dx += instead of dx = */
 } EngConvShape;
 
 /* A linear layer is a convolution of k = 1 on (n, 1, 1, c). */
@@ -140,11 +141,10 @@ struct EngBackend
 								 const float *weight, const float *bias,
 								 uint64_t version, void *workspace,
 								 EngStatus *status);
-	/* add: dx += instead of dx = */
 	bool		(*conv_backward_data) (EngKernel *kernel, float *dx,
 									   const float *dy, const float *weight,
-									   bool add, uint64_t version,
-									   void *workspace, EngStatus *status);
+									   uint64_t version, void *workspace,
+									   EngStatus *status);
 	/* dweight and dbias (NULL: none) are added to */
 	bool		(*conv_backward_weight) (EngKernel *kernel, float *dweight,
 										 float *dbias, const float *x,

@@ -1,0 +1,173 @@
+/*
+ * engine/cpu/columns.c
+ *		Weight gradient by unrolling the input into columns.
+ *
+ * dweight (oc, k * k * c) += dy (rows, oc)^T columns (rows, k * k * c), where
+ * row r of columns is the window of output cell r.  Each thread unrolls its
+ * share of the rows, a piece at a time that stays in its cache, and sums into
+ * a gradient of its own; the threads' gradients are added in their order, so
+ * equal threads give equal bits.
+ */
+#include <omp.h>
+#include <string.h>
+
+#include "engine/core/arena.h"
+#include "engine/core/simd.h"
+#include "engine/cpu/cpu.h"
+
+#define PIECE_BYTES	((size_t) 512 << 10)
+
+int64_t
+eng_cpu_column_rows(const EngConvShape *s)
+{
+	int64_t		rows = (int64_t) (PIECE_BYTES / sizeof(float)) /
+		((int64_t) s->k * s->k * s->c);
+
+	return rows < 48 ? 48 : rows / 16 * 16;
+}
+
+static size_t
+piece_bytes(const EngConvShape *s)
+{
+	return eng_align(sizeof(float) * eng_cpu_column_rows(s) * s->k * s->k *
+					 s->c);
+}
+
+static size_t
+gradient_bytes(const EngConvShape *s)
+{
+	return eng_align(sizeof(float) * s->oc * s->k * s->k * s->c);
+}
+
+size_t
+eng_cpu_column_workspace(const EngConvShape *s, int threads)
+{
+	return (piece_bytes(s) + gradient_bytes(s)) * threads;
+}
+
+/*
+ * The window of one output cell: k runs of k * c floats, zero outside.
+ */
+static inline void
+unroll_cell(const EngConvShape *s, float *out, const float *image,
+			int32_t top, int32_t left)
+{
+	size_t		run = (size_t) s->k * s->c;
+	int32_t		u;
+	int32_t		v;
+
+	for (u = 0; u < s->k; u++, out += run)
+	{
+		const float *line = image + (int64_t) (top + u) * s->w * s->c;
+
+		if (top + u < 0 || top + u >= s->h)
+			memset(out, 0, run * sizeof(float));
+		else if (left >= 0 && left + s->k <= s->w)
+			memcpy(out, line + (int64_t) left * s->c, run * sizeof(float));
+		else
+			for (v = 0; v < s->k; v++)
+			{
+				if (left + v < 0 || left + v >= s->w)
+					memset(out + (size_t) v * s->c, 0,
+						   s->c * sizeof(float));
+				else
+					memcpy(out + (size_t) v * s->c,
+						   line + (int64_t) (left + v) * s->c,
+						   s->c * sizeof(float));
+			}
+	}
+}
+
+static void
+unroll(const EngConvShape *s, float *columns, const float *x, int64_t first,
+	   int64_t rows)
+{
+	int64_t		cells = (int64_t) s->oh * s->ow;
+	size_t		width = (size_t) s->k * s->k * s->c;
+	int64_t		r;
+
+	for (r = first; r < first + rows; r++)
+	{
+		int32_t		i = (int32_t) (r % cells / s->ow);
+		int32_t		j = (int32_t) (r % s->ow);
+
+		unroll_cell(s, columns, x + r / cells * s->h * s->w * s->c,
+					i * s->stride - s->pad, j * s->stride - s->pad);
+		columns += width;
+	}
+}
+
+static bool
+thread_share(const EngConvShape *s, float *gradient, float *columns,
+			 const float *x, const float *dy, int64_t first, int64_t last)
+{
+	int64_t		most = eng_cpu_column_rows(s);
+	EngGemm		gemm = {.ta = true, .m = s->oc,
+						.n = (int64_t) s->k * s->k * s->c};
+	int64_t		r;
+
+	for (r = first; r < last; r += most)
+	{
+		gemm.k = last - r < most ? last - r : most;
+		gemm.add = r > first;
+		unroll(s, columns, x, r, gemm.k);
+		if (!eng_gemm(&gemm, gradient, dy + r * s->oc, columns, NULL))
+			return false;
+	}
+	if (first >= last)
+		memset(gradient, 0, gradient_bytes(s));
+	return true;
+}
+
+ENG_CLONES static void
+sum_gradients(float *out, const float *gradients, size_t stride, int count,
+			  int64_t first, int64_t last)
+{
+	int64_t		i;
+	int			t;
+
+	for (t = 0; t < count; t++)
+	{
+		const float *in = gradients + t * stride;
+
+		for (i = first; i < last; i++)
+			out[i] += in[i];
+	}
+}
+
+bool
+eng_cpu_column_weight(const EngConvShape *s, int threads, float *dweight,
+					  const float *x, const float *dy, void *workspace,
+					  EngStatus *status)
+{
+	int64_t		rows = (int64_t) s->n * s->oh * s->ow;
+	int64_t		share = ((rows + threads - 1) / threads + 15) / 16 * 16;
+	int64_t		count = (int64_t) s->oc * s->k * s->k * s->c;
+	size_t		stride = gradient_bytes(s) / sizeof(float);
+	float	   *gradients = workspace;
+	float	   *pieces = gradients + stride * threads;
+	bool		ok = true;
+	int			t;
+
+#pragma omp parallel for schedule(static) num_threads(threads)
+	for (t = 0; t < threads; t++)
+	{
+		int64_t		first = share * t < rows ? share * t : rows;
+		int64_t		last = first + share < rows ? first + share : rows;
+
+		if (!thread_share(s, gradients + stride * t,
+						  pieces + piece_bytes(s) / sizeof(float) * t,
+						  x, dy, first, last))
+		{
+#pragma omp atomic write
+			ok = false;
+		}
+	}
+	if (!ok)
+		return eng_fail(status, ENG_INTERNAL, "matrix product failed");
+#pragma omp parallel for schedule(static) num_threads(threads)
+	for (t = 0; t < threads; t++)
+		sum_gradients(dweight, gradients, stride, threads,
+					  count * t / threads, count * (t + 1) / threads);
+	return true;
+}

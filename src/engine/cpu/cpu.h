@@ -1,0 +1,81 @@
+/*
+ * engine/cpu/cpu.h
+ *		The backend for ordinary processors.
+ */
+#ifndef ENG_CPU_CPU_H
+#define ENG_CPU_CPU_H
+
+#include "engine/core/backend.h"
+#include "engine/cpu/onednn.h"
+
+/* conv.c, linear.c: planned kernels, one table of functions each */
+typedef struct EngKernelClass
+{
+	bool		(*forward) (EngKernel *kernel, float *y, const float *x,
+							const float *weight, const float *bias,
+							uint64_t version, void *workspace,
+							EngStatus *status);
+	bool		(*backward_data) (EngKernel *kernel, float *dx,
+								  const float *dy, const float *weight,
+								  uint64_t version, void *workspace,
+								  EngStatus *status);
+	bool		(*backward_weight) (EngKernel *kernel, float *dweight,
+									float *dbias, const float *x,
+									const float *dy, void *workspace,
+									EngStatus *status);
+} EngKernelClass;
+
+struct EngKernel
+{
+	const EngKernelClass *class;
+	EngBackend *backend;
+	EngConvShape shape;
+	EngDnnlConv *forward;
+	EngDnnlConv *data;
+	EngDnnlConv *weight;
+	uint64_t	forward_version;	/* of the packed weights */
+	uint64_t	data_version;
+	bool		flip;			/* backward data as a forward convolution */
+	bool		columns;		/* backward weight by unrolled columns */
+	int64_t		column_rows;	/* rows unrolled at a time */
+	size_t		workspace;
+	char		text[80];
+};
+
+extern EngKernel *eng_cpu_conv_plan(EngBackend *backend,
+									const EngConvShape *shape,
+									EngStatus *status);
+extern EngKernel *eng_cpu_linear_plan(EngBackend *backend,
+									  const EngConvShape *shape,
+									  EngStatus *status);
+
+/* columns.c: weight gradient by unrolling the input into columns */
+extern int64_t eng_cpu_column_rows(const EngConvShape *shape);
+extern size_t eng_cpu_column_workspace(const EngConvShape *shape,
+									   int threads);
+extern bool eng_cpu_column_weight(const EngConvShape *shape, int threads,
+								  float *dweight, const float *x,
+								  const float *dy, void *workspace,
+								  EngStatus *status);
+
+/* rows.c: work on (rows, channels) arrays, split over the threads */
+extern void eng_cpu_bias_relu(float *y, const float *bias, int64_t rows,
+							  int32_t channels, bool relu);
+/* sum[c] += sum over rows of x[r, c]; fixed order of additions */
+extern void eng_cpu_column_sums(float *sum, const float *x, int64_t rows,
+								int32_t channels);
+extern void eng_cpu_add(float *y, const float *x, int64_t count);
+
+/* norm.c */
+extern size_t eng_cpu_norm_workspace(const EngBackend *backend, int64_t rows,
+									 int32_t channels);
+extern void eng_cpu_norm_forward(EngBackend *backend,
+								 const EngNormArgs *args);
+extern void eng_cpu_norm_backward(EngBackend *backend,
+								  const EngNormArgs *args);
+
+/* maps.c, update.c */
+extern void eng_cpu_map_operations(EngBackend *backend);
+extern void eng_cpu_update_operations(EngBackend *backend);
+
+#endif

@@ -1,0 +1,482 @@
+/*
+ * engine/cpu/onednn.c
+ *		The little of oneDNN that we use, behind its 2.x C interface.
+ */
+#include "engine/cpu/onednn.h"
+
+#include <dnnl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/core/arena.h"
+
+#if DNNL_VERSION_MAJOR != 2
+#error "this file is written for oneDNN 2.x"
+#endif
+
+struct EngDnnl
+{
+	dnnl_engine_t engine;
+	dnnl_stream_t stream;
+};
+
+struct EngDnnlConv
+{
+	EngDnnl    *dnnl;
+	EngDnnlShape shape;
+	dnnl_primitive_t primitive;
+	dnnl_primitive_t reorder;	/* weights in, or weight gradients out */
+	dnnl_memory_t source;		/* of the larger side: x or dx */
+	dnnl_memory_t target;		/* y or dy */
+	dnnl_memory_t weight;		/* packed */
+	dnnl_memory_t plain;		/* weights (oc, k, k, c) */
+	dnnl_memory_t bias;
+	dnnl_memory_t scratchpad;
+	float	   *packed;
+	size_t		packed_size;
+	size_t		scratch_size;	/* of the primitive alone */
+	char		text[40];
+};
+
+static bool
+check(dnnl_status_t result, const char *what, EngStatus *status)
+{
+	if (result == dnnl_success)
+		return true;
+	return eng_fail(status,
+					result == dnnl_out_of_memory ? ENG_NO_MEMORY : ENG_INTERNAL,
+					"oneDNN could not %s (status %d)", what, (int) result);
+}
+
+EngDnnl *
+eng_dnnl_open(EngStatus *status)
+{
+	EngDnnl    *dnnl = calloc(1, sizeof(EngDnnl));
+
+	if (dnnl == NULL)
+	{
+		eng_fail(status, ENG_NO_MEMORY, "out of memory");
+		return NULL;
+	}
+	if (!check(dnnl_engine_create(&dnnl->engine, dnnl_cpu, 0),
+			   "make an engine", status) ||
+		!check(dnnl_stream_create(&dnnl->stream, dnnl->engine,
+								  dnnl_stream_default_flags),
+			   "make a stream", status))
+	{
+		eng_dnnl_close(dnnl);
+		return NULL;
+	}
+	return dnnl;
+}
+
+void
+eng_dnnl_close(EngDnnl *dnnl)
+{
+	if (dnnl == NULL)
+		return;
+	if (dnnl->stream != NULL)
+		dnnl_stream_destroy(dnnl->stream);
+	if (dnnl->engine != NULL)
+		dnnl_engine_destroy(dnnl->engine);
+	free(dnnl);
+}
+
+void
+eng_dnnl_version(char *out, size_t size)
+{
+	const dnnl_version_t *version = dnnl_version();
+
+	snprintf(out, size, "%d.%d.%d", version->major, version->minor,
+			 version->patch);
+}
+
+const char *
+eng_dnnl_isa(void)
+{
+	switch (dnnl_get_effective_cpu_isa())
+	{
+		case dnnl_cpu_isa_sse41:
+			return "sse4.1";
+		case dnnl_cpu_isa_avx:
+			return "avx";
+		case dnnl_cpu_isa_avx2:
+			return "avx2";
+		case dnnl_cpu_isa_avx512_core:
+			return "avx512";
+		case dnnl_cpu_isa_avx512_core_vnni:
+			return "avx512_vnni";
+		case dnnl_cpu_isa_avx512_core_bf16:
+			return "avx512_bf16";
+		default:
+			return "other";
+	}
+}
+
+typedef struct Descriptors
+{
+	dnnl_memory_desc_t source;
+	dnnl_memory_desc_t weight;
+	dnnl_memory_desc_t plain;
+	dnnl_memory_desc_t bias;
+	dnnl_memory_desc_t target;
+	dnnl_dims_t stride;
+	dnnl_dims_t before;
+	dnnl_dims_t behind;
+} Descriptors;
+
+static bool
+describe(Descriptors *d, const EngDnnlShape *s, EngStatus *status)
+{
+	dnnl_dims_t source = {s->n, s->c, s->h, s->w};
+	dnnl_dims_t weight = {s->oc, s->c, s->k, s->k};
+	dnnl_dims_t target = {s->n, s->oc, s->oh, s->ow};
+	dnnl_dims_t bias = {s->oc};
+	dnnl_dim_t	down = (dnnl_dim_t) (s->oh - 1) * s->stride + s->k - s->h -
+		s->pad;
+	dnnl_dim_t	right = (dnnl_dim_t) (s->ow - 1) * s->stride + s->k - s->w -
+		s->pad;
+
+	d->stride[0] = d->stride[1] = s->stride;
+	d->before[0] = d->before[1] = s->pad;
+	d->behind[0] = down;
+	d->behind[1] = right;
+	return check(dnnl_memory_desc_init_by_tag(&d->source, 4, source, dnnl_f32,
+											  dnnl_nhwc),
+				 "describe a tensor", status) &&
+		check(dnnl_memory_desc_init_by_tag(&d->weight, 4, weight, dnnl_f32,
+										   dnnl_format_tag_any),
+			  "describe weights", status) &&
+		check(dnnl_memory_desc_init_by_tag(&d->plain, 4, weight, dnnl_f32,
+										   dnnl_ohwi),
+			  "describe weights", status) &&
+		check(dnnl_memory_desc_init_by_tag(&d->target, 4, target, dnnl_f32,
+										   dnnl_nhwc),
+			  "describe a tensor", status) &&
+		check(dnnl_memory_desc_init_by_tag(&d->bias, 1, bias, dnnl_f32,
+										   dnnl_x),
+			  "describe a bias", status);
+}
+
+static bool
+create_attributes(dnnl_primitive_attr_t *attr, const EngDnnlShape *s,
+				  EngStatus *status)
+{
+	dnnl_post_ops_t post = NULL;
+	bool		ok;
+
+	if (!check(dnnl_primitive_attr_create(attr), "make attributes", status))
+		return false;
+	if (!check(dnnl_primitive_attr_set_scratchpad_mode(*attr,
+													   dnnl_scratchpad_mode_user),
+			   "set attributes", status))
+		return false;
+	if (s->what != ENG_DNNL_FORWARD || (!s->relu && !s->sum))
+		return true;
+	if (!check(dnnl_post_ops_create(&post), "make post-operations", status))
+		return false;
+	ok = true;
+	if (s->sum)
+		ok = check(dnnl_post_ops_append_sum(post, 1.0f), "append a sum",
+				   status);
+	if (ok && s->relu)
+		ok = check(dnnl_post_ops_append_eltwise(post, 1.0f,
+												dnnl_eltwise_relu, 0, 0),
+				   "append a ReLU", status);
+	if (ok)
+		ok = check(dnnl_primitive_attr_set_post_ops(*attr, post),
+				   "set post-operations", status);
+	dnnl_post_ops_destroy(post);
+	return ok;
+}
+
+/*
+ * The forward description is also the hint for the other two.
+ */
+static bool
+create_descriptor(dnnl_primitive_desc_t *pd, EngDnnl *dnnl,
+				  const EngDnnlShape *s, const Descriptors *d,
+				  EngStatus *status)
+{
+	dnnl_convolution_desc_t desc;
+	dnnl_primitive_attr_t attr = NULL;
+	dnnl_primitive_desc_t hint = NULL;
+	bool		ok;
+
+	ok = create_attributes(&attr, s, status) &&
+		check(dnnl_convolution_forward_desc_init(
+			&desc, s->what == ENG_DNNL_FORWARD ? dnnl_forward_inference :
+			dnnl_forward_training, dnnl_convolution_direct, &d->source,
+			&d->weight, s->bias ? &d->bias : NULL, &d->target, d->stride,
+			d->before, d->behind), "describe a convolution", status) &&
+		check(dnnl_primitive_desc_create(
+			s->what == ENG_DNNL_FORWARD ? pd : &hint, &desc,
+			s->what == ENG_DNNL_FORWARD ? attr : NULL, dnnl->engine, NULL),
+			"choose a convolution", status);
+	if (ok && s->what == ENG_DNNL_DATA)
+		ok = check(dnnl_convolution_backward_data_desc_init(
+			&desc, dnnl_convolution_direct, &d->source, &d->weight,
+			&d->target, d->stride, d->before, d->behind),
+			"describe a convolution", status) &&
+			check(dnnl_primitive_desc_create(pd, &desc, attr, dnnl->engine,
+											 hint),
+				  "choose a convolution", status);
+	if (ok && s->what == ENG_DNNL_WEIGHT)
+		ok = check(dnnl_convolution_backward_weights_desc_init(
+			&desc, dnnl_convolution_direct, &d->source, &d->weight, NULL,
+			&d->target, d->stride, d->before, d->behind),
+			"describe a convolution", status) &&
+			check(dnnl_primitive_desc_create(pd, &desc, attr, dnnl->engine,
+											 hint),
+				  "choose a convolution", status);
+	if (hint != NULL)
+		dnnl_primitive_desc_destroy(hint);
+	if (attr != NULL)
+		dnnl_primitive_attr_destroy(attr);
+	return ok;
+}
+
+/*
+ * weights -> packed, or packed gradients added to plain ones.
+ */
+static bool
+create_reorder(EngDnnlConv *conv, const dnnl_memory_desc_t *plain,
+			   const dnnl_memory_desc_t *packed, EngStatus *status)
+{
+	bool		out = conv->shape.what == ENG_DNNL_WEIGHT;
+	dnnl_engine_t engine = conv->dnnl->engine;
+	dnnl_primitive_desc_t pd = NULL;
+	dnnl_primitive_attr_t attr = NULL;
+	dnnl_post_ops_t post = NULL;
+	bool		ok;
+
+	ok = check(dnnl_primitive_attr_create(&attr), "make attributes", status);
+	if (ok && out)
+		ok = check(dnnl_post_ops_create(&post), "make attributes", status) &&
+			check(dnnl_post_ops_append_sum(post, 1.0f), "append a sum",
+				  status) &&
+			check(dnnl_primitive_attr_set_post_ops(attr, post),
+				  "set attributes", status);
+	ok = ok &&
+		check(dnnl_reorder_primitive_desc_create(&pd, out ? packed : plain,
+												 engine, out ? plain : packed,
+												 engine, attr),
+			  "choose a reorder", status) &&
+		check(dnnl_primitive_create(&conv->reorder, pd), "make a reorder",
+			  status);
+	if (pd != NULL)
+		dnnl_primitive_desc_destroy(pd);
+	if (post != NULL)
+		dnnl_post_ops_destroy(post);
+	if (attr != NULL)
+		dnnl_primitive_attr_destroy(attr);
+	return ok;
+}
+
+static bool
+create_memory(dnnl_memory_t *memory, const dnnl_memory_desc_t *md,
+			  EngDnnlConv *conv, void *handle, EngStatus *status)
+{
+	return check(dnnl_memory_create(memory, md, conv->dnnl->engine, handle),
+				 "make a memory", status);
+}
+
+static bool
+create_memories(EngDnnlConv *conv, const Descriptors *d,
+				const_dnnl_primitive_desc_t pd, EngStatus *status)
+{
+	const dnnl_memory_desc_t *packed;
+	const dnnl_memory_desc_t *scratch;
+
+	packed = dnnl_primitive_desc_query_md(
+		pd, conv->shape.what == ENG_DNNL_WEIGHT ? dnnl_query_diff_weights_md :
+		dnnl_query_weights_md, 0);
+	scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+	conv->packed_size = dnnl_memory_desc_get_size(packed);
+	conv->scratch_size = eng_align(dnnl_memory_desc_get_size(scratch));
+	/* gradients are unpacked at once: their place is in the workspace */
+	if (conv->shape.what != ENG_DNNL_WEIGHT)
+	{
+		conv->packed = eng_arena_alloc(conv->packed_size);
+		if (conv->packed == NULL)
+			return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+	}
+	return create_memory(&conv->source, &d->source, conv, DNNL_MEMORY_NONE,
+						 status) &&
+		create_memory(&conv->target, &d->target, conv, DNNL_MEMORY_NONE,
+					  status) &&
+		create_memory(&conv->plain, &d->plain, conv, DNNL_MEMORY_NONE,
+					  status) &&
+		create_memory(&conv->bias, &d->bias, conv, DNNL_MEMORY_NONE,
+					  status) &&
+		create_memory(&conv->weight, packed, conv,
+					  conv->packed != NULL ? conv->packed : DNNL_MEMORY_NONE,
+					  status) &&
+		create_memory(&conv->scratchpad, scratch, conv, DNNL_MEMORY_NONE,
+					  status) &&
+		create_reorder(conv, &d->plain, packed, status);
+}
+
+EngDnnlConv *
+eng_dnnl_conv_create(EngDnnl *dnnl, const EngDnnlShape *shape,
+					 EngStatus *status)
+{
+	EngDnnlConv *conv = calloc(1, sizeof(EngDnnlConv));
+	dnnl_primitive_desc_t pd = NULL;
+	Descriptors d;
+	const char *text = "";
+	bool		ok;
+
+	if (conv == NULL)
+	{
+		eng_fail(status, ENG_NO_MEMORY, "out of memory");
+		return NULL;
+	}
+	conv->dnnl = dnnl;
+	conv->shape = *shape;
+	ok = describe(&d, shape, status) &&
+		create_descriptor(&pd, dnnl, shape, &d, status) &&
+		check(dnnl_primitive_create(&conv->primitive, pd),
+			  "make a convolution", status) &&
+		create_memories(conv, &d, pd, status);
+	if (ok)
+		(void) dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0,
+										 &text);
+	snprintf(conv->text, sizeof(conv->text), "%s", text);
+	if (pd != NULL)
+		dnnl_primitive_desc_destroy(pd);
+	if (!ok)
+	{
+		eng_dnnl_conv_free(conv);
+		return NULL;
+	}
+	return conv;
+}
+
+void
+eng_dnnl_conv_free(EngDnnlConv *conv)
+{
+	dnnl_memory_t memories[6];
+	int			i;
+
+	if (conv == NULL)
+		return;
+	memories[0] = conv->source;
+	memories[1] = conv->target;
+	memories[2] = conv->weight;
+	memories[3] = conv->plain;
+	memories[4] = conv->bias;
+	memories[5] = conv->scratchpad;
+	for (i = 0; i < 6; i++)
+		if (memories[i] != NULL)
+			dnnl_memory_destroy(memories[i]);
+	if (conv->primitive != NULL)
+		dnnl_primitive_destroy(conv->primitive);
+	if (conv->reorder != NULL)
+		dnnl_primitive_destroy(conv->reorder);
+	eng_arena_free(conv->packed, conv->packed_size);
+	free(conv);
+}
+
+size_t
+eng_dnnl_conv_scratch(const EngDnnlConv *conv)
+{
+	return conv->scratch_size +
+		(conv->shape.what == ENG_DNNL_WEIGHT ? conv->packed_size : 0);
+}
+
+size_t
+eng_dnnl_conv_packed(const EngDnnlConv *conv)
+{
+	return conv->packed != NULL ? conv->packed_size : 0;
+}
+
+const char *
+eng_dnnl_conv_text(const EngDnnlConv *conv)
+{
+	return conv->text;
+}
+
+static bool
+point(dnnl_memory_t memory, const void *data, EngStatus *status)
+{
+	return check(dnnl_memory_set_data_handle(memory, (void *) data),
+				 "use a memory", status);
+}
+
+static bool
+execute(EngDnnlConv *conv, dnnl_primitive_t primitive, int count,
+		const dnnl_exec_arg_t *args, EngStatus *status)
+{
+	return check(dnnl_primitive_execute(primitive, conv->dnnl->stream, count,
+										args), "run", status) &&
+		check(dnnl_stream_wait(conv->dnnl->stream), "finish", status);
+}
+
+bool
+eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight, EngStatus *status)
+{
+	dnnl_exec_arg_t args[2] = {
+		{DNNL_ARG_FROM, conv->plain}, {DNNL_ARG_TO, conv->weight}
+	};
+
+	return point(conv->plain, weight, status) &&
+		execute(conv, conv->reorder, 2, args, status);
+}
+
+static bool
+run_weight(EngDnnlConv *conv, float *out, const float *a, const float *b,
+		   void *scratch, EngStatus *status)
+{
+	dnnl_exec_arg_t run[4] = {
+		{DNNL_ARG_SRC, conv->source}, {DNNL_ARG_DIFF_DST, conv->target},
+		{DNNL_ARG_DIFF_WEIGHTS, conv->weight},
+		{DNNL_ARG_SCRATCHPAD, conv->scratchpad}
+	};
+	dnnl_exec_arg_t unpack[2] = {
+		{DNNL_ARG_FROM, conv->weight}, {DNNL_ARG_TO, conv->plain}
+	};
+
+	return point(conv->source, a, status) &&
+		point(conv->target, b, status) &&
+		point(conv->scratchpad, scratch, status) &&
+		point(conv->weight, (uint8_t *) scratch + conv->scratch_size,
+			  status) &&
+		point(conv->plain, out, status) &&
+		execute(conv, conv->primitive, 4, run, status) &&
+		execute(conv, conv->reorder, 2, unpack, status);
+}
+
+bool
+eng_dnnl_conv_run(EngDnnlConv *conv, float *out, const float *a,
+				  const float *b, const float *bias, void *scratch,
+				  EngStatus *status)
+{
+	bool		forward = conv->shape.what == ENG_DNNL_FORWARD;
+	dnnl_exec_arg_t args[5] = {
+		{forward ? DNNL_ARG_SRC : DNNL_ARG_DIFF_SRC, conv->source},
+		{forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, conv->target},
+		{DNNL_ARG_WEIGHTS, conv->weight},
+		{DNNL_ARG_SCRATCHPAD, conv->scratchpad},
+		{DNNL_ARG_BIAS, conv->bias}
+	};
+
+	if (conv->shape.what == ENG_DNNL_WEIGHT)
+		return run_weight(conv, out, a, b, scratch, status);
+	return point(conv->source, forward ? a : out, status) &&
+		point(conv->target, forward ? out : a, status) &&
+		point(conv->scratchpad, scratch, status) &&
+		(!conv->shape.bias || point(conv->bias, bias, status)) &&
+		execute(conv, conv->primitive, conv->shape.bias ? 5 : 4, args, status);
+}
+
+bool
+eng_gemm(const EngGemm *g, float *c, const float *a, const float *b,
+		 EngStatus *status)
+{
+	return check(dnnl_sgemm(g->ta ? 'T' : 'N', g->tb ? 'T' : 'N', g->m, g->n,
+							g->k, 1.0f, a, g->ta ? g->m : g->k, b,
+							g->tb ? g->k : g->n, g->add ? 1.0f : 0.0f, c,
+							g->n), "multiply", status);
+}

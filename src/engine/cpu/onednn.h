@@ -1,0 +1,86 @@
+/*
+ * engine/cpu/onednn.h
+ *		The little of oneDNN that we use, behind its 2.x C interface.
+ *
+ * onednn.c is the only file that includes dnnl.h: the 3.x interface differs.
+ * The number of threads is fixed when a primitive is made (OpenMP's current
+ * one).  Activations are NHWC; packed weights have a layout of oneDNN's own.
+ */
+#ifndef ENG_CPU_ONEDNN_H
+#define ENG_CPU_ONEDNN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/status.h"
+
+typedef struct EngDnnl EngDnnl; /* engine and stream */
+typedef struct EngDnnlConv EngDnnlConv; /* a primitive with its memories */
+
+typedef enum EngDnnlWhat
+{
+	ENG_DNNL_FORWARD = 0,
+	ENG_DNNL_DATA,
+	ENG_DNNL_WEIGHT
+} EngDnnlWhat;
+
+typedef struct EngDnnlShape
+{
+	EngDnnlWhat what;
+	int32_t		n;
+	int32_t		h;
+	int32_t		w;
+	int32_t		c;
+	int32_t		oh;
+	int32_t		ow;
+	int32_t		oc;
+	int32_t		k;
+	int32_t		stride;
+	int32_t		pad;			/* before; behind it what the sizes ask for */
+	bool		bias;			/* forward only */
+	bool		relu;
+	bool		sum;			/* add to the result instead of storing */
+} EngDnnlShape;
+
+extern EngDnnl *eng_dnnl_open(EngStatus *status);
+extern void eng_dnnl_close(EngDnnl *dnnl);
+/* "2.6.3", and the instruction set in use. */
+extern void eng_dnnl_version(char *out, size_t size);
+extern const char *eng_dnnl_isa(void);
+
+extern EngDnnlConv *eng_dnnl_conv_create(EngDnnl *dnnl,
+										 const EngDnnlShape *shape,
+										 EngStatus *status);
+extern void eng_dnnl_conv_free(EngDnnlConv *conv);
+extern size_t eng_dnnl_conv_scratch(const EngDnnlConv *conv);
+extern size_t eng_dnnl_conv_packed(const EngDnnlConv *conv);
+extern const char *eng_dnnl_conv_text(const EngDnnlConv *conv);
+
+/* Pack weights (oc, k, k, c) for FORWARD and DATA. */
+extern bool eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight,
+							   EngStatus *status);
+
+/*
+ * FORWARD: out = y, a = x, bias; DATA: out = dx, a = dy;
+ * WEIGHT: out = dweight (oc, k, k, c), added to; a = x, b = dy.
+ */
+extern bool eng_dnnl_conv_run(EngDnnlConv *conv, float *out, const float *a,
+							  const float *b, const float *bias,
+							  void *scratch, EngStatus *status);
+
+typedef struct EngGemm
+{
+	bool		ta;				/* a is stored (k, m) */
+	bool		tb;				/* b is stored (n, k) */
+	int64_t		m;
+	int64_t		n;
+	int64_t		k;
+	bool		add;			/* c += instead of c = */
+} EngGemm;
+
+/* c (m, n) = a (m, k) b (k, n), all dense and row-major. */
+extern bool eng_gemm(const EngGemm *gemm, float *c, const float *a,
+					 const float *b, EngStatus *status);
+
+#endif

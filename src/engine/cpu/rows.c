@@ -1,0 +1,107 @@
+/*
+ * engine/cpu/rows.c
+ *		Work on (rows, channels) arrays, split over the threads.
+ *
+ * Rows are cut into pieces of fixed size whose partial sums are added in
+ * order, so that results do not depend on the number of threads.
+ */
+#include "engine/core/simd.h"
+#include "engine/cpu/cpu.h"
+
+#define PIECE_ROWS		512
+#define PIECE_COUNT		8192	/* elements of a flat piece */
+#define SUM_CHANNELS	64		/* columns summed at a time */
+
+ENG_CLONES static void
+bias_relu_rows(float *y, const float *bias, int64_t rows, int32_t channels,
+			   bool relu)
+{
+	int64_t		r;
+	int32_t		c;
+
+	for (r = 0; r < rows; r++, y += channels)
+	{
+		if (bias != NULL)
+			for (c = 0; c < channels; c++)
+				y[c] += bias[c];
+		if (relu)
+			for (c = 0; c < channels; c++)
+				y[c] = y[c] > 0 ? y[c] : 0;
+	}
+}
+
+void
+eng_cpu_bias_relu(float *y, const float *bias, int64_t rows,
+				  int32_t channels, bool relu)
+{
+	int64_t		first;
+
+#pragma omp parallel for schedule(static)
+	for (first = 0; first < rows; first += PIECE_ROWS)
+		bias_relu_rows(y + first * channels, bias,
+					   rows - first < PIECE_ROWS ? rows - first : PIECE_ROWS,
+					   channels, relu);
+}
+
+/*
+ * Sums of at most SUM_CHANNELS columns: pieces of PIECE_ROWS in float, their
+ * total in double.
+ */
+ENG_CLONES static void
+sum_columns(float *sum, const float *x, int64_t rows, int32_t stride,
+			int32_t count)
+{
+	double		total[SUM_CHANNELS] = {0};
+	int64_t		first;
+
+	for (first = 0; first < rows; first += PIECE_ROWS)
+	{
+		float		part[SUM_CHANNELS] = {0};
+		int64_t		last = rows - first < PIECE_ROWS ? rows :
+			first + PIECE_ROWS;
+		int64_t		r;
+		int32_t		c;
+
+		for (r = first; r < last; r++)
+			for (c = 0; c < count; c++)
+				part[c] += x[r * stride + c];
+		for (c = 0; c < count; c++)
+			total[c] += part[c];
+	}
+	for (first = 0; first < count; first++)
+		sum[first] += (float) total[first];
+}
+
+void
+eng_cpu_column_sums(float *sum, const float *x, int64_t rows,
+					int32_t channels)
+{
+	int32_t		width = channels > 2 * SUM_CHANNELS - 32 ? SUM_CHANNELS :
+		(channels + 31) / 32 * 16;
+	int32_t		first;
+
+#pragma omp parallel for schedule(static)
+	for (first = 0; first < channels; first += width)
+		sum_columns(sum + first, x + first, rows, channels,
+					channels - first < width ? channels - first : width);
+}
+
+ENG_CLONES static void
+add_flat(float *y, const float *x, int64_t count)
+{
+	int64_t		i;
+
+	for (i = 0; i < count; i++)
+		y[i] += x[i];
+}
+
+void
+eng_cpu_add(float *y, const float *x, int64_t count)
+{
+	int64_t		first;
+
+#pragma omp parallel for schedule(static)
+	for (first = 0; first < count; first += PIECE_COUNT)
+		add_flat(y + first, x + first,
+				 count - first < PIECE_COUNT ? count - first : PIECE_COUNT);
+}

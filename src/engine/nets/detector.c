@@ -1,0 +1,481 @@
+/*
+ * engine/nets/detector.c
+ *		The life of a detector: making it, its plans, its memory.
+ */
+#include "engine/nets/detector.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/core/arena.h"
+#include "engine/nets/detector_private.h"
+#include "engine/nets/nets.h"
+#include "engine/optim/optimizer.h"
+
+/*
+ * Faster R-CNN: body, pyramid, proposals, regions.
+ */
+static bool
+describe(EngDetector *detector, bool train, EngStatus *status)
+{
+	EngModel   *model = &detector->models[train];
+	int32_t		maps[ENG_BODY_STAGES];
+	int32_t		pyramid[ENG_RPN_LEVELS];
+
+	model->parameters = &detector->parameters;
+	model->input = eng_model_tensor(model, "batch");
+	eng_resnet(model, &detector->config, maps);
+	eng_fpn(model, &detector->config, maps, pyramid);
+	eng_rpn(model, &detector->config, pyramid, train);
+	eng_roi_heads(model, &detector->config, pyramid, train);
+	if (model->status.code != ENG_OK)
+		return eng_fail(status, model->status.code, "%s",
+						model->status.message);
+	return true;
+}
+
+EngDetector *
+eng_detector_create(const EngDetectorConfig *config, const char *backend,
+					int threads, bool train, EngStatus *status)
+{
+	EngDetector *detector;
+	bool		ok;
+
+	if (!eng_detector_config_check(config, status))
+		return NULL;
+	detector = calloc(1, sizeof(EngDetector));
+	if (detector == NULL)
+	{
+		eng_fail(status, ENG_NO_MEMORY, "out of memory");
+		return NULL;
+	}
+	detector->config = *config;
+	detector->train = train;
+	detector->backend = eng_backend_open(backend, threads, status);
+	ok = detector->backend != NULL && describe(detector, false, status) &&
+		(!train || describe(detector, true, status)) &&
+		eng_parameters_layout(&detector->parameters, train, status);
+	if (ok && train)
+	{
+		EngOptimizerConfig optimizer;
+
+		eng_optimizer_config_default(&optimizer);
+		ok = eng_detector_set_optimizer(detector, &optimizer, status);
+	}
+	if (!ok)
+	{
+		eng_detector_free(detector);
+		return NULL;
+	}
+	return detector;
+}
+
+static void
+drop_plan(EngKeptPlan *kept)
+{
+	eng_plan_free(kept->plan);
+	eng_regions_free(kept->regions);
+	memset(kept, 0, sizeof(*kept));
+}
+
+void
+eng_detector_drop_plans(EngDetector *detector)
+{
+	int			i;
+
+	for (i = 0; i < ENG_PLANS_KEPT; i++)
+		drop_plan(&detector->plans[i]);
+	detector->current = NULL;
+}
+
+void
+eng_detector_free(EngDetector *detector)
+{
+	if (detector == NULL)
+		return;
+	eng_detector_drop_plans(detector);
+	eng_model_free(&detector->models[0]);
+	eng_model_free(&detector->models[1]);
+	eng_parameters_free(&detector->parameters);
+	if (detector->backend != NULL)
+	{
+		detector->backend->free(detector->backend, detector->arena,
+								detector->arena_size);
+		detector->backend->free(detector->backend, detector->workspace,
+								detector->workspace_size);
+		detector->backend->close(detector->backend);
+	}
+	free(detector->rows);
+	free(detector->texts);
+	free(detector->load_names);
+	free(detector);
+}
+
+bool
+eng_detector_init(EngDetector *detector, uint64_t seed, EngStatus *status)
+{
+	(void) status;
+	detector->backend->enter(detector->backend);
+	eng_parameters_init(&detector->parameters, seed);
+	detector->updates = 0;
+	return true;
+}
+
+bool
+eng_detector_set_optimizer(EngDetector *detector,
+						   const EngOptimizerConfig *config,
+						   EngStatus *status)
+{
+	bool		same = detector->has_optimizer &&
+		detector->optimizer.kind == config->kind;
+
+	if (!detector->train)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"this detector was not made to train");
+	if (!eng_optimizer_check(config, status))
+		return false;
+	detector->optimizer = *config;
+	eng_optimizer_select(&detector->parameters, config);
+	eng_detector_drop_plans(detector);
+	if (same)
+		return true;
+	detector->has_optimizer = false;
+	detector->updates = 0;
+	if (!eng_parameters_slots(&detector->parameters,
+							  eng_optimizer_slots(config->kind), status))
+		return false;
+	detector->has_optimizer = true;
+	return true;
+}
+
+/* ---- plans ---------------------------------------------------------------- */
+
+static bool
+matches(const EngKeptPlan *kept, EngSize padded, int32_t n, bool train)
+{
+	const EngPlanRequest *r;
+
+	if (kept->plan == NULL)
+		return false;
+	r = &kept->plan->request;
+	return r->n == n && r->h == padded.height && r->w == padded.width &&
+		r->train == train;
+}
+
+static EngKeptPlan *
+least_used(EngDetector *detector)
+{
+	EngKeptPlan *least = &detector->plans[0];
+	int			i;
+
+	for (i = 1; i < ENG_PLANS_KEPT; i++)
+		if (detector->plans[i].used < least->used)
+			least = &detector->plans[i];
+	return least;
+}
+
+/*
+ * Make the shared arena at least size bytes.
+ */
+static bool
+grow(EngDetector *detector, uint8_t **memory, size_t *have, size_t size,
+	 EngStatus *status)
+{
+	EngBackend *backend = detector->backend;
+
+	if (*memory != NULL && size <= *have)
+		return true;
+	backend->free(backend, *memory, *have);
+	*have = 0;
+	*memory = backend->alloc(backend, size);
+	if (*memory == NULL)
+		return eng_fail(status, ENG_NO_MEMORY,
+						"out of memory: %zu bytes for activations", size);
+	*have = size;
+	return true;
+}
+
+static bool
+check_limit(const EngDetector *detector, const EngPlan *plan,
+			EngStatus *status)
+{
+	EngMemory	m;
+	size_t		total;
+
+	if (detector->memory_limit == 0)
+		return true;
+	eng_detector_memory(detector, &m);
+	if (plan->activations > m.activations)
+		m.activations = plan->activations;
+	if (plan->workspace > m.workspace)
+		m.workspace = plan->workspace;
+	total = m.parameters + m.gradients + m.optimizer + m.activations +
+		m.workspace + m.kernels;
+	if (total <= detector->memory_limit)
+		return true;
+	return eng_fail(status, ENG_NO_MEMORY,
+					"batch of %d at %dx%d needs %zu MiB, the limit is %zu MiB",
+					plan->request.n, plan->request.w, plan->request.h,
+					(total >> 20) + 1, detector->memory_limit >> 20);
+}
+
+static bool
+make_plan(EngDetector *detector, EngKeptPlan *kept, EngPlanRequest *request,
+		  EngStatus *status)
+{
+	drop_plan(kept);
+	kept->regions = eng_regions_create(&detector->config, request,
+									   detector->backend->threads, status);
+	if (kept->regions == NULL)
+		return false;
+	request->context = kept->regions;
+	kept->plan = eng_plan_create(&detector->models[request->train],
+								 detector->backend, request, status);
+	if (kept->plan == NULL || !check_limit(detector, kept->plan, status) ||
+		!grow(detector, &detector->arena, &detector->arena_size,
+			  kept->plan->activations, status) ||
+		!grow(detector, &detector->workspace, &detector->workspace_size,
+			  kept->plan->workspace, status))
+	{
+		drop_plan(kept);
+		return false;
+	}
+	return true;
+}
+
+EngKeptPlan *
+eng_detector_plan(EngDetector *detector, EngSize padded, int32_t n,
+				  bool train, EngStatus *status)
+{
+	EngPlanRequest request = {
+		.n = n, .h = padded.height, .w = padded.width, .c = 3,
+		.train = train,
+		.keep_all = detector->has_hooks && detector->hooks.keep_all,
+		.freeze_norm = detector->optimizer.freeze_norm
+	};
+	EngKeptPlan *kept = NULL;
+	int			i;
+
+	detector->current = NULL;
+	for (i = 0; i < ENG_PLANS_KEPT; i++)
+		if (matches(&detector->plans[i], padded, n, train))
+			kept = &detector->plans[i];
+	if (kept == NULL)
+	{
+		kept = least_used(detector);
+		if (!make_plan(detector, kept, &request, status))
+			return NULL;
+	}
+	kept->used = ++detector->uses;
+	kept->plan->arena = detector->arena;
+	kept->plan->scratch = detector->workspace;
+	kept->plan->profile = detector->profile;
+	kept->regions->hooks = detector->has_hooks ? &detector->hooks : NULL;
+	detector->current = kept;
+	return kept;
+}
+
+/* ---- looking inside --------------------------------------------------------- */
+
+void
+eng_detector_set_hooks(EngDetector *detector, const EngDetectorHooks *hooks)
+{
+	bool		kept = detector->has_hooks && detector->hooks.keep_all;
+	bool		keep = hooks != NULL && hooks->keep_all;
+
+	detector->has_hooks = hooks != NULL;
+	if (hooks != NULL)
+		detector->hooks = *hooks;
+	if (kept != keep)
+		eng_detector_drop_plans(detector);
+}
+
+void
+eng_detector_memory(const EngDetector *detector, EngMemory *memory)
+{
+	const EngParameters *p = &detector->parameters;
+	int			i;
+	int32_t		j;
+
+	memset(memory, 0, sizeof(*memory));
+	memory->parameters = p->total * sizeof(float);
+	if (p->gradients != NULL)
+		memory->gradients = p->trained * sizeof(float);
+	for (i = 0; i < 2; i++)
+		if (p->slots[i] != NULL)
+			memory->optimizer += p->trained * sizeof(float);
+	memory->activations = detector->arena_size;
+	memory->workspace = detector->workspace_size;
+	for (i = 0; i < ENG_PLANS_KEPT; i++)
+	{
+		const EngPlan *plan = detector->plans[i].plan;
+
+		for (j = 0; plan != NULL && j < plan->op_count; j++)
+			if (plan->ops[j].kernel != NULL)
+				memory->kernels +=
+					detector->backend->kernel_bytes(plan->ops[j].kernel);
+	}
+}
+
+void
+eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
+{
+	detector->memory_limit = limit;
+}
+
+int32_t
+eng_detector_threads(const EngDetector *detector)
+{
+	return detector->backend->threads;
+}
+
+const EngDetectorConfig *
+eng_detector_config(const EngDetector *detector)
+{
+	return &detector->config;
+}
+
+void
+eng_detector_profile(EngDetector *detector, bool on)
+{
+	int			i;
+	int32_t		j;
+
+	detector->profile = on;
+	for (i = 0; i < ENG_PLANS_KEPT; i++)
+	{
+		EngPlan    *plan = detector->plans[i].plan;
+
+		for (j = 0; on && plan != NULL && j < plan->op_count; j++)
+			plan->ops[j].seconds_forward = plan->ops[j].seconds_backward = 0;
+	}
+}
+
+static EngPlanRow
+plan_row(const EngDetector *detector, const EngPlan *plan, const EngOp *op)
+{
+	EngPlanRow	row = {.kind = op->class->kind, .name = op->name,
+					   .kernel = ""};
+	int32_t		parameter = op->weight >= 0 ? op->weight :
+		op->class->kind == NULL || strcmp(op->class->kind, "norm") != 0 ? -1 :
+		op->norm.weight;
+
+	if (parameter >= 0)
+		row.name = detector->parameters.list[parameter].name;
+	if (op->output_count > 0)
+	{
+		const EngTensor *out = eng_op_out(plan, op, 0);
+
+		row.output[0] = out->n;
+		row.output[1] = out->h;
+		row.output[2] = out->w;
+		row.output[3] = out->c;
+		row.bytes = sizeof(float) * eng_tensor_count(out) *
+			(out->grad_first >= 0 ? 2 : 1);
+	}
+	if (op->kernel != NULL)
+		row.kernel = plan->backend->kernel_text(op->kernel);
+	else if (op->folded >= 0)
+		row.kernel = op->input_count > 1 ? "folded, sum" : "folded";
+	row.flops_forward = op->flops_forward;
+	row.flops_backward = op->flops_backward;
+	row.seconds_forward = op->seconds_forward;
+	row.seconds_backward = op->seconds_backward;
+	return row;
+}
+
+bool
+eng_detector_explain(EngDetector *detector, EngSize padded, int n, bool train,
+					 const EngPlanRow **rows, int32_t *count,
+					 EngStatus *status)
+{
+	EngKeptPlan *kept;
+	int32_t		i;
+
+	if (train && !detector->train)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"this detector was not made to train");
+	detector->backend->enter(detector->backend);
+	kept = eng_detector_plan(detector, padded, n, train, status);
+	if (kept == NULL)
+		return false;
+	free(detector->rows);
+	detector->rows = malloc(sizeof(EngPlanRow) * (kept->plan->op_count + 1));
+	if (detector->rows == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+	for (i = 0; i < kept->plan->op_count; i++)
+		detector->rows[i] = plan_row(detector, kept->plan,
+									 &kept->plan->ops[i]);
+	*rows = detector->rows;
+	*count = kept->plan->op_count;
+	return true;
+}
+
+static bool
+find_stage(const EngDetector *detector, const char *name, EngStage *stage,
+		   bool gradient)
+{
+	const EngPlan *plan;
+	const EngTensor *tensor;
+	int32_t		index;
+
+	if (detector->current == NULL)
+		return false;
+	plan = detector->current->plan;
+	index = eng_plan_find(plan, name);
+	if (index < 0)
+		return false;
+	tensor = &plan->tensors[index];
+	stage->data = gradient ? eng_plan_gradient(plan, index) :
+		eng_plan_value(plan, index);
+	stage->n = tensor->n;
+	stage->h = tensor->h;
+	stage->w = tensor->w;
+	stage->c = tensor->c;
+	stage->rows = tensor->per_roi ? (int32_t) plan->live_rois : tensor->n;
+	return stage->data != NULL;
+}
+
+bool
+eng_detector_stage(const EngDetector *detector, const char *name,
+				   EngStage *stage)
+{
+	return find_stage(detector, name, stage, false);
+}
+
+bool
+eng_detector_stage_gradient(const EngDetector *detector, const char *name,
+							EngStage *stage)
+{
+	return find_stage(detector, name, stage, true);
+}
+
+bool
+eng_detector_frame_trace(const EngDetector *detector, int32_t i,
+						 EngFrameTrace *trace)
+{
+	const EngRegions *r;
+
+	if (detector->current == NULL)
+		return false;
+	r = detector->current->regions;
+	if (i < 0 || i >= r->images)
+		return false;
+	memset(trace, 0, sizeof(*trace));
+	trace->resized = r->resized[i];
+	trace->padded = r->padded;
+	trace->truth.boxes = r->truth[i].boxes;
+	trace->truth.count = r->truth[i].count;
+	trace->proposals = r->proposal_lists[i];
+	if (trace->proposals.boxes == r->proposals + (size_t) i *
+		r->post_top_n * 4)
+		trace->objectness = r->objectness + (size_t) i * r->post_top_n;
+	if (r->train)
+	{
+		trace->rpn_sample = r->rpn_targets[i].sample;
+		trace->rpn_match = r->rpn_targets[i].match;
+		trace->rois = r->selections[i];
+	}
+	return true;
+}

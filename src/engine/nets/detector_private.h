@@ -1,0 +1,55 @@
+/*
+ * engine/nets/detector_private.h
+ *		The inside of a detector, for the files that make it up.
+ */
+#ifndef ENG_NETS_DETECTOR_PRIVATE_H
+#define ENG_NETS_DETECTOR_PRIVATE_H
+
+#include "engine/core/plan.h"
+#include "engine/nets/detector.h"
+#include "engine/nets/regions.h"
+
+/* Whole batches and last partial ones, in training and in inference. */
+#define ENG_PLANS_KEPT	4
+
+typedef struct EngKeptPlan
+{
+	EngPlan    *plan;
+	EngRegions *regions;
+	uint64_t	used;			/* the larger, the later */
+} EngKeptPlan;
+
+struct EngDetector
+{
+	EngDetectorConfig config;
+	EngBackend *backend;
+	bool		train;
+	EngParameters parameters;
+	EngModel	models[2];		/* inference, training */
+	EngKeptPlan plans[ENG_PLANS_KEPT];
+	EngKeptPlan *current;		/* of the last call, or NULL */
+	uint64_t	uses;
+	uint8_t    *arena;			/* of activations, shared by the plans */
+	size_t		arena_size;
+	uint8_t    *workspace;
+	size_t		workspace_size;
+	size_t		memory_limit;
+	EngOptimizerConfig optimizer;
+	bool		has_optimizer;
+	int64_t		updates;		/* optimizer steps made */
+	bool		has_gradients;	/* of micro-batches not yet applied */
+	EngDetectorHooks hooks;
+	bool		has_hooks;
+	bool		profile;
+	EngPlanRow *rows;			/* of the last explain */
+	char	   *texts;
+	const char **load_names;	/* of the last load */
+};
+
+/* detector.c: the plan for a batch, made if there is none. */
+extern EngKeptPlan *eng_detector_plan(EngDetector *detector, EngSize padded,
+									  int32_t n, bool train,
+									  EngStatus *status);
+extern void eng_detector_drop_plans(EngDetector *detector);
+
+#endif

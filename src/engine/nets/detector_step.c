@@ -1,0 +1,354 @@
+/*
+ * engine/nets/detector_step.c
+ *		What a detector does with a batch: the input, a training step, a look.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/nets/detector_private.h"
+#include "engine/optim/optimizer.h"
+
+#define MOST_FRAMES		4096
+#define LEAST_SIDE		2		/* pixels of a frame */
+#define MOST_SIDE		65500	/* of a JPEG */
+
+static bool
+check_frame(const EngDetector *detector, const EngFrame *frame, bool train,
+			EngStatus *status)
+{
+	int32_t		i;
+
+	if (frame->rgb == NULL || frame->width < LEAST_SIDE ||
+		frame->height < LEAST_SIDE || frame->width > MOST_SIDE ||
+		frame->height > MOST_SIDE)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"frame %" PRId64 " of %dx%d pixels cannot be used",
+						frame->frame_id, frame->width, frame->height);
+	for (i = 0; train && i < frame->box_count; i++)
+	{
+		const float *box = frame->boxes + 4 * i;
+
+		if (frame->labels[i] < 1 ||
+			frame->labels[i] >= detector->config.num_classes)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"frame %" PRId64 " has label %d, the detector has 1 to %d",
+							frame->frame_id, frame->labels[i],
+							detector->config.num_classes - 1);
+		if (!isfinite(box[0]) || !isfinite(box[1]) || !isfinite(box[2]) ||
+			!isfinite(box[3]))
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"frame %" PRId64 " has a box that is not finite",
+							frame->frame_id);
+	}
+	return true;
+}
+
+static bool
+check_frames(const EngDetector *detector, const EngFrame *frames, int n,
+			 bool train, EngStatus *status)
+{
+	int			i;
+
+	if (n < 1 || n > MOST_FRAMES)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"a batch has 1 to %d frames, not %d", MOST_FRAMES, n);
+	for (i = 0; i < n; i++)
+		if (!check_frame(detector, &frames[i], train, status))
+			return false;
+	return true;
+}
+
+/*
+ * The short side that a frame is resized to; training may draw it.
+ */
+static EngResizeRule
+resize_rule(const EngDetector *detector, const EngFrame *frame,
+			const EngStepInfo *info)
+{
+	const EngDetectorConfig *c = &detector->config;
+	EngResizeRule rule = {
+		.min_size = c->min_sizes[c->min_size_count - 1],
+		.max_size = c->max_size, .scale = c->scale_rule
+	};
+
+	if (info == NULL)
+		return rule;
+	if (detector->has_hooks &&
+		detector->hooks.sample_mode == ENG_SAMPLE_MT19937)
+		rule.min_size = c->min_sizes[(int)
+									 (eng_mt19937_uniform(detector->hooks.mt) *
+									  (float) c->min_size_count)];
+	else if (c->min_size_count > 1)
+		rule.min_size = c->min_sizes[eng_random_below(
+			eng_random_u64(info->seed, info->step, (uint64_t) frame->position,
+						   ENG_USE_SIZE, 0), c->min_size_count)];
+	return rule;
+}
+
+/*
+ * Sizes of the batch: each frame's, and the padded one of all.
+ */
+static EngSize
+batch_size(const EngDetector *detector, const EngFrame *frames, int n,
+		   const EngStepInfo *info, EngSize *resized)
+{
+	EngSize		padded = {0, 0};
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		EngSize		size = {frames[i].height, frames[i].width};
+		EngResizeRule rule = resize_rule(detector, &frames[i], info);
+
+		resized[i] = eng_resize_size(size, &rule);
+		if (resized[i].height > padded.height)
+			padded.height = resized[i].height;
+		if (resized[i].width > padded.width)
+			padded.width = resized[i].width;
+	}
+	padded.height = eng_padded_size(padded.height,
+									detector->config.size_divisible);
+	padded.width = eng_padded_size(padded.width,
+								   detector->config.size_divisible);
+	return padded;
+}
+
+static bool
+fill_truth(EngRegions *r, const EngFrame *frames, EngStatus *status)
+{
+	int32_t		total = 0;
+	float	   *boxes;
+	int32_t		i;
+
+	for (i = 0; i < r->images; i++)
+	{
+		if (frames[i].box_count < 0 || frames[i].box_count > 1 << 20)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"frame %" PRId64 " has %d boxes",
+							frames[i].frame_id, frames[i].box_count);
+		total += frames[i].box_count;
+	}
+	if (!eng_regions_truth_room(r, total, status))
+		return false;
+	boxes = r->truth_boxes;
+	for (i = 0; i < r->images; i++)
+	{
+		int32_t		count = frames[i].box_count;
+
+		memcpy(boxes, frames[i].boxes != NULL ? frames[i].boxes : boxes,
+			   sizeof(float) * 4 * count);
+		if (frames[i].flip)
+			eng_boxes_flip(boxes, boxes, count, frames[i].width);
+		eng_boxes_scale(boxes, boxes, count, r->original[i], r->resized[i]);
+		if (!eng_boxes_check(boxes, count, frames[i].frame_id, status))
+			return false;
+		r->truth[i] = (EngGroundTruth) {boxes, frames[i].labels, count};
+		boxes += (size_t) count * 4;
+	}
+	return true;
+}
+
+static bool
+fill_input(EngDetector *detector, EngKeptPlan *kept, const EngFrame *frames,
+		   EngStatus *status)
+{
+	const EngDetectorConfig *c = &detector->config;
+	EngRegions *r = kept->regions;
+	float	   *batch = eng_plan_value(kept->plan, kept->plan->input);
+	size_t		need = 0;
+	int32_t		i;
+
+	for (i = 0; i < r->images; i++)
+	{
+		size_t		size = eng_image_input_scratch_bytes(r->resized[i],
+														 r->original[i]);
+
+		if (size > need)
+			need = size;
+	}
+	if (!eng_regions_scratch(r, need, status))
+		return false;
+#pragma omp parallel for schedule(static, 1)
+	for (i = 0; i < r->images; i++)
+	{
+		EngPixels	pixels = {
+			.rgb = frames[i].rgb, .size = r->original[i],
+			.resized = r->resized[i], .padded = r->padded,
+			.flip = frames[i].flip
+		};
+
+		memcpy(pixels.mean, c->image_mean, sizeof(pixels.mean));
+		memcpy(pixels.std, c->image_std, sizeof(pixels.std));
+		eng_image_input(batch + (size_t) i * r->padded.height *
+						r->padded.width * 3, 3, &pixels,
+						eng_regions_thread_scratch(r, omp_get_thread_num()));
+	}
+	return true;
+}
+
+/*
+ * Plan for the frames, with the batch, its sizes and its truth in place.
+ */
+static EngKeptPlan *
+start_batch(EngDetector *detector, const EngFrame *frames, int n,
+			const EngStepInfo *info, EngStatus *status)
+{
+	EngSize		resized[MOST_FRAMES];
+	EngSize		padded;
+	EngKeptPlan *kept;
+	int			i;
+
+	padded = batch_size(detector, frames, n, info, resized);
+	kept = eng_detector_plan(detector, padded, n, info != NULL, status);
+	if (kept == NULL)
+		return NULL;
+	memcpy(kept->regions->resized, resized, sizeof(EngSize) * n);
+	for (i = 0; i < n; i++)
+	{
+		kept->regions->original[i] =
+			(EngSize) {frames[i].height, frames[i].width};
+		kept->regions->frame_id[i] = frames[i].frame_id;
+		kept->regions->position[i] = (uint64_t) frames[i].position;
+	}
+	if (info != NULL && !fill_truth(kept->regions, frames, status))
+		return NULL;
+	if (!fill_input(detector, kept, frames, status))
+		return NULL;
+	return kept;
+}
+
+static bool
+not_finite(const EngStepInfo *info, const EngFrame *frames, int n,
+		   const char *what, EngStatus *status)
+{
+	char		ids[400] = "";
+	size_t		used = 0;
+	int			i;
+
+	for (i = 0; i < n && used + 24 < sizeof(ids); i++)
+		used += snprintf(ids + used, sizeof(ids) - used, "%s%" PRId64,
+						 i ? ", " : "", frames[i].frame_id);
+	return eng_fail(status, ENG_NUMERIC,
+					"%s is not finite at step %" PRIu64 ", frames %s%s", what,
+					info->step, ids, i < n ? ", ..." : "");
+}
+
+static void
+set_losses(EngStepResult *result, const EngRegions *r)
+{
+	result->loss_classifier = r->roi_loss.classifier;
+	result->loss_box_reg = r->roi_loss.box;
+	result->loss_objectness = r->rpn_loss.objectness;
+	result->loss_rpn_box_reg = r->rpn_loss.box;
+	result->loss = result->loss_classifier + result->loss_box_reg +
+		result->loss_objectness + result->loss_rpn_box_reg;
+}
+
+/*
+ * Apply the gradients gathered so far.
+ */
+static bool
+update(EngDetector *detector, const EngFrame *frames, int n,
+	   const EngStepInfo *info, EngStepResult *result, EngStatus *status)
+{
+	double		norm = eng_optimizer_norm(detector->backend,
+										  &detector->parameters);
+
+	detector->has_gradients = false;
+	result->grad_norm = (float) norm;
+	if (!isfinite(norm))
+		return not_finite(info, frames, n, "gradient", status);
+	if (info->no_update)
+		return true;
+	eng_optimizer_step(detector->backend, &detector->parameters,
+					   &detector->optimizer, info->lr, detector->updates,
+					   norm);
+	detector->updates++;
+	return true;
+}
+
+/*
+ * Forward and backward on one batch that has boxes.
+ */
+static bool
+gather(EngDetector *detector, const EngFrame *frames, int n,
+	   const EngStepInfo *info, EngStepResult *result, EngStatus *status)
+{
+	EngKeptPlan *kept = start_batch(detector, frames, n, info, status);
+	EngParameters *parameters = &detector->parameters;
+
+	if (kept == NULL)
+		return false;
+	kept->regions->seed = info->seed;
+	kept->regions->step = info->step;
+	kept->regions->loss_scale = info->accumulate_count > 1 ?
+		1.0f / (float) info->accumulate_count : 1.0f;
+	if (!eng_plan_forward(kept->plan, status))
+		return false;
+	/* running statistics have moved, whatever comes of the step */
+	parameters->version++;
+	set_losses(result, kept->regions);
+	if (!isfinite(result->loss))
+		return not_finite(info, frames, n, "loss", status);
+	if (!detector->has_gradients)
+		detector->backend->fill(detector->backend, parameters->gradients,
+								parameters->trained);
+	detector->has_gradients = true;
+	return eng_plan_backward(kept->plan, status);
+}
+
+bool
+eng_detector_train_step(EngDetector *detector, const EngFrame *frames, int n,
+						const EngStepInfo *info, EngStepResult *result,
+						EngStatus *status)
+{
+	bool		last = info->accumulate_count <= 1 ||
+		info->accumulate_index == info->accumulate_count - 1;
+	int			i;
+
+	memset(result, 0, sizeof(*result));
+	if (!detector->train || !detector->has_optimizer)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"this detector was not made to train");
+	if (!check_frames(detector, frames, n, true, status))
+		return false;
+	detector->backend->enter(detector->backend);
+	if (info->accumulate_count <= 1 || info->accumulate_index == 0)
+		detector->has_gradients = false;
+	for (i = 0; i < n; i++)
+		result->boxes += frames[i].box_count;
+	result->skipped = result->boxes == 0;
+	if (!result->skipped &&
+		!gather(detector, frames, n, info, result, status))
+	{
+		detector->has_gradients = false;
+		return false;
+	}
+	if (!last || !detector->has_gradients)
+		return true;
+	if (!update(detector, frames, n, info, result, status))
+		return false;
+	detector->parameters.version++;
+	return true;
+}
+
+bool
+eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
+				   EngDetections *out, EngStatus *status)
+{
+	EngKeptPlan *kept;
+	int			i;
+
+	if (!check_frames(detector, frames, n, false, status))
+		return false;
+	detector->backend->enter(detector->backend);
+	kept = start_batch(detector, frames, n, NULL, status);
+	if (kept == NULL || !eng_plan_forward(kept->plan, status))
+		return false;
+	for (i = 0; i < n; i++)
+		out[i] = kept->regions->detections[i];
+	return true;
+}

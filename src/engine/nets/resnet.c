@@ -1,0 +1,178 @@
+/*
+ * engine/nets/resnet.c
+ *		The body: a residual network without its classifier.
+ *
+ * He, Zhang, Ren, Sun 2015, in torchvision's form (v1.5: a bottleneck's
+ * stride is at its 3x3 convolution).
+ */
+#include <math.h>
+#include <stdio.h>
+
+#include "engine/nets/nets.h"
+#include "engine/ops/layers.h"
+
+typedef struct Body
+{
+	EngModel   *model;
+	const EngDetectorConfig *config;
+	int32_t		expansion;		/* of a bottleneck's output: 4, else 1 */
+} Body;
+
+typedef struct ConvNorm
+{
+	int32_t		weight;
+	EngNormParameters norm;
+	int32_t		out;
+	int32_t		k;
+	int32_t		stride;
+} ConvNorm;
+
+typedef struct Block
+{
+	ConvNorm	convs[3];
+	int32_t		conv_count;
+	ConvNorm	downsample;
+	bool		has_downsample;
+} Block;
+
+static ConvNorm
+conv_norm(Body *body, const char *prefix, const char *conv, const char *norm,
+		  EngWeightSpec spec, int32_t stride)
+{
+	ConvNorm	layer;
+	char		name[80];
+
+	snprintf(name, sizeof(name), "%s%s", prefix, conv);
+	spec.prefix = name;
+	spec.init = ENG_INIT_NORMAL;
+	spec.scale = sqrtf(2.0f / (float) (spec.out * spec.k * spec.k));
+	layer.weight = eng_net_conv_weight(body->model, &spec);
+	snprintf(name, sizeof(name), "%s%s", prefix, norm);
+	layer.norm = eng_net_norm(body->model, name, spec.out, spec.body_stage,
+							  body->config->body_norm,
+							  body->config->norm_eps);
+	layer.out = spec.out;
+	layer.k = spec.k;
+	layer.stride = stride;
+	return layer;
+}
+
+/*
+ * Convolution and norm; relu and the tensor added before it, or -1.
+ */
+static int32_t
+run_conv_norm(Body *body, const ConvNorm *layer, int32_t input,
+			  const char *name, bool relu, int32_t add)
+{
+	EngConvSpec conv = {
+		.name = "", .label = "body", .weight = layer->weight, .bias = -1,
+		.channels = layer->out, .k = layer->k, .stride = layer->stride
+	};
+	EngNormSpec norm = {
+		.name = name, .label = "body", .parameters = layer->norm,
+		.relu = relu, .add = add
+	};
+
+	return eng_layer_norm(body->model, &norm,
+						  eng_layer_conv(body->model, &conv, input));
+}
+
+/*
+ * Register the weights of a block in torch's order.
+ */
+static Block
+describe_block(Body *body, int32_t stage, int32_t index, int32_t in)
+{
+	int32_t		width = body->config->body_width << (stage - 1);
+	int32_t		out = width * body->expansion;
+	int32_t		stride = stage > 1 && index == 0 ? 2 : 1;
+	EngWeightSpec spec = {.out = width, .in = in, .k = 3,
+						  .body_stage = stage};
+	Block		block;
+	char		prefix[40];
+
+	snprintf(prefix, sizeof(prefix), "backbone.body.layer%d.%d.",
+			 (int) stage, (int) index);
+	block.conv_count = body->expansion == 1 ? 2 : 3;
+	if (body->expansion == 1)
+	{
+		block.convs[0] = conv_norm(body, prefix, "conv1", "bn1", spec, stride);
+		spec.in = width;
+		block.convs[1] = conv_norm(body, prefix, "conv2", "bn2", spec, 1);
+	}
+	else
+	{
+		spec.k = 1;
+		block.convs[0] = conv_norm(body, prefix, "conv1", "bn1", spec, 1);
+		spec.k = 3;
+		spec.in = width;
+		block.convs[1] = conv_norm(body, prefix, "conv2", "bn2", spec, stride);
+		spec.k = 1;
+		spec.out = out;
+		block.convs[2] = conv_norm(body, prefix, "conv3", "bn3", spec, 1);
+	}
+	block.has_downsample = stride != 1 || in != out;
+	if (block.has_downsample)
+	{
+		spec.k = 1;
+		spec.in = in;
+		spec.out = out;
+		block.downsample = conv_norm(body, prefix, "downsample.0",
+									 "downsample.1", spec, stride);
+	}
+	return block;
+}
+
+static int32_t
+run_block(Body *body, const Block *block, int32_t input, const char *name)
+{
+	int32_t		identity = input;
+	int32_t		x = input;
+	int			i;
+
+	if (block->has_downsample)
+		identity = run_conv_norm(body, &block->downsample, input, "", false,
+								 -1);
+	for (i = 0; i < block->conv_count - 1; i++)
+		x = run_conv_norm(body, &block->convs[i], x, "", true, -1);
+	return run_conv_norm(body, &block->convs[i], x, name, true, identity);
+}
+
+int32_t
+eng_resnet_channels(const EngDetectorConfig *config)
+{
+	return config->body_width * (config->body_layers >= 50 ? 4 : 1);
+}
+
+void
+eng_resnet(EngModel *model, const EngDetectorConfig *config,
+		   int32_t maps[ENG_BODY_STAGES])
+{
+	static const int32_t shallow[4] = {2, 2, 2, 2};
+	static const int32_t deep[4] = {3, 4, 6, 3};
+	static const char *const names[4] = {"c2", "c3", "c4", "c5"};
+	const int32_t *blocks = config->body_layers == 18 ? shallow : deep;
+	Body		body = {model, config, config->body_layers >= 50 ? 4 : 1};
+	EngWeightSpec spec = {.out = config->body_width, .in = 3, .k = 7};
+	ConvNorm	stem;
+	int32_t		channels = config->body_width;
+	int32_t		x;
+	int32_t		stage;
+	int32_t		i;
+
+	stem = conv_norm(&body, "backbone.body.", "conv1", "bn1", spec, 2);
+	x = run_conv_norm(&body, &stem, model->input, "", true, -1);
+	x = eng_layer_maxpool(model, "", x);
+	for (stage = 1; stage <= ENG_BODY_STAGES; stage++)
+	{
+		for (i = 0; i < blocks[stage - 1]; i++)
+		{
+			Block		block = describe_block(&body, stage, i, channels);
+
+			x = run_block(&body, &block, x,
+						  i == blocks[stage - 1] - 1 ? names[stage - 1] : "");
+			channels = block.convs[block.conv_count - 1].out;
+		}
+		maps[stage - 1] = x;
+	}
+}

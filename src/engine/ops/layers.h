@@ -1,0 +1,63 @@
+/*
+ * engine/ops/layers.h
+ *		The layers that networks are made of.
+ *
+ * Each function appends one operation to a model and returns the tensor that
+ * it makes.  Parameters are indices into the model's registry, -1 for none.
+ */
+#ifndef ENG_OPS_LAYERS_H
+#define ENG_OPS_LAYERS_H
+
+#include "engine/core/plan.h"
+
+extern const EngOpClass eng_conv_class;
+extern const EngOpClass eng_norm_class;
+extern const EngOpClass eng_linear_class;
+extern const EngOpClass eng_maxpool_class;
+extern const EngOpClass eng_subsample_class;
+extern const EngOpClass eng_upsample_add_class;
+
+typedef struct EngConvSpec
+{
+	const char *name;			/* of the tensor it makes */
+	const char *label;			/* of the operation */
+	int32_t		weight;
+	int32_t		bias;
+	int32_t		channels;
+	int32_t		k;
+	int32_t		stride;
+	bool		relu;
+} EngConvSpec;
+
+/* conv.c: padding k / 2 (the stem's 7 has 3, a 3 has 1, a 1 has 0) */
+extern int32_t eng_layer_conv(EngModel *model, const EngConvSpec *spec,
+							  int32_t input);
+
+/* linear.c: rows of n, features h * w * c; out (n, 1, 1, channels) */
+extern int32_t eng_layer_linear(EngModel *model, const EngConvSpec *spec,
+								int32_t input);
+
+typedef struct EngNormSpec
+{
+	const char *name;
+	const char *label;
+	EngNormParameters parameters;
+	bool		relu;
+	int32_t		add;			/* tensor added before the ReLU, -1: none */
+} EngNormSpec;
+
+/* norm.c */
+extern int32_t eng_layer_norm(EngModel *model, const EngNormSpec *spec,
+							  int32_t input);
+
+/* pool.c: 3x3 stride 2 padding 1; every second row and column */
+extern int32_t eng_layer_maxpool(EngModel *model, const char *name,
+								 int32_t input);
+extern int32_t eng_layer_subsample(EngModel *model, const char *name,
+								   int32_t input);
+
+/* upsample.c: adds the upsampled smaller map to the larger one, in place */
+extern void eng_layer_upsample_add(EngModel *model, int32_t larger,
+								   int32_t smaller);
+
+#endif

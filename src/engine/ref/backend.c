@@ -1,0 +1,60 @@
+/*
+ * engine/ref/backend.c
+ *		The reference backend's table.
+ */
+#include <omp.h>
+#include <stdlib.h>
+
+#include "engine/core/arena.h"
+#include "engine/ref/ref.h"
+
+static void
+ref_close(EngBackend *backend)
+{
+	free(backend);
+}
+
+static void
+ref_enter(EngBackend *backend)
+{
+	omp_set_num_threads(backend->threads);
+}
+
+static void *
+ref_alloc(EngBackend *backend, size_t size)
+{
+	(void) backend;
+	return eng_arena_alloc(size);
+}
+
+static void
+ref_free(EngBackend *backend, void *memory, size_t size)
+{
+	(void) backend;
+	eng_arena_free(memory, size);
+}
+
+EngBackend *
+eng_backend_open_ref(int threads, EngStatus *status)
+{
+	EngBackend *backend = calloc(1, sizeof(EngBackend));
+
+	if (backend == NULL)
+	{
+		eng_fail(status, ENG_NO_MEMORY, "out of memory");
+		return NULL;
+	}
+	backend->version = ENG_BACKEND_VERSION;
+	backend->name = "ref";
+	backend->threads = threads;
+	backend->close = ref_close;
+	backend->enter = ref_enter;
+	backend->alloc = ref_alloc;
+	backend->free = ref_free;
+	backend->norm_workspace = eng_ref_norm_workspace;
+	backend->norm_forward = eng_ref_norm_forward;
+	backend->norm_backward = eng_ref_norm_backward;
+	eng_ref_conv_operations(backend);
+	eng_ref_map_operations(backend);
+	return backend;
+}

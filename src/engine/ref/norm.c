@@ -1,0 +1,133 @@
+/*
+ * engine/ref/norm.c
+ *		Batch norm by its definition, statistics and sums in double.
+ */
+#include <math.h>
+
+#include "engine/ref/ref.h"
+
+size_t
+eng_ref_norm_workspace(const EngBackend *backend, int64_t rows,
+					   int32_t channels)
+{
+	(void) backend;
+	(void) rows;
+	(void) channels;
+	return 0;
+}
+
+/*
+ * Mean and 1 / sqrt(var + eps) of channel c, and the running statistics.
+ */
+static void
+statistics(const EngNormArgs *a, int32_t c)
+{
+	double		mean = 0;
+	double		var = 0;
+	int64_t		r;
+
+	if (!a->batch)
+	{
+		a->mean[c] = a->running_mean[c];
+		a->rstd[c] = (float) (1 / sqrt((double) a->running_var[c] + a->eps));
+		return;
+	}
+	if (a->live == 0)
+	{
+		a->mean[c] = a->rstd[c] = 0;
+		return;
+	}
+	for (r = 0; r < a->live; r++)
+		mean += a->x[r * a->channels + c];
+	mean /= a->live;
+	for (r = 0; r < a->live; r++)
+	{
+		double		d = a->x[r * a->channels + c] - mean;
+
+		var += d * d;
+	}
+	var /= a->live;
+	a->mean[c] = (float) mean;
+	a->rstd[c] = (float) (1 / sqrt(var + a->eps));
+	if (a->live > 1)
+		var *= (double) a->live / (a->live - 1);
+	a->running_mean[c] = (float) (a->running_mean[c] +
+								  a->momentum * (mean - a->running_mean[c]));
+	a->running_var[c] = (float) (a->running_var[c] +
+								 a->momentum * (var - a->running_var[c]));
+}
+
+void
+eng_ref_norm_forward(EngBackend *backend, const EngNormArgs *a)
+{
+	int32_t		c;
+
+	(void) backend;
+#pragma omp parallel for schedule(static)
+	for (c = 0; c < a->channels; c++)
+	{
+		int64_t		r;
+
+		statistics(a, c);
+		for (r = 0; r < a->rows; r++)
+		{
+			int64_t		i = r * a->channels + c;
+			double		y = ((double) a->x[i] - a->mean[c]) * a->rstd[c] *
+				a->weight[c] + a->bias[c];
+
+			if (a->add != NULL)
+				y += a->add[i];
+			if ((a->relu && y < 0) || r >= a->live)
+				y = 0;
+			a->y[i] = (float) y;
+		}
+	}
+}
+
+static void
+store(float *out, double value, bool add)
+{
+	*out = (float) (add ? *out + value : value);
+}
+
+void
+eng_ref_norm_backward(EngBackend *backend, const EngNormArgs *a)
+{
+	int32_t		c;
+
+	(void) backend;
+#pragma omp parallel for schedule(static)
+	for (c = 0; c < a->channels; c++)
+	{
+		double		sum = 0;
+		double		moment = 0;
+		int64_t		r;
+
+		for (r = 0; r < a->rows; r++)
+		{
+			int64_t		i = r * a->channels + c;
+
+			if ((a->relu && !(a->y[i] > 0)) || r >= a->live)
+				a->dy[i] = 0;
+			sum += a->dy[i];
+			moment += a->dy[i] * (((double) a->x[i] - a->mean[c]) *
+								  a->rstd[c]);
+			if (a->dadd != NULL)
+				store(&a->dadd[i], a->dy[i], a->dadd_add);
+		}
+		if (a->dweight != NULL)
+			store(&a->dweight[c], moment, true);
+		if (a->dbias != NULL)
+			store(&a->dbias[c], sum, true);
+		for (r = 0; a->dx != NULL && r < a->rows; r++)
+		{
+			int64_t		i = r * a->channels + c;
+			double		d = a->dy[i];
+
+			if (a->batch && r < a->live)
+				d -= (sum + ((double) a->x[i] - a->mean[c]) * a->rstd[c] *
+					  moment) / a->live;
+			store(&a->dx[i], d * a->rstd[c] * a->weight[c], a->dx_add);
+		}
+	}
+}
