@@ -16,7 +16,7 @@ static float random_between(uint64_t stream, uint64_t counter, float low,
 static void random_boxes(float *boxes, int32_t n, uint64_t stream,
 						 float extent, float grid) __attribute__((unused));
 
-/* Room that no test has to free. */
+/* Room that no test has to free: it stays reachable to the end. */
 static void *room(size_t bytes) __attribute__((unused));
 
 static float
@@ -51,10 +51,13 @@ random_boxes(float *boxes, int32_t n, uint64_t stream, float extent,
 static void *
 room(size_t bytes)
 {
+	static void *rooms[65536];
+	static int	count;
 	void	   *p = NULL;
 
-	if (posix_memalign(&p, 64, bytes + 64) != 0)
+	if (count == 65536 || posix_memalign(&p, 64, bytes + 64) != 0)
 		abort();
+	rooms[count++] = p;
 	memset(p, 0xA5, bytes + 64);
 	return p;
 }

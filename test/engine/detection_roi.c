@@ -31,6 +31,9 @@ check_select(void)
 	EngBoxes	list = {proposals, 4};
 	EngStatus	status = {ENG_OK, ""};
 	void	   *scratch = room(eng_roi_select_scratch_bytes(4, 2));
+	float		more[64],
+				more_targets[64];
+	int32_t		more_labels[16];
 	static const int32_t want_match[6] = {0, 1, 0, -1, 0, 1};
 
 	eng_roi_select(&out, list, &gt, &rule, &source, scratch, &status);
@@ -42,24 +45,17 @@ check_select(void)
 	tap_ok(labels[5] == -1 && boxes[4 * 5] == 0 && labels[7] == -1,
 		   "rows beyond the count are padding");
 	rule.sample.batch_size = 16;
-	{
-		float		more[64],
-					more_targets[64];
-		int32_t		more_labels[16];
-
-		out.boxes = more;
-		out.targets = more_targets;
-		out.labels = more_labels;
-		eng_roi_select(&out, list, &gt, &rule, &source, scratch, &status);
-		tap_ok(out.count == 6 && more_labels[0] == 3 && more_labels[1] == 2 &&
-			   more_labels[3] == 0 && more_labels[5] == 2 &&
-			   more[4 * 3] == 300,
-			   "rows are in index order with their labels");
-		tap_ok(more_targets[0] == 0 && more_targets[2] == 0 &&
-			   fabsf(more_targets[4] - 10.0f * 5.0f / 40.0f) < 1e-6f &&
-			   fabsf(more_targets[6] - 5.0f * logf(50.0f / 40.0f)) < 1e-6f,
-			   "targets are weighted offsets");
-	}
+	out.boxes = more;
+	out.targets = more_targets;
+	out.labels = more_labels;
+	eng_roi_select(&out, list, &gt, &rule, &source, scratch, &status);
+	tap_ok(out.count == 6 && more_labels[0] == 3 && more_labels[1] == 2 &&
+		   more_labels[3] == 0 && more_labels[5] == 2 && more[4 * 3] == 300,
+		   "rows are in index order with their labels");
+	tap_ok(more_targets[0] == 0 && more_targets[2] == 0 &&
+		   fabsf(more_targets[4] - 10.0f * 5.0f / 40.0f) < 1e-6f &&
+		   fabsf(more_targets[6] - 5.0f * logf(50.0f / 40.0f)) < 1e-6f,
+		   "targets are weighted offsets");
 	gt.count = 0;
 	gt.boxes = NULL;
 	gt.labels = NULL;
