@@ -50,7 +50,7 @@ SELECT avcurate.create_slice('distant_person_train', 'new_drives', $$split = 'tr
 SELECT avcurate.create_slice('distant_person_val', 'new_drives', $$split = 'val' AND has_person AND person_area_pct < 0.5$$);
 -- the control: a random eighth of the same footage, drawn by a hash of the id
 SELECT avcurate.create_slice('control_train', 'new_drives',
-	$$split = 'train' AND mod(hashint8extended(frame_id, 42), 1000) BETWEEN -64 AND 64$$);
+	$$split = 'train' AND mod(hashint8extended(frame_id, 42), 1000) BETWEEN -120 AND 120$$);
 SELECT slice, version, rows FROM avcurate.slices ORDER BY slice;
 SQL
 }
