@@ -16,6 +16,7 @@
 #include "engine/commands.h"
 #include "engine/serve.h"
 #include "engine/status.h"
+#include "engine/trace.h"
 
 #define PROGRAM		"avcurate-engine"
 #define MARK		"AVCURATE_ENGINE_STARTED"
@@ -107,6 +108,7 @@ static const Command commands[] = {
 	{"init", eng_init_run, eng_init_help},
 	{"detect", eng_detect_run, eng_detect_help},
 	{"convert", eng_convert_run, eng_convert_help},
+	{"trace", eng_trace_run, eng_trace_help},
 	{"version", run_version, version_help}
 };
 
