@@ -268,7 +268,7 @@ add_piece(Piece *pieces, int32_t *count, Piece piece)
 static bool
 plan_memory(EngPlan *plan, EngStatus *status)
 {
-	int32_t		most = 2 * plan->tensor_count + plan->op_count;
+	int32_t		most = 3 * plan->tensor_count + plan->op_count;
 	Piece	   *pieces = calloc(most + 1, sizeof(Piece));
 	Piece	  **placed = calloc(most + 1, sizeof(Piece *));
 	int32_t		count = 0;
@@ -293,6 +293,12 @@ plan_memory(EngPlan *plan, EngStatus *status)
 		if (tensor->grad_first >= 0)
 			add_piece(pieces, &count,
 					  (Piece) {size, &tensor->grad_offset,
+							   tensor->grad_first, tensor->grad_last});
+		tensor->grad_seen = plan->request.keep_all && tensor->name[0] != '\0' &&
+			tensor->grad_first >= 0;
+		if (tensor->grad_seen)
+			add_piece(pieces, &count,
+					  (Piece) {size, &tensor->seen_offset,
 							   tensor->grad_first, tensor->grad_last});
 	}
 	for (i = 0; i < plan->op_count; i++)
@@ -419,6 +425,29 @@ eng_plan_forward(EngPlan *plan, EngStatus *status)
 	return true;
 }
 
+/* Backward of an operation may clear what its ReLU hid: copy before. */
+static void
+see_gradients(EngPlan *plan, const EngOp *op)
+{
+	for (int32_t i = 0; i < op->output_count; i++)
+	{
+		const EngTensor *tensor = &plan->tensors[op->output[i]];
+
+		if (tensor->grad_seen)
+			memcpy(plan->arena + tensor->seen_offset,
+				   plan->arena + tensor->grad_offset,
+				   eng_tensor_count(tensor) * sizeof(float));
+	}
+}
+
+float *
+eng_plan_gradient_seen(const EngPlan *plan, int32_t tensor)
+{
+	const EngTensor *t = &plan->tensors[tensor];
+
+	return t->grad_seen ? (float *) (plan->arena + t->seen_offset) : NULL;
+}
+
 bool
 eng_plan_backward(EngPlan *plan, EngStatus *status)
 {
@@ -431,6 +460,8 @@ eng_plan_backward(EngPlan *plan, EngStatus *status)
 
 		if (!op->backward_active)
 			continue;
+		if (plan->request.keep_all)
+			see_gradients(plan, op);
 		if (!op->class->backward(plan, op, status))
 			return false;
 		op->seconds_backward += now_seconds(plan) - start;

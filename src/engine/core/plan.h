@@ -42,6 +42,9 @@ typedef struct EngTensor
 	int32_t		grad_last;
 	size_t		offset;			/* bytes into the arena */
 	size_t		grad_offset;
+	bool		grad_seen;		/* keep_all: a copy of the gradient is taken
+								 * before its maker's backward hides parts */
+	size_t		seen_offset;
 } EngTensor;
 
 /* One kind of operation: its shapes, forward and backward. */
@@ -173,6 +176,8 @@ extern bool eng_plan_backward(EngPlan *plan, EngStatus *status);
 
 extern float *eng_plan_value(const EngPlan *plan, int32_t tensor);
 extern float *eng_plan_gradient(const EngPlan *plan, int32_t tensor);
+/* keep_all: the whole gradient of a named tensor, after backward; or NULL */
+extern float *eng_plan_gradient_seen(const EngPlan *plan, int32_t tensor);
 extern int64_t eng_tensor_count(const EngTensor *tensor);
 /* n * h * w, or less of a tensor of RoIs: the live rows come first */
 extern int64_t eng_plan_live_rows(const EngPlan *plan,

@@ -427,7 +427,7 @@ find_stage(const EngDetector *detector, const char *name, EngStage *stage,
 	if (index < 0)
 		return false;
 	tensor = &plan->tensors[index];
-	stage->data = gradient ? eng_plan_gradient(plan, index) :
+	stage->data = gradient ? eng_plan_gradient_seen(plan, index) :
 		eng_plan_value(plan, index);
 	stage->n = tensor->n;
 	stage->h = tensor->h;
