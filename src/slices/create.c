@@ -36,6 +36,19 @@ check_not_null(FunctionCallInfo fcinfo, int number, const char *name)
 				 errmsg("%s must not be NULL", name)));
 }
 
+/*
+ * Whoever may read nothing of a dataset must not lock it either; which columns
+ * it takes is checked when the view is filled.
+ */
+static void
+check_readable(Oid dataset)
+{
+	if (pg_class_aclcheck(dataset, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(dataset, GetUserId(), ACL_SELECT,
+								  ACLMASK_ANY) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(dataset));
+}
+
 /* schema.name for a new view, in the schema that CREATE would choose. */
 static char *
 new_view_name(text *name, Oid *schema, char **bare_name)
@@ -92,6 +105,7 @@ avc_create_slice(PG_FUNCTION_ARGS)
 	check_not_null(fcinfo, 1, "dataset");
 	view = new_view_name(PG_GETARG_TEXT_PP(0), &schema, &bare_name);
 	dataset = avc_dataset_find(PG_GETARG_OID(1), false);
+	check_readable(dataset->relid);
 	filter = PG_ARGISNULL(2) ? "true" : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	columns = avc_definition_columns(dataset->relid,
 									 PG_ARGISNULL(3) ? (Datum) 0 :
@@ -146,6 +160,7 @@ avc_track_slice(PG_FUNCTION_ARGS)
 	AvcSlice   *slice;
 
 	avc_require_owner(relid);
+	(void) avc_definition_check_view(relid);
 	LockRelationOid(relid, ExclusiveLock);
 	avc_require_owner(relid);
 	if (avc_slice_find(relid, true) != NULL)

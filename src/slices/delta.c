@@ -178,14 +178,14 @@ static void
 pair_rows(const AvcSlice *slice, const char *old_rows, const char *new_rows,
 		  AvcDelta *delta)
 {
-	char	   *digest = NULL;
+	AvcVersion *newest = NULL;
 	MemoryContext scratch;
 	AvcDigester *digester;
 	StringInfoData sql;
 	Portal		portal;
 
 	if (slice->version > 0)
-		digest = avc_version_find(slice, slice->version, false)->digest;
+		newest = avc_version_find(slice, slice->version, false);
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
 					 "SELECT coalesce(a.frame_id, r.frame_id), "
@@ -202,7 +202,7 @@ pair_rows(const AvcSlice *slice, const char *old_rows, const char *new_rows,
 									   false, CURSOR_OPT_NO_SCROLL);
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "pairs of rows",
 									ALLOCSET_DEFAULT_SIZES);
-	digester = avc_digest_begin(digest);
+	digester = avc_digest_begin(newest ? newest->digest : NULL);
 	for (;;)
 	{
 		MemoryContext old;
@@ -221,12 +221,13 @@ pair_rows(const AvcSlice *slice, const char *old_rows, const char *new_rows,
 		SPI_freetuptable(SPI_tuptable);
 	}
 	delta->digest = avc_digest_end(digester);
+	delta->rows = (newest ? newest->rows : 0) + delta->added - delta->removed;
 	MemoryContextDelete(scratch);
 	SPI_cursor_close(portal);
 }
 
 AvcDelta *
-avc_delta_by_comparison(const AvcSlice *slice, Relation rel)
+avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 {
 	AvcDelta   *delta = delta_create(rel);
 	MemoryContext caller = CurrentMemoryContext;
@@ -239,26 +240,34 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel)
 			  psprintf("(SELECT %s FROM %s WHERE to_version IS NULL)",
 					   columns, slice->history_name),
 			  slice->name, delta);
+	if (is_repair)
+		delta->digest = avc_digest_query(psprintf("SELECT ROW(n.*) FROM %s n",
+												  slice->name),
+										 0, NULL, false, &delta->rows);
 	delta->digest = MemoryContextStrdup(caller, delta->digest);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	return delta;
 }
 
-/* Does each removed row close a history row, and no added row meet one? */
+/* Is each removed row the newest in the history, and no added row there? */
 static bool
 fits_history(const AvcSlice *slice)
 {
 	avc_spi_exec(psprintf("SELECT 1 FROM removed_rows r WHERE NOT EXISTS "
 						  "(SELECT FROM %s h WHERE h.frame_id = r.frame_id "
-						  "AND h.to_version IS NULL) "
+						  "AND h.to_version IS NULL "
+						  "AND ROW(%s)::record OPERATOR(pg_catalog.*=) "
+						  "ROW(r.*)::record) "
 						  "UNION ALL "
 						  "SELECT 1 FROM added_rows a WHERE EXISTS "
 						  "(SELECT FROM %s h WHERE h.frame_id = a.frame_id "
 						  "AND h.to_version IS NULL) AND NOT EXISTS "
 						  "(SELECT FROM removed_rows r "
 						  "WHERE r.frame_id = a.frame_id)",
-						  slice->history_name, slice->history_name),
+						  slice->history_name,
+						  avc_column_list("h", slice->columns),
+						  slice->history_name),
 				 0, NULL, false, 1);
 	return SPI_processed == 0;
 }

@@ -17,11 +17,15 @@
 #include "common/sha2.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "common/spi.h"
 #include "slices/refresh.h"
+
+#define FETCH_ROWS 1000
 
 typedef unsigned __int128 Sum;
 
@@ -124,4 +128,44 @@ avc_digest_end(AvcDigester *digester)
 	MemoryContextDelete(digester->scratch);
 	pfree(digester);
 	return digest;
+}
+
+char *
+avc_digest_query(const char *sql, int count, const AvcParam *params,
+				 bool read_only, int64 *rows)
+{
+	Oid			types[2];
+	Datum		values[2];
+	AvcDigester *digester;
+	Portal		portal;
+	int			i;
+
+	Assert(count <= lengthof(types));
+	for (i = 0; i < count; i++)
+	{
+		types[i] = params[i].type;
+		values[i] = params[i].value;
+	}
+	portal = SPI_cursor_open_with_args(NULL, sql, count, types, values, NULL,
+									   read_only, CURSOR_OPT_NO_SCROLL);
+	digester = avc_digest_begin(NULL);
+	*rows = 0;
+	for (;;)
+	{
+		uint64		n;
+		bool		is_null;
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (n = 0; n < SPI_processed; n++)
+			avc_digest_add(digester,
+						   SPI_getbinval(SPI_tuptable->vals[n],
+										 SPI_tuptable->tupdesc, 1, &is_null));
+		*rows += SPI_processed;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	return avc_digest_end(digester);
 }

@@ -127,7 +127,8 @@ avc_history_apply(const AvcSlice *slice, const AvcDelta *delta, int64 version)
 								   "AND h.to_version IS NULL",
 								   slice->history_name), 1, params, false, 0);
 	if (closed != delta->removed + delta->changed)
-		elog(ERROR, "history of slice %s has lost rows", slice->name);
+		elog(ERROR, "history of slice %s changed during a refresh",
+			 slice->name);
 	avc_spi_exec(psprintf("INSERT INTO %s (%s, from_version) "
 						  "SELECT %s, $1 FROM opened",
 						  slice->history_name, columns, columns),

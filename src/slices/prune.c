@@ -133,6 +133,43 @@ avc_slice_forget(int64 slice_id)
 	avc_history_drop(slice_id);
 }
 
+/* Forget dropped slices whose last pin is gone. */
+static void
+forget_dropped(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *ids = NIL;
+	ListCell   *cell;
+	AvcRoleScope scope;
+	uint64		i;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_spi_exec(psprintf("SELECT slice_id FROM _avcurate.slices "
+						  "WHERE slice IS NULL AND slice_id NOT IN "
+						  "(SELECT p.slice_id FROM (%s) p WHERE p.slice_id IS NOT NULL) "
+						  "FOR UPDATE SKIP LOCKED", pins_query()),
+				 0, NULL, false, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(caller);
+		int64	   *id = palloc_object(int64);
+		bool		is_null;
+
+		*id = DatumGetInt64(avc_spi_column(i, "slice_id", &is_null));
+		ids = lappend(ids, id);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	CommandCounterIncrement();
+	foreach(cell, ids)
+	{
+		if (!avc_slice_is_pinned(*(int64 *) lfirst(cell), NULL))
+			avc_slice_forget(*(int64 *) lfirst(cell));
+	}
+}
+
 /*
  * Decide on every version: (version, pruned, kept_because).
  * $1 slice, $2 keep, $3 older_than, $4 newest version.
@@ -237,6 +274,7 @@ avc_prune_slice(PG_FUNCTION_ARGS)
 	SPI_finish();
 	avc_catalog_leave(&scope);
 
+	forget_dropped();
 	if (OidIsValid(slice->dataset) && !avc_archive_free(slice->dataset))
 		ereport(NOTICE,
 				(errmsg("archived images were not freed"),

@@ -13,6 +13,7 @@
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
 
+#include "common/spi.h"
 #include "slices/slice.h"
 
 /* Format number of digests made now; digest.c says what it stands for. */
@@ -100,6 +101,11 @@ extern void avc_digest_subtract(AvcDigester *digester, Datum row);
 /* Put the settings back and return 32 hex digits in the caller's context. */
 extern char *avc_digest_end(AvcDigester *digester);
 
+/* Digest of the row values that a query of one column yields; SPI. */
+extern char *avc_digest_query(const char *sql, int count,
+							  const AvcParam *params, bool read_only,
+							  int64 *rows);
+
 /* ---- delta.c ---- */
 
 /* What a refresh changed, net: one entry a frame. */
@@ -112,6 +118,7 @@ typedef struct AvcDelta
 	Tuplestorestate *opened;	/* rows that entered or changed to */
 	TupleDesc	closed_desc;
 	TupleDesc	opened_desc;	/* the view's */
+	int64		rows;			/* after it */
 	char	   *digest;			/* of the rows after it */
 } AvcDelta;
 
@@ -123,8 +130,13 @@ typedef struct AvcDelta
 extern AvcDelta *avc_delta_by_visibility(const AvcSlice *slice, Relation rel,
 										 Snapshot before);
 
-/* The difference between the newest version in the history and the view. */
-extern AvcDelta *avc_delta_by_comparison(const AvcSlice *slice, Relation rel);
+/*
+ * The difference between the newest version in the history and the view.
+ * With is_repair rows and digest are computed afresh instead of from those
+ * of the newest version.
+ */
+extern AvcDelta *avc_delta_by_comparison(const AvcSlice *slice, Relation rel,
+										 bool is_repair);
 
 extern void avc_delta_free(AvcDelta *delta);
 

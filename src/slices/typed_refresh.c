@@ -123,19 +123,22 @@ is_suppressed(Oid relid)
 	return false;
 }
 
-/* Lock the view as REFRESH will, ownership first; sets *has_waited. */
+/*
+ * Lock the view against other refreshes, ownership first; sets *has_waited.
+ * InvalidOid if it is gone by then.
+ */
 static Oid
-lock_view(const RangeVar *relation, LOCKMODE mode, bool *has_waited)
+lock_view(const RangeVar *relation, bool *has_waited)
 {
 	Oid			relid;
 
-	relid = RangeVarGetRelidExtended(relation, mode,
+	relid = RangeVarGetRelidExtended(relation, ExclusiveLock,
 									 RVR_MISSING_OK | RVR_SKIP_LOCKED,
 									 RangeVarCallbackOwnsTable, NULL);
 	if (OidIsValid(relid))
 		return relid;
 	*has_waited = true;
-	return RangeVarGetRelidExtended(relation, mode, 0,
+	return RangeVarGetRelidExtended(relation, ExclusiveLock, RVR_MISSING_OK,
 									RangeVarCallbackOwnsTable, NULL);
 }
 
@@ -148,7 +151,6 @@ lock_tracked(RefreshMatViewStmt *statement, bool *is_concurrent,
 			 bool *has_waited)
 {
 	Oid			relid = RangeVarGetRelid(statement->relation, NoLock, true);
-	LOCKMODE	mode;
 
 	/* WITH NO DATA empties the view; the history needs no view */
 	if (!OidIsValid(relid) || statement->skipData || is_suppressed(relid) ||
@@ -156,20 +158,14 @@ lock_tracked(RefreshMatViewStmt *statement, bool *is_concurrent,
 		avc_slice_find(relid, true) == NULL)
 		return InvalidOid;
 
+	/* whoever held the lock may have dropped or given up the slice */
+	relid = lock_view(statement->relation, has_waited);
+	if (!OidIsValid(relid) || avc_slice_find(relid, true) == NULL)
+		return InvalidOid;
 	*is_concurrent = statement->concurrent ||
 		avc_refresh_can_be_concurrent(relid);
-	mode = *is_concurrent ? ExclusiveLock : AccessExclusiveLock;
-	relid = lock_view(statement->relation, mode, has_waited);
-
-	/* whoever held the lock may have changed all of that */
-	if (avc_slice_find(relid, true) == NULL)
-		return InvalidOid;
-	if (!statement->concurrent && *is_concurrent &&
-		!avc_refresh_can_be_concurrent(relid))
-	{
-		*is_concurrent = false;
+	if (!*is_concurrent)
 		LockRelationOid(relid, AccessExclusiveLock);
-	}
 	return relid;
 }
 

@@ -265,49 +265,20 @@ add_fault(Verdict *verdict, const char *format,...)
 static void
 verify_rows(Reading *reading, const AvcVersion *version, Verdict *verdict)
 {
-	Oid			type = INT8OID;
-	Datum		value = Int64GetDatum(version->version);
-	AvcDigester *digester;
-	Portal		portal;
+	AvcParam	param = AVC_INT8(version->version);
 
-	portal = SPI_cursor_open_with_args(NULL,
-									   psprintf("SELECT ROW(%s) FROM %s h "
+	verdict->digest = avc_digest_query(psprintf("SELECT ROW(%s) FROM %s h "
 												"WHERE " COVERS("$1"),
 												avc_column_list("h", version->columns),
 												reading->slice->history_name),
-									   1, &type, &value, NULL, true,
-									   CURSOR_OPT_NO_SCROLL);
-	digester = avc_digest_begin(NULL);
-	for (;;)
-	{
-		uint64		i;
-
-		CHECK_FOR_INTERRUPTS();
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		if (SPI_processed == 0)
-			break;
-		for (i = 0; i < SPI_processed; i++)
-		{
-			bool		is_null;
-			Datum		row = SPI_getbinval(SPI_tuptable->vals[i],
-											SPI_tuptable->tupdesc, 1,
-											&is_null);
-
-			avc_digest_add(digester, row);
-		}
-		verdict->rows += SPI_processed;
-		SPI_freetuptable(SPI_tuptable);
-	}
-	verdict->digest = avc_digest_end(digester);
-	SPI_cursor_close(portal);
-
+									   1, &param, true, &verdict->rows);
 	if (verdict->rows != version->rows)
-		add_fault(verdict, "it had " INT64_FORMAT " rows", version->rows);
+		add_fault(verdict, "rows recorded: " INT64_FORMAT, version->rows);
 	if (version->digest_format != AVC_DIGEST_FORMAT)
-		add_fault(verdict, "its digest has the unknown format %d",
+		add_fault(verdict, "digest of unknown format: %d",
 				  version->digest_format);
 	else if (strcmp(verdict->digest, version->digest) != 0)
-		add_fault(verdict, "its digest was %s", version->digest);
+		add_fault(verdict, "digest recorded: %s", version->digest);
 }
 
 /* Hash the images of the version, where they are now. */
@@ -350,11 +321,11 @@ verify_images(Reading *reading, const AvcVersion *version, Verdict *verdict)
 	changed = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 										  SPI_tuptable->tupdesc, 2, &is_null));
 	if (missing > 0)
-		add_fault(verdict, INT64_FORMAT " images are missing, first of frame %s",
+		add_fault(verdict, "images missing: " INT64_FORMAT ", first of frame %s",
 				  missing, SPI_getvalue(SPI_tuptable->vals[0],
 										SPI_tuptable->tupdesc, 3));
 	if (changed > 0)
-		add_fault(verdict, INT64_FORMAT " images do not match their hash, first of frame %s",
+		add_fault(verdict, "images that do not match their hash: " INT64_FORMAT ", first of frame %s",
 				  changed, SPI_getvalue(SPI_tuptable->vals[0],
 										SPI_tuptable->tupdesc, 4));
 }
@@ -390,7 +361,7 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 											SPI_tuptable->tupdesc, 1,
 											&is_null));
 	if (differing > 0)
-		add_fault(verdict, "the view differs from it in " INT64_FORMAT " rows",
+		add_fault(verdict, "rows in which the view differs: " INT64_FORMAT,
 				  differing);
 }
 
