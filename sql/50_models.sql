@@ -59,3 +59,118 @@ SELECT pg_catalog.pg_extension_config_dump('_avcurate.models', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.checkpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.checkpoints_checkpoint_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.checkpoint_tensors', '');
+
+-- Functions
+
+CREATE FUNCTION avcurate.create_model(
+	model		text,
+	architecture text,
+	options		jsonb DEFAULT '{}',
+	label_map	text DEFAULT NULL
+) RETURNS void
+	AS 'MODULE_PATHNAME', 'avc_create_model'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.create_model(text, text, jsonb, text) IS
+	'name a network architecture with its options and classes';
+
+CREATE FUNCTION avcurate.create_checkpoint(
+	model		text,
+	seed		bigint DEFAULT 0
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_create_checkpoint'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.create_checkpoint(text, bigint) IS
+	'freshly initialised weights of a model';
+
+CREATE FUNCTION avcurate.import_checkpoint(
+	model		text,
+	file		bytea
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_import_checkpoint'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.import_checkpoint(text, bytea) IS
+	'take the weights of a safetensors file as a checkpoint of a model';
+
+CREATE FUNCTION avcurate.import_checkpoint(
+	model		text,
+	path		text
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_import_checkpoint_file'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.import_checkpoint(text, text) IS
+	'take the weights of a file of the server as a checkpoint of a model';
+
+REVOKE ALL ON FUNCTION avcurate.import_checkpoint(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION avcurate.import_checkpoint(text, text)
+	TO pg_read_server_files;
+
+CREATE FUNCTION avcurate.export_checkpoint(
+	checkpoint	bigint,
+	format		text DEFAULT 'safetensors'
+) RETURNS bytea
+	AS 'MODULE_PATHNAME', 'avc_export_checkpoint'
+	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.export_checkpoint(bigint, text) IS
+	'the weights as a safetensors file that torchvision loads';
+
+CREATE FUNCTION avcurate.export_checkpoint(
+	checkpoint	bigint,
+	path		text,
+	format		text
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_export_checkpoint_file'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.export_checkpoint(bigint, text, text) IS
+	'write the weights to a file of the server; returns its bytes';
+
+REVOKE ALL ON FUNCTION avcurate.export_checkpoint(bigint, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION avcurate.export_checkpoint(bigint, text, text)
+	TO pg_write_server_files;
+
+CREATE FUNCTION avcurate.verify_checkpoint(
+	checkpoint	bigint,
+	OUT check_name text,
+	OUT ok		boolean,
+	OUT detail	text
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'avc_verify_checkpoint'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.verify_checkpoint(bigint) IS
+	'do the tensors match their hash, and does the pin still yield the same data?';
+
+-- Views
+
+CREATE VIEW avcurate.models WITH (security_barrier) AS
+SELECT m.model, m.architecture, m.options, m.label_map, m.num_classes,
+	m.owner, m.created_at
+FROM _avcurate.models AS m
+WHERE _avcurate.role_sees(m.owner);
+
+COMMENT ON VIEW avcurate.models IS
+	'models of the roles that the current user is a member of';
+COMMENT ON COLUMN avcurate.models.num_classes IS 'background included';
+
+CREATE VIEW avcurate.checkpoints WITH (security_barrier) AS
+SELECT c.checkpoint, c.model, c.job, s.slice, c.version, c.digest, c.rows,
+	c.parent, c.step, c.epoch, c.created_at, c.bytes, c.provenance
+FROM _avcurate.checkpoints AS c
+	JOIN _avcurate.models AS m USING (model)
+	LEFT JOIN _avcurate.slices AS s ON s.slice_id = c.slice_id
+WHERE NOT c.state AND _avcurate.role_sees(m.owner);
+
+COMMENT ON VIEW avcurate.checkpoints IS
+	'weights of models, with the pin of what trained them';
+COMMENT ON COLUMN avcurate.checkpoints.bytes IS 'size as a safetensors file';
+COMMENT ON COLUMN avcurate.checkpoints.digest IS
+	'digest of the version that trained it';
+COMMENT ON COLUMN avcurate.checkpoints.provenance IS
+	'everything that made these weights, and their SHA-256';
+
+GRANT SELECT ON avcurate.models, avcurate.checkpoints TO PUBLIC;

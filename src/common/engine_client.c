@@ -24,8 +24,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <jansson.h>
-
 #include "access/xact.h"
 #include "lib/ilist.h"
 #include "miscadmin.h"
@@ -37,6 +35,7 @@
 #include "utils/wait_event.h"
 
 #include "common/engine_client.h"
+#include "common/server_jansson.h"
 #include "common/settings.h"
 #include "engine/protocol.h"
 

@@ -1,0 +1,313 @@
+/*
+ * models/model.c
+ *		Named network architectures, and how an engine is told of one.
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+
+#include "batches/batches.h"
+#include "common/catalog.h"
+#include "common/server_jansson.h"
+#include "common/settings.h"
+#include "common/spi.h"
+#include "engine/nets/detector_config.h"
+#include "engine/protocol.h"
+#include "models/model.h"
+
+PG_FUNCTION_INFO_V1(avc_create_model);
+
+/* ---- JSON ----------------------------------------------------------- */
+
+void
+avc_json_add_raw(StringInfo json, const char *key, const char *value)
+{
+	if (json->len > 0 && json->data[json->len - 1] != '{')
+		appendStringInfoString(json, ", ");
+	escape_json(json, key);
+	appendStringInfoString(json, ": ");
+	appendStringInfoString(json, value);
+}
+
+void
+avc_json_add(StringInfo json, const char *key, const char *value)
+{
+	avc_json_add_raw(json, key, "");
+	if (value != NULL)
+		escape_json(json, value);
+	else
+		appendStringInfoString(json, "null");
+}
+
+void
+avc_json_add_int(StringInfo json, const char *key, int64 value)
+{
+	avc_json_add_raw(json, key, psprintf(INT64_FORMAT, value));
+}
+
+Jsonb *
+avc_json_to_jsonb(const char *json)
+{
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
+}
+
+char *
+avc_jsonb_to_text(Jsonb *jsonb)
+{
+	return JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
+}
+
+void
+avc_raise_status(const EngStatus *status)
+{
+	int			state = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
+
+	if (status->code == ENG_BAD_ARGUMENT)
+		state = ERRCODE_INVALID_PARAMETER_VALUE;
+	else if (status->code == ENG_BAD_FILE)
+		state = ERRCODE_DATA_EXCEPTION;
+	else if (status->code == ENG_NO_MEMORY)
+		state = ERRCODE_OUT_OF_MEMORY;
+	else if (status->code == ENG_UNSUPPORTED)
+		state = ERRCODE_FEATURE_NOT_SUPPORTED;
+	ereport(ERROR, (errcode(state), errmsg("%s", status->message)));
+	pg_unreachable();
+}
+
+/* ---- the engine's side ---------------------------------------------- */
+
+const char *
+avc_model_device(const char *device)
+{
+	if (device == NULL)
+		device = avc_device;
+	return strcmp(device, "auto") == 0 ? "cpu" : device;
+}
+
+/* Bytes that an engine may plan for. */
+static int64
+memory_limit(void)
+{
+	if (avc_engine_memory_limit > 0)
+		return (int64) avc_engine_memory_limit << 20;
+	return (int64) sysconf(_SC_PHYS_PAGES) / 2 * sysconf(_SC_PAGESIZE);
+}
+
+char *
+avc_model_load_json(const AvcModel *model, const AvcLoad *load)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	avc_json_add(&json, "architecture", model->architecture);
+	avc_json_add_raw(&json, "options", model->options);
+	avc_json_add_int(&json, "num_classes", model->num_classes);
+	avc_json_add(&json, "mode", load->mode);
+	avc_json_add(&json, "device", load->device);
+	avc_json_add_int(&json, "threads", load->threads);
+	avc_json_add_int(&json, "seed", load->seed);
+	avc_json_add_raw(&json, "init", load->init ? "true" : "false");
+	avc_json_add_raw(&json, "strict", load->strict ? "true" : "false");
+	avc_json_add_int(&json, "memory_limit", memory_limit());
+	if (load->more != NULL)
+		appendStringInfoString(&json, load->more);
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
+AvcReply *
+avc_model_load(AvcEngine *engine, const AvcModel *model, const AvcLoad *load,
+			   const AvcFileImage *file)
+{
+	AvcBlobPart part;
+	AvcMessage	message = {ENG_KIND_LOAD, NULL, NULL, 0};
+
+	message.json = avc_model_load_json(model, load);
+	if (file != NULL)
+	{
+		part.data = file->data;
+		part.len = file->len;
+		message.parts = &part;
+		message.part_count = 1;
+	}
+	return avc_engine_call(engine, &message);
+}
+
+void
+avc_model_add_versions(StringInfo json, const AvcEngine *engine)
+{
+	static const char *const keys[] = {"engine_version", "libraries", "isa"};
+	json_t	   *hello = json_loads(avc_engine_hello(engine), 0, NULL);
+	int			i;
+
+	avc_json_add(json, "extension_version", AVC_VERSION);
+	for (i = 0; i < lengthof(keys); i++)
+	{
+		char	   *value = json_dumps(json_object_get(hello, keys[i]),
+									   JSON_ENCODE_ANY | JSON_SORT_KEYS);
+
+		if (value != NULL)
+			avc_json_add_raw(json, keys[i], value);
+		free(value);
+	}
+	json_decref(hello);
+}
+
+void
+avc_model_add_identity(StringInfo json, const AvcModel *model)
+{
+	avc_json_add(json, "model", model->model);
+	avc_json_add(json, "architecture", model->architecture);
+	avc_json_add_raw(json, "model_options", model->options);
+	avc_json_add(json, "label_map", model->label_map);
+	avc_json_add_int(json, "num_classes", model->num_classes);
+}
+
+/* ---- registry ------------------------------------------------------- */
+
+AvcModel *
+avc_model_find(const char *name, bool missing_ok)
+{
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext old;
+	AvcModel   *model = NULL;
+	AvcRoleScope scope;
+	AvcParam	params[] = {AVC_TEXT(name)};
+	bool		is_null;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	if (avc_spi_exec("SELECT architecture, options::text AS options, "
+					 "label_map, num_classes, owner::oid AS owner "
+					 "FROM _avcurate.models WHERE model = $1",
+					 1, params, false, 0) > 0)
+	{
+		old = MemoryContextSwitchTo(context);
+		model = palloc0(sizeof(AvcModel));
+		model->model = pstrdup(name);
+		model->architecture =
+			TextDatumGetCString(avc_spi_column(0, "architecture", &is_null));
+		model->options =
+			TextDatumGetCString(avc_spi_column(0, "options", &is_null));
+		model->label_map =
+			TextDatumGetCString(avc_spi_column(0, "label_map", &is_null));
+		model->num_classes =
+			DatumGetInt32(avc_spi_column(0, "num_classes", &is_null));
+		model->owner = DatumGetObjectId(avc_spi_column(0, "owner", &is_null));
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	if (model == NULL && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("model \"%s\" does not exist", name),
+				 errhint("Make it with avcurate.create_model().")));
+	return model;
+}
+
+void
+avc_model_check_usable(const AvcModel *model)
+{
+	if (!has_privs_of_role(GetUserId(), model->owner) &&
+		!pg_database_ownercheck(MyDatabaseId, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for model \"%s\"", model->model),
+				 errhint("It may be used by members of the role that made it.")));
+}
+
+static void
+check_new_name(const char *name)
+{
+	if (name[0] == '\0' || strlen(name) > 200)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("name of a model must have 1 to 200 bytes")));
+	if (avc_model_find(name, true) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("model \"%s\" already exists", name)));
+}
+
+static void
+check_config(const char *architecture, const char *options, int num_classes)
+{
+	EngDetectorConfig config;
+	EngStatus	status = {ENG_OK, ""};
+
+	if (!eng_detector_config_parse(&config, architecture, options,
+								   num_classes, &status))
+		avc_raise_status(&status);
+}
+
+static char *
+text_argument(FunctionCallInfo fcinfo, int number, const char *name)
+{
+	if (PG_ARGISNULL(number))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be NULL", name)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(number));
+}
+
+/*
+ * create_model(model, architecture, options, label_map) returns void.
+ */
+Datum
+avc_create_model(PG_FUNCTION_ARGS)
+{
+	Oid			owner = GetUserId();
+	char	   *name = text_argument(fcinfo, 0, "model");
+	char	   *architecture = text_argument(fcinfo, 1, "architecture");
+	char	   *options = "{}";
+	char	   *label_map;
+	int			num_classes;
+	AvcRoleScope scope;
+
+	if (!PG_ARGISNULL(2))
+	{
+		Jsonb	   *jsonb = PG_GETARG_JSONB_P(2);
+
+		if (!JB_ROOT_IS_OBJECT(jsonb))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("options of a model must be a JSON object")));
+		options = avc_jsonb_to_text(jsonb);
+	}
+	if (!PG_ARGISNULL(3))
+		label_map = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	else
+		label_map = strcmp(architecture, "small") == 0 ? "bdd100k" : "coco";
+
+	check_new_name(name);
+	num_classes = avc_label_map_max(avc_label_map_load(label_map,
+													   CurrentMemoryContext)) + 1;
+	check_config(architecture, options, num_classes);
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	{
+		AvcParam	params[] = {
+			AVC_TEXT(name), AVC_TEXT(architecture), AVC_TEXT(options),
+			AVC_TEXT(label_map), AVC_INT4(num_classes),
+			{REGROLEOID, ObjectIdGetDatum(owner), false}
+		};
+
+		avc_spi_exec("INSERT INTO _avcurate.models (model, architecture, "
+					 "options, label_map, num_classes, owner) "
+					 "VALUES ($1, $2, $3::jsonb, $4, $5, $6)",
+					 lengthof(params), params, false, 0);
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	PG_RETURN_VOID();
+}

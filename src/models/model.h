@@ -1,0 +1,76 @@
+/*
+ * models/model.h
+ *		What the files of this folder and of training share about models.
+ */
+#ifndef AVC_MODELS_MODEL_H
+#define AVC_MODELS_MODEL_H
+
+#include "lib/stringinfo.h"
+
+#include "common/engine_client.h"
+#include "engine/io/safetensors.h"
+#include "models/checkpoint.h"
+
+/* What a LOAD request needs besides the model. */
+typedef struct AvcLoad
+{
+	const char *mode;			/* "train" or "infer" */
+	const char *device;			/* "cpu", "ref", "cuda:N" */
+	int			threads;		/* 0 = all cores */
+	int64		seed;
+	bool		init;			/* fresh weights, no blob */
+	bool		strict;
+	const char *more;			/* ", "key": value ..." or NULL */
+} AvcLoad;
+
+/* The JSON of LOAD; the memory limit is the setting's. */
+extern char *avc_model_load_json(const AvcModel *model, const AvcLoad *load);
+
+/* Send LOAD with the file (NULL when init) and wait for its answer. */
+extern AvcReply *avc_model_load(AvcEngine *engine, const AvcModel *model,
+								const AvcLoad *load,
+								const AvcFileImage *file);
+
+/* avcurate.device, "auto" resolved to what this server has. */
+extern const char *avc_model_device(const char *device);
+
+/* Key, colon and string value as JSON, with a comma before all but the first. */
+extern void avc_json_add(StringInfo json, const char *key, const char *value);
+
+/* The same with a value that is JSON already, or a number. */
+extern void avc_json_add_raw(StringInfo json, const char *key,
+							 const char *value);
+extern void avc_json_add_int(StringInfo json, const char *key, int64 value);
+
+/* The text as jsonb. */
+extern Jsonb *avc_json_to_jsonb(const char *json);
+
+/* The value of a jsonb as text. */
+extern char *avc_jsonb_to_text(Jsonb *jsonb);
+
+/* Members "engine_version", "libraries", "isa" of the engine's HELLO, and
+ * the extension's version. */
+extern void avc_model_add_versions(StringInfo json, const AvcEngine *engine);
+
+/* Members that tell which network this is. */
+extern void avc_model_add_identity(StringInfo json, const AvcModel *model);
+
+/* Raise an engine status of code linked into the server. */
+extern void avc_raise_status(const EngStatus *status) pg_attribute_noreturn();
+
+/*
+ * Open a safetensors image; the result is freed with the current memory
+ * context.  Error if a rule of the format is broken.
+ */
+extern EngTensorFile *avc_tensor_file_open(const char *data, size_t len);
+
+/* Hex SHA-256 over the weights of a file, optimizer tensors left out. */
+extern char *avc_weights_sha256(const EngTensorFile *file);
+
+/* Delete the step checkpoints of a job except the newest "keep". */
+extern void avc_checkpoint_prune_states(int64 job, int keep);
+
+/* The newest step checkpoint of a job, or 0. */
+extern int64 avc_checkpoint_newest_state(int64 job);
+
+#endif
