@@ -2,12 +2,10 @@
  * common/engine_client.c
  *		Start an engine, talk to it, and end it on every way out.
  *
- * The engine is a child of this process: one end of a socket pair is its
- * descriptor 3, its standard error is a pipe that we read, and it has no
- * other descriptor of ours.  It is ended by whichever comes first: an
- * explicit stop, the end of the (sub)transaction that started it, the exit
- * of this process (before_shmem_exit), or, if this process is killed, the
- * parent-death signal and the end of file on its socket.
+ * An engine is ended by whichever comes first: an explicit stop, the end of
+ * the (sub)transaction that started it, the exit of this process
+ * (before_shmem_exit), or, if this process is killed, the parent-death
+ * signal and the end of file on its socket.
  *
  * The socket is non-blocking and both directions move in every wait, so a
  * long message to an engine that is sending one of its own cannot deadlock.
@@ -17,9 +15,7 @@
 #include "postgres.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,13 +31,10 @@
 #include "utils/wait_event.h"
 
 #include "common/engine_client.h"
+#include "common/engine_process.h"
 #include "common/server_jansson.h"
-#include "common/settings.h"
 #include "engine/protocol.h"
 
-#define ENGINE_FD			3	/* where the engine finds its socket */
-#define STATUS_FD			4	/* child only: errno of a failed exec */
-#define LAST_WORDS			400 /* bytes kept of the engine's stderr */
 #define FIRST_ALLOCATION	((size_t) 16 << 20)
 #define STOP_GRACE_MS		2000	/* idle engine after BYE or SIGTERM */
 #define ABORT_GRACE_MS		300 /* engine that we no longer wait for */
@@ -64,10 +57,7 @@ struct AvcEngine
 {
 	dlist_node	node;
 	MemoryContext context;
-	pid_t		pid;			/* 0 once reaped */
-	int			exit_status;	/* of waitpid, valid once reaped */
-	int			socket;			/* -1 once closed */
-	int			errors;			/* read end of its stderr, -1 once closed */
+	AvcEngineProcess process;
 	SubTransactionId subxact;	/* owner, or invalid outside transactions */
 	int			unanswered;
 	bool		sending;		/* a message is half sent */
@@ -77,86 +67,12 @@ struct AvcEngine
 	size_t		header_filled;
 	Incoming   *partial;		/* header is complete, the rest is not */
 	dlist_head	arrived;
-	char		last_words[LAST_WORDS + 1];
-	size_t		last_words_len;
 };
 
 static dlist_head engines = DLIST_STATIC_INIT(engines);
 static bool callbacks_registered = false;
 
 /* ---- start ---------------------------------------------------------- */
-
-static void
-engine_program(char *path)
-{
-	if (avc_engine_path != NULL && avc_engine_path[0] != '\0')
-	{
-		strlcpy(path, avc_engine_path, MAXPGPATH);
-		return;
-	}
-	strlcpy(path, my_exec_path, MAXPGPATH);
-	get_parent_directory(path);
-	join_path_components(path, path, "avcurate-engine");
-}
-
-/*
- * The child between fork and exec: async-signal-safe calls only.  It leaves
- * our process group, because the server signals a worker's whole group.
- */
-static void
-run_engine(const char *path, const int *fds, pid_t parent)
-{
-	char	   *argv[] = {"avcurate-engine", "serve", "--fd", "3", NULL};
-	sigset_t	none;
-	int			kept[3];
-	int			null_fd;
-	int			error;
-	int			i;
-
-	for (i = 0; i < 3; i++)
-		kept[i] = fcntl(fds[i], F_DUPFD, 16);
-	null_fd = open("/dev/null", O_RDWR);
-	if (null_fd < 0 || kept[0] < 0 || kept[1] < 0 || kept[2] < 0 ||
-		dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0 ||
-		dup2(kept[1], 2) < 0 || dup2(kept[0], ENGINE_FD) < 0 ||
-		dup2(kept[2], STATUS_FD) < 0)
-		_exit(127);
-	(void) fcntl(STATUS_FD, F_SETFD, FD_CLOEXEC);
-	if (close_range(STATUS_FD + 1, ~0U, 0) != 0)
-		for (i = STATUS_FD + 1; i < 65536; i++)
-			(void) close(i);
-
-	(void) setpgid(0, 0);
-	(void) prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(127);
-	for (i = 1; i < NSIG; i++)
-		(void) signal(i, SIG_DFL);
-	sigemptyset(&none);
-	(void) sigprocmask(SIG_SETMASK, &none, NULL);
-
-	/* If memory runs out, the engine must go before any server process. */
-	i = open("/proc/self/oom_score_adj", O_WRONLY);
-	if (i >= 0)
-	{
-		(void) !write(i, "500", 3);
-		(void) close(i);
-	}
-	(void) !chdir("/");
-
-	execv(path, argv);
-	error = errno;
-	(void) !write(STATUS_FD, &error, sizeof(error));
-	_exit(127);
-}
-
-static void
-set_nonblocking(int fd)
-{
-	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0 ||
-		fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-		elog(ERROR, "could not set mode of a descriptor: %m");
-}
 
 static void engine_end(AvcEngine *engine, bool gently);
 
@@ -203,58 +119,13 @@ end_with_subtransaction(SubXactEvent event, SubTransactionId mine,
 	}
 }
 
-/*
- * Fork with every signal blocked, so that none of our handlers can run in
- * the child.  Returns the child's pid; *exec_error is 0 once it has become
- * the engine.
- */
-static pid_t
-fork_engine(const char *path, const int *fds, int status_read, int *exec_error)
-{
-	sigset_t	all;
-	sigset_t	saved;
-	pid_t		parent = getpid();
-	pid_t		pid;
-	ssize_t		got;
-
-	*exec_error = 0;
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &saved);
-	pid = fork();
-	if (pid == 0)
-		run_engine(path, fds, parent);
-	if (pid < 0)
-		*exec_error = errno;
-	sigprocmask(SIG_SETMASK, &saved, NULL);
-	close(fds[0]);
-	close(fds[1]);
-	close(fds[2]);
-	if (pid > 0)
-	{
-		do
-			got = read(status_read, exec_error, sizeof(int));
-		while (got < 0 && errno == EINTR);
-		if (got != sizeof(int))
-			*exec_error = 0;
-	}
-	close(status_read);
-	return pid;
-}
-
 AvcEngine *
 avc_engine_start(void)
 {
-	char		path[MAXPGPATH];
-	int			sockets[2];
-	int			errors[2];
-	int			status[2];
-	int			child[3];
-	int			exec_error;
 	MemoryContext context;
 	AvcEngine  *engine;
 	AvcReply   *reply;
 	AvcMessage	hello = {ENG_KIND_HELLO, "{\"protocol\": 1}", NULL, 0};
-	pid_t		pid;
 
 	if (!callbacks_registered)
 	{
@@ -263,39 +134,13 @@ avc_engine_start(void)
 		RegisterSubXactCallback(end_with_subtransaction, NULL);
 		callbacks_registered = true;
 	}
-	engine_program(path);
-	context = AllocSetContextCreate(TopMemoryContext, "avcurate engine",
+	context = AllocSetContextCreate(CurrentMemoryContext, "avcurate engine",
 									ALLOCSET_SMALL_SIZES);
 	engine = MemoryContextAllocZero(context, sizeof(AvcEngine));
 	engine->context = context;
+	avc_engine_process_start(&engine->process);
+	MemoryContextSetParent(context, TopMemoryContext);
 	dlist_init(&engine->arrived);
-
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0)
-		ereport(ERROR, (errmsg("could not create a socket pair: %m")));
-	if (pipe2(errors, O_CLOEXEC) < 0 || pipe2(status, O_CLOEXEC) < 0)
-		ereport(ERROR, (errmsg("could not create a pipe: %m")));
-	set_nonblocking(sockets[0]);
-	set_nonblocking(errors[0]);
-	child[0] = sockets[1];
-	child[1] = errors[1];
-	child[2] = status[1];
-	pid = fork_engine(path, child, status[0], &exec_error);
-	if (pid < 0 || exec_error != 0)
-	{
-		if (pid > 0)
-			(void) waitpid(pid, NULL, 0);
-		close(sockets[0]);
-		close(errors[0]);
-		MemoryContextDelete(context);
-		errno = exec_error;
-		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("could not start engine \"%s\": %m", path),
-				 errhint("Set avcurate.engine_path to the engine program.")));
-	}
-	engine->pid = pid;
-	engine->socket = sockets[0];
-	engine->errors = errors[0];
 	engine->subxact = IsTransactionState() ? GetCurrentSubTransactionId()
 		: InvalidSubTransactionId;
 	dlist_push_tail(&engines, &engine->node);
@@ -308,68 +153,6 @@ avc_engine_start(void)
 
 /* ---- end ------------------------------------------------------------ */
 
-/* Keep the last bytes that the engine wrote to stderr. */
-static void
-read_errors(AvcEngine *engine)
-{
-	char		buffer[4096];
-	ssize_t		got;
-	size_t		keep;
-
-	while (engine->errors >= 0)
-	{
-		got = read(engine->errors, buffer, sizeof(buffer));
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			break;
-		if ((size_t) got >= LAST_WORDS)
-		{
-			memcpy(engine->last_words, buffer + got - LAST_WORDS, LAST_WORDS);
-			engine->last_words_len = LAST_WORDS;
-		}
-		else
-		{
-			keep = Min(engine->last_words_len, LAST_WORDS - (size_t) got);
-			memmove(engine->last_words,
-					engine->last_words + engine->last_words_len - keep, keep);
-			memcpy(engine->last_words + keep, buffer, got);
-			engine->last_words_len = keep + got;
-		}
-		engine->last_words[engine->last_words_len] = '\0';
-	}
-}
-
-/* Reap the engine if it ends within that time. */
-static bool
-engine_reap(AvcEngine *engine, int wait_ms)
-{
-	instr_time	start;
-	instr_time	now;
-
-	if (engine->pid == 0)
-		return true;
-	INSTR_TIME_SET_CURRENT(start);
-	for (;;)
-	{
-		pid_t		pid = waitpid(engine->pid, &engine->exit_status, WNOHANG);
-
-		/* ECHILD would mean that somebody else reaped it: it is gone. */
-		if (pid == engine->pid || (pid < 0 && errno == ECHILD))
-		{
-			engine->pid = 0;
-			return true;
-		}
-		INSTR_TIME_SET_CURRENT(now);
-		INSTR_TIME_SUBTRACT(now, start);
-		if (INSTR_TIME_GET_MILLISEC(now) >= wait_ms)
-			return false;
-		/* An engine that writes its last words must not block on them. */
-		read_errors(engine);
-		pg_usleep(2000L);
-	}
-}
-
 /*
  * End the process and give its descriptors back; the struct stays.  No
  * error is raised and no interrupt served: this runs in abort and exit.
@@ -377,7 +160,7 @@ engine_reap(AvcEngine *engine, int wait_ms)
 static void
 engine_kill(AvcEngine *engine, bool gently)
 {
-	if (engine->pid != 0)
+	if (engine->process.pid != 0)
 	{
 		bool		asked = false;
 
@@ -390,25 +173,25 @@ engine_kill(AvcEngine *engine, bool gently)
 			eng_frame_header_pack(header, &bye);
 			header[ENG_PROTOCOL_HEADER] = '{';
 			header[ENG_PROTOCOL_HEADER + 1] = '}';
-			asked = send(engine->socket, header, sizeof(header),
+			asked = send(engine->process.socket, header, sizeof(header),
 						 MSG_NOSIGNAL) == sizeof(header);
 		}
-		if (!asked || !engine_reap(engine, STOP_GRACE_MS))
+		if (!asked || !avc_engine_process_reap(&engine->process, STOP_GRACE_MS))
 		{
-			(void) kill(engine->pid, SIGTERM);
-			if (!engine_reap(engine, gently ? STOP_GRACE_MS : ABORT_GRACE_MS))
+			(void) kill(engine->process.pid, SIGTERM);
+			if (!avc_engine_process_reap(&engine->process, gently ? STOP_GRACE_MS : ABORT_GRACE_MS))
 			{
-				(void) kill(engine->pid, SIGKILL);
-				(void) engine_reap(engine, 10000);
+				(void) kill(engine->process.pid, SIGKILL);
+				(void) avc_engine_process_reap(&engine->process, 10000);
 			}
 		}
 	}
-	read_errors(engine);
-	if (engine->socket >= 0)
-		close(engine->socket);
-	if (engine->errors >= 0)
-		close(engine->errors);
-	engine->socket = engine->errors = -1;
+	avc_engine_process_listen(&engine->process);
+	if (engine->process.socket >= 0)
+		close(engine->process.socket);
+	if (engine->process.errors >= 0)
+		close(engine->process.errors);
+	engine->process.socket = engine->process.errors = -1;
 	engine->at_eof = true;
 }
 
@@ -436,24 +219,6 @@ avc_engine_stop_all(void)
 }
 
 /* ---- failures ------------------------------------------------------- */
-
-/* Last line of what the engine wrote, or NULL. */
-static const char *
-last_line(AvcEngine *engine)
-{
-	char	   *end = engine->last_words + engine->last_words_len;
-	char	   *line;
-
-	while (end > engine->last_words && (unsigned char) end[-1] <= ' ')
-		*--end = '\0';
-	line = strrchr(engine->last_words, '\n');
-	line = line != NULL ? line + 1 : engine->last_words;
-	/* Not our text: keep what any encoding can hold. */
-	for (end = line; *end != '\0'; end++)
-		if ((unsigned char) *end < ' ' || (unsigned char) *end > '~')
-			*end = '?';
-	return line[0] != '\0' ? line : NULL;
-}
 
 /*
  * Raise what an ERROR frame says.  The kinds of the protocol become SQL
@@ -502,7 +267,7 @@ engine_lost(AvcEngine *engine, const char *problem)
 
 	/* It closed its socket, so it is on its way out; let it tell how. */
 	if (problem == NULL)
-		(void) engine_reap(engine, 1000);
+		(void) avc_engine_process_reap(&engine->process, 1000);
 	engine->at_eof = true;
 	engine_kill(engine, false);
 	dlist_foreach(iter, &engine->arrived)
@@ -515,8 +280,8 @@ engine_lost(AvcEngine *engine, const char *problem)
 			raise_engine_error(engine, frame);
 		}
 	}
-	words = last_line(engine);
-	status = engine->exit_status;
+	words = avc_engine_process_last_line(&engine->process);
+	status = engine->process.exit_status;
 	if (problem != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
@@ -602,7 +367,7 @@ next_room(Incoming *frame, char **place)
 static void
 engine_read(AvcEngine *engine)
 {
-	read_errors(engine);
+	avc_engine_process_listen(&engine->process);
 	while (!engine->at_eof)
 	{
 		char	   *place = (char *) engine->header + engine->header_filled;
@@ -619,7 +384,7 @@ engine_read(AvcEngine *engine)
 				continue;
 			}
 		}
-		got = recv(engine->socket, place, room, MSG_DONTWAIT);
+		got = recv(engine->process.socket, place, room, MSG_DONTWAIT);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
@@ -647,7 +412,7 @@ engine_wait(AvcEngine *engine, int events)
 	(void) WaitLatchOrSocket(MyLatch,
 							 events | WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
 							 WL_TIMEOUT,
-							 engine->socket, 1000, PG_WAIT_EXTENSION);
+							 engine->process.socket, 1000, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -665,7 +430,7 @@ send_bytes(AvcEngine *engine, const void *data, size_t len)
 
 		if (engine->at_eof)
 			engine_lost(engine, NULL);
-		sent = send(engine->socket, from, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		sent = send(engine->process.socket, from, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (sent > 0)
 		{
 			from += sent;
@@ -708,7 +473,7 @@ avc_engine_send(AvcEngine *engine, const AvcMessage *message)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("connection to the engine was interrupted earlier")));
-	if (engine->socket < 0)
+	if (engine->process.socket < 0)
 		engine_lost(engine, NULL);
 
 	header.kind = message->kind;
@@ -735,7 +500,7 @@ avc_engine_receive(AvcEngine *engine)
 	if (engine->unanswered == 0)
 		elog(ERROR, "no request to the engine is unanswered");
 	INSTR_TIME_SET_CURRENT(start);
-	if (engine->socket >= 0)
+	if (engine->process.socket >= 0)
 		engine_read(engine);
 	while (dlist_is_empty(&engine->arrived))
 	{
@@ -786,7 +551,7 @@ avc_engine_hello(const AvcEngine *engine)
 int
 avc_engine_pid(const AvcEngine *engine)
 {
-	return (int) engine->pid;
+	return (int) engine->process.pid;
 }
 
 int

@@ -335,11 +335,11 @@ fill_in(const EngTensorWriter *writer, const EngBuffer *out)
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		EngFileTensor tensor;
 		bool		is_null;
-		bytea	   *data;
+		Datum		stored = SPI_getbinval(tuple, desc, 4, &is_null);
+		bytea	   *data = DatumGetByteaPP(stored);
 		void	   *place;
 
 		tensor_of_row(tuple, desc, &tensor);
-		data = DatumGetByteaPP(SPI_getbinval(tuple, desc, 4, &is_null));
 		place = eng_tensor_writer_place(writer, out, tensor.name);
 		if (place == NULL || VARSIZE_ANY_EXHDR(data) != tensor.bytes)
 			ereport(ERROR,
@@ -348,7 +348,8 @@ fill_in(const EngTensorWriter *writer, const EngBuffer *out)
 							tensor.name, (size_t) VARSIZE_ANY_EXHDR(data),
 							tensor.bytes)));
 		memcpy(place, VARDATA_ANY(data), tensor.bytes);
-		pfree(data);
+		if ((Pointer) data != DatumGetPointer(stored))
+			pfree(data);
 	}
 }
 

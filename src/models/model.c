@@ -14,7 +14,6 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 
-#include "batches/batches.h"
 #include "common/catalog.h"
 #include "common/server_jansson.h"
 #include "common/settings.h"
@@ -239,6 +238,31 @@ check_new_name(const char *name)
 				 errmsg("model \"%s\" already exists", name)));
 }
 
+/* Classes of a label map, background included. */
+static int
+count_classes(const char *label_map)
+{
+	AvcRoleScope scope;
+	AvcParam	params[] = {AVC_TEXT(label_map)};
+	bool		is_null;
+	int			label;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	label = DatumGetInt32(avc_spi_value("SELECT pg_catalog.max(label) "
+										"FROM _avcurate.label_maps "
+										"WHERE label_map = $1", 1, params,
+										CurrentMemoryContext, &is_null));
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	if (is_null)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("label map \"%s\" does not exist", label_map),
+				 errhint("Label maps are listed in avcurate.label_maps.")));
+	return label + 1;
+}
+
 static void
 check_config(const char *architecture, const char *options, int num_classes)
 {
@@ -290,8 +314,7 @@ avc_create_model(PG_FUNCTION_ARGS)
 		label_map = strcmp(architecture, "small") == 0 ? "bdd100k" : "coco";
 
 	check_new_name(name);
-	num_classes = avc_label_map_max(avc_label_map_load(label_map,
-													   CurrentMemoryContext)) + 1;
+	num_classes = count_classes(label_map);
 	check_config(architecture, options, num_classes);
 	avc_catalog_enter(&scope);
 	SPI_connect();

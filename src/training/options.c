@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <math.h>
 
-#include "miscadmin.h"
+#include "common/shortest_dec.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
@@ -351,7 +351,7 @@ avc_train_options_to_jsonb(const AvcTrainOptions *options)
 				break;
 			case OPTION_REAL:
 				avc_json_add_raw(&json, option->name,
-								 psprintf("%.17g", *(const double *) place));
+								 double_to_shortest_decimal(*(const double *) place));
 				break;
 			case OPTION_BOOL:
 				avc_json_add_raw(&json, option->name,
