@@ -5,7 +5,8 @@
  * The order is that of the format's reference writer: element types from the
  * most to the least aligned, then names, offsets in that order, the header
  * padded with spaces so that the data start at a multiple of 8.  So every
- * tensor is aligned to its element within the file.
+ * tensor is aligned to its element within the file.  Metadata go by key, so
+ * that equal contents give equal bytes.
  */
 #include "engine/io/safetensors.h"
 
@@ -248,6 +249,13 @@ compare_entry_names(const void *a, const void *b)
 				  (*(const Entry *const *) b)->name);
 }
 
+static int
+compare_texts(const void *a, const void *b)
+{
+	return strcmp(((const EngFileText *) a)->key,
+				  ((const EngFileText *) b)->key);
+}
+
 /*
  * Names are unique across types too, which the order of the file hides.
  */
@@ -330,6 +338,9 @@ eng_tensor_writer_finish(EngTensorWriter *writer, EngBuffer *out,
 	if (writer->count > 0)
 		qsort(writer->entries, writer->count, sizeof(*writer->entries),
 			  compare_entries);
+	if (writer->metadata_count > 0)
+		qsort(writer->metadata, writer->metadata_count,
+			  sizeof(*writer->metadata), compare_texts);
 	if (!put_header(writer, out, &total, status) ||
 		!eng_buffer_reserve(out, total, status))
 		return false;
