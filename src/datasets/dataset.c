@@ -155,6 +155,8 @@ check_is_free(Oid schema, const char *name)
 static void
 check_new_name(const RangeVar *name, Oid *schema)
 {
+	AclResult	acl;
+
 	if (strlen(name->relname) + strlen(BOXES_SUFFIX) >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_NAME_TOO_LONG),
@@ -168,6 +170,9 @@ check_new_name(const RangeVar *name, Oid *schema)
 				 errmsg("dataset \"%s\" cannot be a temporary table",
 						name->relname),
 				 errhint("Name a schema that background workers can read, too.")));
+	acl = pg_namespace_aclcheck(*schema, GetUserId(), ACL_CREATE);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_SCHEMA, get_namespace_name(*schema));
 	check_is_free(*schema, name->relname);
 	check_is_free(*schema, psprintf("%s" BOXES_SUFFIX, name->relname));
 }
@@ -284,7 +289,7 @@ static char *
 find_holders(Oid relid)
 {
 	static const char slices_sql[] =
-		"SELECT pg_catalog.string_agg(DISTINCT 'slice ' || c.oid::pg_catalog.regclass::text, ', ')"
+		"SELECT pg_catalog.string_agg(DISTINCT 'materialized view ' || c.oid::pg_catalog.regclass::text, ', ')"
 		" FROM pg_catalog.pg_depend d"
 		" JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid"
 		" JOIN pg_catalog.pg_class c ON c.oid = r.ev_class AND c.relkind = 'm'"

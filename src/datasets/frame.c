@@ -229,11 +229,14 @@ avc_check_frame(PG_FUNCTION_ARGS)
 		check_frame_id(trigger->tg_trigtuple, tuple, rel,
 					   layout->number[FRAME_ID]);
 
-	/* a missing image is left to the NOT NULL constraint */
 	image = heap_getattr(tuple, layout->number[FRAME_IMAGE],
 						 RelationGetDescr(rel), &is_null);
 	if (is_null)
-		return PointerGetDatum(tuple);
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("column \"image_bytes\" of dataset \"%s\" must not be NULL",
+						RelationGetRelationName(rel)),
+				 errhint("A frame has an image; give the bytes of its JPEG file.")));
 	if (!is_insert &&
 		is_same_image(image, trigger->tg_trigtuple, RelationGetDescr(rel),
 					  layout->number[FRAME_IMAGE]))

@@ -44,8 +44,8 @@ typedef struct Target
 	const AvcFeature *feature;
 	char	   *ready;			/* condition: may it be computed in this row? */
 	char	   *needs;			/* int[] literal of what must be done first */
-	SPIPlanPtr	store;			/* this feature alone; made when needed */
-	SPIPlanPtr	fail;
+	SPIPlanPtr	store;			/* this feature alone */
+	SPIPlanPtr	fail;			/* made when needed */
 	int64		failed;			/* rows, in this run */
 } Target;
 
@@ -166,6 +166,40 @@ prepare_store(Backfill *run, List *targets)
 	return prepare(run, sql.data, 1, types);
 }
 
+typedef struct PrepareStep
+{
+	Backfill   *run;
+	Target	   *target;
+} PrepareStep;
+
+static void
+prepare_target(void *arg)
+{
+	PrepareStep *step = arg;
+
+	step->target->store = prepare_store(step->run, list_make1(step->target));
+}
+
+/*
+ * Can the feature be computed at all?  If what it calls is gone, that is an
+ * error when it was asked for by name; else the others go on without it.
+ */
+static bool
+is_computable(Backfill *run, Target *target, bool is_named)
+{
+	PrepareStep step = {run, target};
+	AvcFailure	why;
+
+	if (avc_attempt(prepare_target, &step, &why))
+		return true;
+	ereport(is_named ? ERROR : WARNING,
+			(errcode(why.sqlstate),
+			 errmsg("could not compute feature \"%s\": %s",
+					target->feature->name, why.message),
+			 errhint("Change its expression with avcurate.alter_feature().")));
+	return false;
+}
+
 /*
  * SELECT of the next rows that have something to do: a target that is
  * pending, what it reads from outside the run being done, and nothing that
@@ -219,16 +253,22 @@ plan_run(Backfill *run, const char *name)
 	List	   *features = avc_features_load(run->dataset->relid);
 	AvcRoleScope scope;
 	ListCell   *cell;
+	bool		is_found = false;
 	int			level = -1;
 
+	avc_role_enter(&scope, run->dataset->owner);
 	foreach(cell, features)
 	{
-		AvcFeature *feature = lfirst(cell);
+		Target	   *target = make_target(lfirst(cell));
 
-		if (name == NULL || strcmp(feature->name, name) == 0)
-			run->targets = lappend(run->targets, make_target(feature));
+		if (name != NULL && strcmp(target->feature->name, name) != 0)
+			continue;
+		is_found = true;
+		if (is_computable(run, target, name != NULL))
+			run->targets = lappend(run->targets, target);
 	}
-	if (run->targets == NIL && name != NULL)
+	avc_role_leave(&scope);
+	if (!is_found && name != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("dataset \"%s\" has no feature \"%s\"",
@@ -415,8 +455,6 @@ store_row(Backfill *run, Level *level, const int64 *id,
 		StoreStep	step = {NULL, id, 1};
 		AvcFailure	own;
 
-		if (target->store == NULL)
-			target->store = prepare_store(run, list_make1(target));
 		step.plan = target->store;
 		if (!avc_attempt(store_rows, &step, &own))
 			mark_failed(run, target, *id, &own);
