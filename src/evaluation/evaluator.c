@@ -131,6 +131,7 @@ add_group(AvcEvaluator *evaluator, int category, AvcImageTruth *truths,
 				   evaluator->scratch, outcomes, state->positives);
 	for (i = 0; i < used; i++)
 	{
+		detections[i].rank = i;
 		detections[i].is_counted = true;
 		if (outcomes[i].truth < 0)
 			continue;

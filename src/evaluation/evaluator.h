@@ -26,6 +26,7 @@ typedef struct AvcImageDetection
 	int32		category;
 	AvcCocoDetection detection;
 	int32		order;			/* set by the evaluator: place when given */
+	int32		rank;			/* result: place in its category, from 0 */
 	bool		is_counted;		/* result: among the first 100 */
 	int32		truth;			/* result: index of its truth, -1 = none */
 	double		iou;			/* result: with that truth */

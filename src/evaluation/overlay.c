@@ -1,0 +1,545 @@
+/*
+ * evaluation/overlay.c
+ *		overlay() and contact_sheet(): what a detector saw, as pictures.
+ *
+ * The frame is the one of the evaluation's pinned version, whatever the
+ * dataset holds now, and its boxes are the stored matches.  Where boxes
+ * coincide all stay visible: the truth is drawn just outside of its box, the
+ * first evaluation on its own, the next ones inside.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "batches/frame_scan.h"
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "evaluation/result.h"
+#include "image/draw.h"
+#include "image/jpeg.h"
+#include "image/resize.h"
+
+#define MAX_EVALUATIONS 4
+#define MAX_SHEET_FRAMES 100
+#define CELL_SIDE 320			/* pixels of a contact sheet's cell */
+#define CAPTION_HEIGHT 14
+#define QUALITY 90
+
+static const EngColour green = {40, 220, 60, 255};
+static const EngColour white = {255, 255, 255, 255};
+static const EngColour shade = {0, 0, 0, 170};
+static const EngColour evaluation_colours[MAX_EVALUATIONS] = {
+	{255, 40, 40, 255}, {60, 110, 255, 255}, {255, 200, 30, 255},
+	{230, 60, 230, 255}
+};
+
+static const char *const match_kinds[] = {
+	"true_positive", "false_positive", "missed", "ignored"
+};
+
+/* libjpeg's objects, freed with the context. */
+typedef struct PictureTools
+{
+	EngJpegDecoder *decoder;
+	EngJpegEncoder *encoder;
+	MemoryContextCallback callback;
+} PictureTools;
+
+/* One stored box. */
+typedef struct DrawnBox
+{
+	EngRectangle rectangle;
+	char	   *text;			/* category and score; NULL for a truth */
+} DrawnBox;
+
+typedef struct DrawnBoxes
+{
+	DrawnBox   *items;
+	int			count;
+} DrawnBoxes;
+
+PG_FUNCTION_INFO_V1(avc_overlay);
+PG_FUNCTION_INFO_V1(avc_contact_sheet);
+
+static void
+free_tools(void *argument)
+{
+	PictureTools *tools = argument;
+
+	if (tools->decoder)
+		eng_jpeg_decoder_free(tools->decoder);
+	if (tools->encoder)
+		eng_jpeg_encoder_free(tools->encoder);
+}
+
+static void
+raise_picture_error(const char *what, const EngStatus *status)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_EXCEPTION),
+			 errmsg("could not %s: %s", what, status->message)));
+}
+
+static PictureTools *
+create_tools(void)
+{
+	PictureTools *tools = palloc0(sizeof(PictureTools));
+	EngStatus	status = {0};
+
+	tools->callback.func = free_tools;
+	tools->callback.arg = tools;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext,
+									   &tools->callback);
+	tools->decoder = eng_jpeg_decoder_create(&status);
+	if (tools->decoder != NULL)
+		tools->encoder = eng_jpeg_encoder_create(&status);
+	if (tools->encoder == NULL)
+		raise_picture_error("set up JPEG", &status);
+	return tools;
+}
+
+static bytea *
+encode(PictureTools *tools, const EngImage *image)
+{
+	EngStatus	status = {0};
+	const uint8_t *data;
+	size_t		size;
+	bytea	   *result;
+
+	if (!eng_jpeg_encode(tools->encoder, image, QUALITY, ENG_JPEG_444,
+						 &status))
+		raise_picture_error("encode the picture", &status);
+	data = eng_jpeg_encoded(tools->encoder, &size);
+	result = palloc(VARHDRSZ + size);
+	SET_VARSIZE(result, VARHDRSZ + size);
+	memcpy(VARDATA(result), data, size);
+	return result;
+}
+
+/* The JPEG of a frame as the evaluation's version has it. */
+static bytea *
+read_frame(const AvcEvaluationInfo *info, int64 frame_id)
+{
+	AvcPin		pin;
+	AvcFrameScan *scan;
+	AvcFrameRow row;
+	bytea	   *image;
+
+	avc_pin_open(&pin, InvalidOid, info->slice_id, info->version);
+	avc_pin_check_images(&pin);
+	scan = avc_frame_scan_open(&pin);
+	avc_frame_scan_find(scan, frame_id, &row);
+	image = (bytea *) PG_DETOAST_DATUM_COPY(row.image);
+	avc_frame_scan_close(scan);
+	return image;
+}
+
+/* Decode at 1/scale into memory of the current context. */
+static EngImage
+decode(PictureTools *tools, const bytea *jpeg, int scale)
+{
+	EngStatus	status = {0};
+	EngImage	decoded = {.channels = 3};
+	EngImage	image;
+
+	if (!eng_jpeg_decode_alloc(tools->decoder, &decoded,
+							   (const uint8_t *) VARDATA(jpeg),
+							   VARSIZE(jpeg) - VARHDRSZ, scale, &status))
+		raise_picture_error("decode the frame", &status);
+	image = decoded;
+	image.pixels = palloc(eng_image_bytes(&decoded));
+	memcpy(image.pixels, decoded.pixels, eng_image_bytes(&decoded));
+	return image;
+}
+
+/*
+ * Boxes of a frame: truths, or detections from min_score on, of one kind of
+ * match or of all (NULL).
+ */
+static DrawnBoxes
+read_boxes(int64 evaluation, int64 frame_id, bool truths, double min_score,
+		   const char *kind)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	AvcParam	params[] = {AVC_INT8(evaluation), AVC_INT8(frame_id),
+		AVC_FLOAT8(min_score), AVC_TEXT(kind)
+	};
+	DrawnBoxes	boxes;
+	AvcRoleScope scope;
+	MemoryContext spi;
+	uint64		i;
+
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	boxes.count = (int)
+		avc_spi_exec(truths ?
+					 "SELECT DISTINCT ON (truth_no) truth_box AS box, category, "
+					 "NULL::real AS score FROM _avcurate.matches "
+					 "WHERE evaluation = $1 AND frame_id = $2 "
+					 "AND truth_box IS NOT NULL AND $3 IS NOT NULL "
+					 "AND kind = coalesce($4, kind) ORDER BY truth_no" :
+					 "SELECT box, category, score FROM _avcurate.matches "
+					 "WHERE evaluation = $1 AND frame_id = $2 "
+					 "AND box IS NOT NULL AND score >= $3::real "
+					 "AND kind = coalesce($4, kind) ORDER BY score, label, "
+					 "detection_no", 4, params, true, 0);
+	spi = MemoryContextSwitchTo(caller);
+	boxes.items = palloc0(sizeof(DrawnBox) * (boxes.count + 1));
+	for (i = 0; i < (uint64) boxes.count; i++)
+	{
+		bool		is_null;
+		ArrayType  *array = DatumGetArrayTypeP(avc_spi_column(i, "box",
+															  &is_null));
+		const float4 *corner = (const float4 *) ARR_DATA_PTR(array);
+		EngRectangle rectangle = {corner[0], corner[1], corner[2], corner[3]};
+		float4		score = DatumGetFloat4(avc_spi_column(i, "score",
+														  &is_null));
+
+		boxes.items[i].rectangle = rectangle;
+		if (!is_null)
+			boxes.items[i].text =
+				psprintf("%s %.2f",
+						 TextDatumGetCString(avc_spi_column(i, "category",
+															&is_null)),
+						 score);
+	}
+	MemoryContextSwitchTo(spi);
+	avc_catalog_leave(&scope);
+	SPI_finish();
+	return boxes;
+}
+
+/* Outline boxes scaled by "scale" and grown by "grow" pixels. */
+static void
+draw_boxes(EngImage *image, const DrawnBoxes *boxes, float scale, float grow,
+		   float thickness, EngColour colour)
+{
+	int			i;
+
+	for (i = 0; i < boxes->count; i++)
+	{
+		EngRectangle box = boxes->items[i].rectangle;
+
+		box.x1 = box.x1 * scale - grow;
+		box.y1 = box.y1 * scale - grow;
+		box.x2 = box.x2 * scale + grow;
+		box.y2 = box.y2 * scale + grow;
+		eng_draw_outline(image, box, thickness, colour);
+	}
+}
+
+/* Category and score over each detection, where there is room to read it. */
+static void
+draw_texts(EngImage *image, const DrawnBoxes *boxes, int line,
+		   EngColour colour)
+{
+	int			i;
+
+	for (i = 0; i < boxes->count; i++)
+	{
+		EngRectangle box = boxes->items[i].rectangle;
+		int			y = (int) box.y1 - (line + 1) * ENG_FONT_HEIGHT;
+
+		eng_draw_text(image, (int) box.x1, y >= 0 ? y : (int) box.y2 +
+					  line * ENG_FONT_HEIGHT, 1, boxes->items[i].text,
+					  colour);
+	}
+}
+
+/* A line of the legend: a patch of the colour and what it stands for. */
+static void
+draw_legend_line(EngImage *image, int line, int scale, const char *text,
+				 EngColour colour)
+{
+	int			height = ENG_FONT_HEIGHT * scale;
+	int			y = 3 + line * (height + 2);
+	EngRectangle back = {2, y - 1,
+	height + 8 + eng_draw_text_width(text, scale), y + height + 1};
+	EngRectangle patch = {4, y + 1, 4 + height - 3, y + height - 2};
+
+	eng_draw_filled(image, back, shade);
+	eng_draw_filled(image, patch, colour);
+	eng_draw_text(image, height + 5, y, scale, text, white);
+}
+
+static void
+draw_evaluation(EngImage *image, const AvcEvaluationInfo *info, int number,
+				const DrawnBoxes *boxes, float thickness)
+{
+	EngColour	colour = evaluation_colours[number];
+
+	draw_boxes(image, boxes, 1, -number * thickness, thickness, colour);
+	if (image->width >= 640)
+		draw_texts(image, boxes, number, colour);
+	draw_legend_line(image, number + 1, image->width >= 960 ? 2 : 1,
+					 psprintf("evaluation %lld: %s, checkpoint %lld",
+							  (long long) info->evaluation, info->model,
+							  (long long) info->checkpoint), colour);
+}
+
+static void
+check_has_frame(const AvcEvaluationInfo *info, int64 frame_id)
+{
+	AvcParam	params[] = {AVC_INT8(frame_id), AVC_INT8(info->version)};
+	AvcRoleScope scope;
+	uint64		rows;
+
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	rows = avc_spi_exec(psprintf("SELECT 1 FROM _avcurate.history_%lld "
+								 "WHERE frame_id = $1 AND from_version <= $2 "
+								 "AND (to_version IS NULL OR $2 < to_version)",
+								 (long long) info->slice_id),
+						2, params, true, 1);
+	avc_catalog_leave(&scope);
+	SPI_finish();
+	if (rows == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("frame %lld is not in the version that evaluation %lld is of",
+						(long long) frame_id, (long long) info->evaluation),
+				 errhint("avcurate.matches lists the frames of an evaluation.")));
+}
+
+Datum
+avc_overlay(PG_FUNCTION_ARGS)
+{
+	int64		frame_id = PG_GETARG_INT64(0);
+	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(1);
+	double		min_score = PG_GETARG_FLOAT4(2);
+	AvcEvaluationInfo infos[MAX_EVALUATIONS];
+	PictureTools *tools;
+	DrawnBoxes	truths;
+	Datum	   *numbers;
+	bool	   *nulls;
+	EngImage	image;
+	float		thickness;
+	int			count;
+	int			i;
+
+	deconstruct_array(array, INT8OID, 8, true, TYPALIGN_DOUBLE, &numbers,
+					  &nulls, &count);
+	if (count < 1 || count > MAX_EVALUATIONS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("overlay takes 1 to %d evaluations, not %d",
+						MAX_EVALUATIONS, count)));
+	for (i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("evaluations must not contain nulls")));
+		avc_evaluation_find(&infos[i], DatumGetInt64(numbers[i]));
+		check_has_frame(&infos[i], frame_id);
+	}
+	tools = create_tools();
+	image = decode(tools, read_frame(&infos[0], frame_id), 1);
+	thickness = Max(1, image.width / 640);
+	truths = read_boxes(infos[0].evaluation, frame_id, true, 0, NULL);
+	draw_boxes(&image, &truths, 1, thickness, thickness, green);
+	draw_legend_line(&image, 0, image.width >= 960 ? 2 : 1, "truth", green);
+	for (i = 0; i < count; i++)
+	{
+		DrawnBoxes	boxes = read_boxes(infos[i].evaluation, frame_id, false,
+									   min_score, NULL);
+
+		draw_evaluation(&image, &infos[i], i, &boxes, thickness);
+	}
+	PG_RETURN_BYTEA_P(encode(tools, &image));
+}
+
+/* ---- contact sheet ------------------------------------------------------- */
+
+typedef struct SheetFrame
+{
+	int64		frame_id;
+	int64		matches;		/* of the kind */
+} SheetFrame;
+
+static void
+check_kind(const char *kind)
+{
+	int			i;
+
+	for (i = 0; i < lengthof(match_kinds); i++)
+		if (strcmp(kind, match_kinds[i]) == 0)
+			return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown kind of match \"%s\"", kind),
+			 errhint("Kinds: true_positive, false_positive, missed, ignored.")));
+}
+
+/* The frames with the most matches of the kind. */
+static SheetFrame *
+choose_frames(int64 evaluation, const char *kind, int limit, int *count)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	AvcParam	params[] = {AVC_INT8(evaluation), AVC_TEXT(kind),
+	AVC_INT4(limit)};
+	SheetFrame *frames;
+	AvcRoleScope scope;
+	int			i;
+
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	*count = (int)
+		avc_spi_exec("SELECT frame_id, pg_catalog.count(*) AS matches "
+					 "FROM _avcurate.matches WHERE evaluation = $1 "
+					 "AND kind = $2 AND (kind <> 'ignored' OR box IS NOT NULL) "
+					 "GROUP BY frame_id ORDER BY 2 DESC, 1 LIMIT $3",
+					 3, params, true, 0);
+	frames = MemoryContextAlloc(caller, sizeof(SheetFrame) * (*count + 1));
+	for (i = 0; i < *count; i++)
+	{
+		bool		is_null;
+
+		frames[i].frame_id = DatumGetInt64(avc_spi_column(i, "frame_id",
+														  &is_null));
+		frames[i].matches = DatumGetInt64(avc_spi_column(i, "matches",
+														 &is_null));
+	}
+	avc_catalog_leave(&scope);
+	SPI_finish();
+	return frames;
+}
+
+/* The frame small enough for a cell; *scale is its size in the frame's. */
+static EngImage
+shrink_frame(PictureTools *tools, const bytea *jpeg, float *scale)
+{
+	EngStatus	status = {0};
+	EngJpegInfo info;
+	EngImage	whole;
+	EngImage	small = {.channels = 3};
+	int			factor = 1;
+	float		side;
+
+	if (!eng_jpeg_read_header(&info, (const uint8_t *) VARDATA(jpeg),
+							  VARSIZE(jpeg) - VARHDRSZ, &status))
+		raise_picture_error("read the frame", &status);
+	side = Max(info.width, info.height);
+	while (factor < 8 && side / (2 * factor) >= CELL_SIDE)
+		factor *= 2;
+	*scale = CELL_SIDE / side;
+	whole = decode(tools, jpeg, factor);
+	small.width = Max(1, (int32_t) lroundf(info.width * *scale));
+	small.height = Max(1, (int32_t) lroundf(info.height * *scale));
+	small.pixels = palloc(eng_image_bytes(&small));
+	if (!eng_resize(&small, &whole, ENG_RESIZE_BILINEAR, &status))
+		raise_picture_error("shrink the frame", &status);
+	pfree(whole.pixels);
+	return small;
+}
+
+/* A frame with its boxes of the kind, as a small picture. */
+static EngImage
+make_cell(PictureTools *tools, const AvcEvaluationInfo *info,
+		  const char *kind, const SheetFrame *frame)
+{
+	DrawnBoxes	truths = read_boxes(info->evaluation, frame->frame_id, true,
+									0, kind);
+	DrawnBoxes	detections = read_boxes(info->evaluation, frame->frame_id,
+										false, 0, kind);
+	float		scale;
+	EngImage	cell = shrink_frame(tools,
+									read_frame(info, frame->frame_id),
+									&scale);
+
+	draw_boxes(&cell, &truths, scale, 1, 1, green);
+	draw_boxes(&cell, &detections, scale, 0, 1, evaluation_colours[0]);
+	return cell;
+}
+
+static void
+paste(EngImage *sheet, const EngImage *cell, int x, int y)
+{
+	int			row;
+
+	for (row = 0; row < cell->height; row++)
+		memcpy(sheet->pixels + 3 * ((size_t) (y + row) * sheet->width + x),
+			   cell->pixels + (size_t) 3 * row * cell->width,
+			   (size_t) 3 * cell->width);
+}
+
+/* Cells side by side, each with its caption below. */
+static EngImage
+compose(const EngImage *cells, const SheetFrame *frames, int count,
+		const char *title, const char *kind)
+{
+	EngImage	sheet = {.channels = 3};
+	int			columns = (int) ceil(sqrt(count));
+	int			rows = (count + columns - 1) / columns;
+	int			height = 0;
+	int			i;
+
+	for (i = 0; i < count; i++)
+		height = Max(height, cells[i].height);
+	height += CAPTION_HEIGHT;
+	sheet.width = columns * (CELL_SIDE + 4) + 4;
+	sheet.height = rows * (height + 4) + CAPTION_HEIGHT + 4;
+	sheet.pixels = palloc_extended(eng_image_bytes(&sheet), MCXT_ALLOC_HUGE);
+	memset(sheet.pixels, 32, eng_image_bytes(&sheet));
+	eng_draw_text(&sheet, 6, 4, 1, title, white);
+	for (i = 0; i < count; i++)
+	{
+		int			x = 4 + i % columns * (CELL_SIDE + 4);
+		int			y = CAPTION_HEIGHT + 4 + i / columns * (height + 4);
+
+		paste(&sheet, &cells[i], x, y);
+		eng_draw_text(&sheet, x, y + cells[i].height + 3, 1,
+					  psprintf("frame %lld: %lld %s",
+							   (long long) frames[i].frame_id,
+							   (long long) frames[i].matches, kind), white);
+	}
+	return sheet;
+}
+
+Datum
+avc_contact_sheet(PG_FUNCTION_ARGS)
+{
+	char	   *kind = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	int32		limit = PG_GETARG_INT32(2);
+	AvcEvaluationInfo info;
+	PictureTools *tools;
+	SheetFrame *frames;
+	EngImage   *cells;
+	EngImage	sheet;
+	int			count;
+	int			i;
+
+	check_kind(kind);
+	if (limit < 1 || limit > MAX_SHEET_FRAMES)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"frames\" is %d, but must be between 1 and %d",
+						limit, MAX_SHEET_FRAMES)));
+	avc_evaluation_find(&info, PG_GETARG_INT64(0));
+	frames = choose_frames(info.evaluation, kind, limit, &count);
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("evaluation %lld has no matches of kind \"%s\"",
+						(long long) info.evaluation, kind)));
+	tools = create_tools();
+	cells = palloc(sizeof(EngImage) * count);
+	for (i = 0; i < count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		cells[i] = make_cell(tools, &info, kind, &frames[i]);
+	}
+	sheet = compose(cells, frames, count,
+					psprintf("evaluation %lld, %s, checkpoint %lld: %s",
+							 (long long) info.evaluation, info.model,
+							 (long long) info.checkpoint, kind), kind);
+	PG_RETURN_BYTEA_P(encode(tools, &sheet));
+}
