@@ -159,7 +159,6 @@ SELECT * FROM avcurate.slice_at(NULL::rainy, 1);
 SELECT * FROM avcurate.slice_diff(NULL::rainy, 1, 1);
 SELECT * FROM avcurate.verify_slice('rainy');
 SELECT * FROM avcurate.explain_refresh('rainy');
-SELECT count(*) FROM _avcurate.history_1;
 SELECT count(*) FROM _avcurate.archive;
 SET ROLE regress_slice_owner;
 GRANT SELECT ON rainy TO regress_slice_reader;

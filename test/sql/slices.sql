@@ -105,13 +105,15 @@ SELECT v.version, trim_scale(number(v.digest)) = trim_scale(mod((SELECT sum(numb
 DROP FUNCTION number(text);
 
 -- tampering shows
+SELECT slice_id AS rainy, '_avcurate.history_' || slice_id AS history
+	FROM _avcurate.slices WHERE slice = 'rainy'::regclass \gset
 BEGIN;
-UPDATE _avcurate.history_1 SET timeofday = 'dawn' WHERE frame_id = 1 AND to_version IS NULL;
+UPDATE :history SET timeofday = 'dawn' WHERE frame_id = 1 AND to_version IS NULL;
 SELECT verified, rows, regexp_replace(detail, '[0-9a-f]{32}', 'DIGEST') AS detail FROM avcurate.verify_slice('rainy');
 SELECT verified FROM avcurate.verify_slice('rainy', 1);
 ROLLBACK;
 BEGIN;
-DELETE FROM _avcurate.history_1 WHERE frame_id = 1 AND to_version IS NOT NULL;
+DELETE FROM :history WHERE frame_id = 1 AND to_version IS NOT NULL;
 SELECT verified, rows, regexp_replace(detail, '[0-9a-f]{32}', 'DIGEST') AS detail FROM avcurate.verify_slice('rainy', 1);
 SELECT count(*) FROM avcurate.slice_at(NULL::rainy, 1);
 ROLLBACK;
@@ -141,7 +143,7 @@ SELECT verified, detail FROM avcurate.verify_slice('rainy');
 ROLLBACK;
 -- and one whose rows the history does not have
 BEGIN;
-DELETE FROM _avcurate.history_1 WHERE frame_id = 1;
+DELETE FROM :history WHERE frame_id = 1;
 UPDATE frames SET timeofday = 'dusk' WHERE frame_id = 1;
 REFRESH MATERIALIZED VIEW rainy;
 SELECT count(*) FROM (SELECT r FROM rainy r EXCEPT ALL SELECT r FROM avcurate.slice_at(NULL::rainy, 8) r) d;
@@ -156,7 +158,7 @@ SELECT * FROM avcurate.prune_slice('rainy', 1, '1 day');
 SELECT count(*) FROM avcurate.slice_at(NULL::rainy, 2);
 SELECT avcurate.untag_slice('rainy', 'paper'), avcurate.untag_slice('rainy', 'baseline');
 SELECT * FROM avcurate.prune_slice('rainy', 1);
-SELECT count(*), min(from_version), max(to_version) FROM _avcurate.history_1;
+SELECT count(*), min(from_version), max(to_version) FROM :history;
 SELECT verified, detail FROM avcurate.verify_slice('rainy');
 
 -- a view that a user made: any query with frame_id
@@ -185,11 +187,11 @@ REFRESH MATERIALIZED VIEW "My Sets"."wet; ""roads""";
 SELECT version, added FROM avcurate.slice_versions WHERE slice = '"My Sets"."wet; ""roads"""'::regclass ORDER BY 1;
 SELECT frame_id, "The Weather" FROM avcurate.slice_at(NULL::"My Sets"."wet; ""roads""", 7) WHERE frame_id < 3;
 SELECT verified FROM avcurate.verify_slice('"My Sets"."wet; ""roads"""', 7);
-SELECT slice_name FROM _avcurate.slices WHERE slice_id = 1;
+SELECT slice_name FROM _avcurate.slices WHERE slice_id = :rainy;
 
 -- dropped and made again: another slice, from version 1
 DROP MATERIALIZED VIEW "My Sets"."wet; ""roads""";
-SELECT to_regclass('_avcurate.history_1');
+SELECT to_regclass(:'history');
 SELECT avcurate.create_slice('"My Sets"."wet; ""roads"""', 'frames', $$weather = 'rainy'$$);
 SELECT version, rows FROM avcurate.slice_versions WHERE slice = '"My Sets"."wet; ""roads"""'::regclass;
 -- dropped while a version is pinned: the history stays, the name is free
@@ -219,9 +221,10 @@ DROP SCHEMA "Se't" CASCADE;
 DROP TABLE frames CASCADE;
 SELECT count(*) FROM _avcurate.archive;
 SELECT slice_name, dataset FROM _avcurate.slices;
--- what a pin keeps can be given up by hand only
+-- what a pin keeps goes when the pin is gone and somebody prunes, or by hand
+SELECT '_avcurate.history_' || slice_id AS history FROM _avcurate.slices \gset
 DELETE FROM _avcurate.slice_tags;
 DELETE FROM _avcurate.slice_versions;
 DELETE FROM _avcurate.slices;
-DROP TABLE _avcurate.history_4;
+DROP TABLE :history;
 DROP FUNCTION jpeg(text);
