@@ -37,6 +37,9 @@ ENGINE_CFLAGS = -std=gnu99 $(WARNINGS) -Werror=implicit -fopenmp -fPIC -pthread 
 ENGINE_LIBS   = -ldnnl -lturbojpeg -ljansson -fopenmp -pthread -lm -ldl
 ENGINE_OBJS   = $(ENGINE_SRCS:%.c=build/obj/%.o)
 ENGINE_LIB    = build/libengine.a
+# plain C of the server's side, tested without a server
+PLAIN_SRCS    = $(wildcard src/datasets/scene*.c)
+PLAIN_OBJS    = $(PLAIN_SRCS:%.c=build/obj/%.o)
 
 EXTRA_CLEAN = $(ENGINE) build $(DATA_built) $(OBJS:.o=.d) results output_iso \
               regression.diffs regression.out
@@ -64,7 +67,7 @@ ifeq ($(PGXS),)
 $(error PostgreSQL server headers are missing: run "make deps", or set PG_CONFIG)
 endif
 include $(PGXS)
--include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d) $(PLAIN_OBJS:.o=.d)
 else
 check:
 	@test/run_checks
@@ -95,9 +98,9 @@ $(ENGINE_LIB): $(filter-out build/obj/src/engine/main.o,$(ENGINE_OBJS))
 $(ENGINE): build/obj/src/engine/main.o $(ENGINE_LIB)
 	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
 
-build/test/%: test/engine/%.c $(ENGINE_LIB) $(wildcard test/engine/*.h)
+build/test/%: test/engine/%.c $(PLAIN_OBJS) $(ENGINE_LIB) $(wildcard test/engine/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -Itest/engine $< $(ENGINE_LIB) $(ENGINE_LIBS) -o $@
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -Itest/engine $< $(PLAIN_OBJS) $(ENGINE_LIB) $(ENGINE_LIBS) -o $@
 
 engine: $(ENGINE)
 engine-tests: $(ENGINE_TESTS)

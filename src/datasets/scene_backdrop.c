@@ -13,7 +13,8 @@
 static ScenePaint
 plain(SceneColour colour)
 {
-	ScenePaint	paint = {colour.red, colour.green, colour.blue, 0.0f, 1.0f};
+	ScenePaint	paint = {(float) colour.red, (float) colour.green,
+	(float) colour.blue, 0.0f, 1.0f};
 
 	return paint;
 }
@@ -21,9 +22,9 @@ plain(SceneColour colour)
 static SceneColour
 between(SceneColour a, SceneColour b, double t)
 {
-	SceneColour mixed = {(float) (a.red + (b.red - a.red) * t),
-		(float) (a.green + (b.green - a.green) * t),
-	(float) (a.blue + (b.blue - a.blue) * t)};
+	SceneColour mixed = {a.red + (b.red - a.red) * t,
+		a.green + (b.green - a.green) * t,
+	a.blue + (b.blue - a.blue) * t};
 
 	return mixed;
 }
@@ -65,13 +66,13 @@ draw_clouds(const Scene *scene, SceneCanvas *canvas, SceneRandom *random)
 		paint.alpha = 0.35f;
 		for (puff = 0; puff < 4; puff++)
 		{
-			ScenePoint	centre = {x + scene_between(random, -1.0, 1.0) * size,
-			y + scene_between(random, -0.12, 0.12) * size};
+			ScenePoint	centre;
+			double		rx = size * scene_between(random, 0.5, 0.9);
+			double		ry = size * scene_between(random, 0.12, 0.25);
 
-			avc_canvas_ellipse(canvas, centre,
-							   size * scene_between(random, 0.5, 0.9),
-							   size * scene_between(random, 0.12, 0.25),
-							   paint);
+			centre.x = x + scene_between(random, -1.0, 1.0) * size;
+			centre.y = y + scene_between(random, -0.12, 0.12) * size;
+			avc_canvas_ellipse(canvas, centre, rx, ry, paint);
 		}
 	}
 }
@@ -362,8 +363,7 @@ draw_building_row(const Scene *scene, SceneCanvas *canvas, int side,
 		b->far = z + scene_between(random, 7.0, 21.0);
 		b->height = scene_between(random, 4.0,
 								  scene->is_residential ? 8.0 : 13.0);
-		b->wall = scene_scaled(walls[scene_integer(random, 0, 7)],
-							   scene_between(random, 0.8, 1.1));
+		b->wall = scene_pick(random, walls, 8, 0.8, 1.1);
 		b->lit_share = scene->time == SCENE_NIGHT ?
 			scene_between(random, 0.05, 0.45) :
 			scene->time == SCENE_DUSK ? scene_between(random, 0.0, 0.25) : 0.0;
@@ -403,6 +403,17 @@ avc_scene_draw_backdrop(const Scene *scene, SceneCanvas *canvas)
 
 /* ---- weather --------------------------------------------------------- */
 
+/* Somewhere on the canvas. */
+static ScenePoint
+scatter(const SceneCanvas *canvas, SceneRandom *random)
+{
+	ScenePoint	point;
+
+	point.x = scene_unit(random) * canvas->width;
+	point.y = scene_unit(random) * canvas->height;
+	return point;
+}
+
 void
 avc_scene_draw_weather(const Scene *scene, SceneCanvas *canvas)
 {
@@ -418,8 +429,7 @@ avc_scene_draw_weather(const Scene *scene, SceneCanvas *canvas)
 	for (i = 0; scene->weather == SCENE_RAINY && i < 90; i++)
 	{
 		double		length = scene_between(&random, 10.0, 26.0) * unit;
-		ScenePoint	from = {scene_unit(&random) * canvas->width,
-		scene_unit(&random) * canvas->height};
+		ScenePoint	from = scatter(canvas, &random);
 		ScenePoint	to = {from.x + slant * length, from.y + length};
 
 		avc_canvas_limb(canvas, from, to, 1.2 * unit, 1.2 * unit, paint);
@@ -427,8 +437,7 @@ avc_scene_draw_weather(const Scene *scene, SceneCanvas *canvas)
 	paint.alpha = 0.8f;
 	for (i = 0; scene->weather == SCENE_SNOWY && i < 150; i++)
 	{
-		ScenePoint	centre = {scene_unit(&random) * canvas->width,
-		scene_unit(&random) * canvas->height};
+		ScenePoint	centre = scatter(canvas, &random);
 		double		radius = scene_between(&random, 0.7, 2.2) * unit;
 
 		avc_canvas_ellipse(canvas, centre, radius, radius, paint);

@@ -91,8 +91,7 @@ blob(const Pencil *pencil, double x, double y, double rx, double ry,
 static SceneColour
 pick(SceneRandom *random, const SceneColour *colours, int count)
 {
-	return scene_scaled(colours[scene_integer(random, 0, count - 1)],
-						scene_between(random, 0.85, 1.15));
+	return scene_pick(random, colours, count, 0.85, 1.15);
 }
 
 /* ---- persons --------------------------------------------------------- */
@@ -432,14 +431,13 @@ avc_scene_draw_rider(const Scene *scene, SceneCanvas *canvas,
 	double		neck_x = (m->seat_x + lean) * k;
 	double		neck_y = m->seat_y + 0.56 - 0.25 * lean;
 	SceneColour coat = pick(&own, coats, 9);
-	ScenePaint	cloth = lit(&pencil, pick(&own, trousers, 5), 1.0);
+	SceneColour cloth = pick(&own, trousers, 5);
 	ScenePaint	sleeve = lit(&pencil, coat, 0.82);
 	bool		has_helmet = scene_chance(&own, 0.6) || m == &motor;
 	double		body[4] = {m->seat_x * k, m->seat_y - 0.06, neck_x, neck_y};
 	int			side;
 
-	draw_rider_leg(&pencil, m, -1.0,
-				   lit(&pencil, pick(&own, trousers, 5), 0.75));
+	draw_rider_leg(&pencil, m, -1.0, lit(&pencil, cloth, 0.75));
 	for (side = -1; side <= 1; side += 2)
 	{
 		double		arm[4] = {neck_x + side * wide * 0.9, neck_y - 0.06,
@@ -454,7 +452,7 @@ avc_scene_draw_rider(const Scene *scene, SceneCanvas *canvas,
 		limb(&pencil, arm, 0.11, 0.10, sleeve);
 		limb(&pencil, fore, 0.10, 0.08, sleeve);
 	}
-	draw_rider_leg(&pencil, m, 1.0, cloth);
+	draw_rider_leg(&pencil, m, 1.0, lit(&pencil, cloth, 1.0));
 	draw_rider_head(&pencil, neck_x + 0.07 * k, neck_y + 0.16, has_helmet,
 					&own);
 }

@@ -5,22 +5,24 @@
  */
 #include "datasets/scene_parts.h"
 
+#include <string.h>
+
 void
 avc_scene_set_corners(SceneThing *thing)
 {
 	static const int along[4] = {-1, -1, 1, 1};
 	static const int across[4] = {-1, 1, 1, -1};
-	double		sine = avc_scene_sin(thing->heading);
-	double		cosine = avc_scene_cos(thing->heading);
 	int			i;
 
+	thing->sine = avc_scene_sin(thing->heading);
+	thing->cosine = avc_scene_cos(thing->heading);
 	for (i = 0; i < 4; i++)
 	{
 		double		a = along[i] * thing->length / 2.0;
 		double		b = across[i] * thing->width / 2.0;
 
-		thing->corners[i].x = thing->x + a * sine + b * cosine;
-		thing->corners[i].y = thing->z + a * cosine - b * sine;
+		thing->corners[i].x = thing->x + a * thing->sine + b * thing->cosine;
+		thing->corners[i].y = thing->z + a * thing->cosine - b * thing->sine;
 	}
 }
 
@@ -55,10 +57,9 @@ avc_scene_compare(const Scene *scene, const SceneThing *a,
 
 	for (i = 0; i < 4; i++)
 	{
-		double		heading = (i < 2 ? a : b)->heading +
-			(i % 2) * SCENE_PI / 2.0;
-		double		dx = avc_scene_sin(heading);
-		double		dz = avc_scene_cos(heading);
+		const SceneThing *thing = i < 2 ? a : b;
+		double		dx = i % 2 ? thing->cosine : thing->sine;
+		double		dz = i % 2 ? -thing->sine : thing->cosine;
 		double		camera = scene->camera_x * dx;
 		double		a_low;
 		double		a_high;
@@ -133,68 +134,84 @@ columns_of(const Scene *scene, const SceneThing *thing, double *low,
 	}
 }
 
-/* Must b be drawn before a, because a may hide it? */
-static bool
-may_hide(const Scene *scene, const SceneThing *a, const SceneThing *b)
+/*
+ * hides[i][j]: thing i may hide thing j, which is then drawn before it;
+ * waits[i]: for how many others thing i has to wait.
+ */
+typedef struct DrawOrder
 {
-	double		a_low;
-	double		a_high;
-	double		b_low;
-	double		b_high;
+	bool		hides[SCENE_MAX_THINGS][SCENE_MAX_THINGS];
+	bool		drawn[SCENE_MAX_THINGS];
+	int			waits[SCENE_MAX_THINGS];
+	int			count;
+} DrawOrder;
 
-	columns_of(scene, a, &a_low, &a_high);
-	columns_of(scene, b, &b_low, &b_high);
-	if (a_high <= b_low || b_high <= a_low)
-		return false;
-	return avc_scene_compare(scene, a, b, 0.0) > 0;
+static void
+find_hiding(const Scene *scene, DrawOrder *order)
+{
+	double		low[SCENE_MAX_THINGS];
+	double		high[SCENE_MAX_THINGS];
+	int			i;
+	int			j;
+
+	for (i = 0; i < scene->thing_count; i++)
+		columns_of(scene, &scene->things[i], &low[i], &high[i]);
+	for (i = 0; i < scene->thing_count; i++)
+		for (j = 0; j < scene->thing_count; j++)
+		{
+			const SceneThing *thing = &scene->things[i];
+
+			order->hides[i][j] = j != i && j != thing->partner &&
+				low[i] < high[j] && low[j] < high[i] &&
+				avc_scene_compare(scene, thing, &scene->things[j], 0.0) > 0;
+			order->waits[i] += order->hides[i][j];
+		}
+}
+
+static void
+draw_next(Scene *scene, DrawOrder *order, int thing)
+{
+	int			i;
+
+	order->drawn[thing] = true;
+	scene->order[order->count++] = thing;
+	for (i = 0; i < scene->thing_count; i++)
+		order->waits[i] -= order->hides[i][thing];
 }
 
 /*
  * Far to near.  The middle of a long bus may be farther off than a person
  * behind its rear, so distances alone are not enough: a thing waits until
  * all that it may hide is drawn, and of those that wait for nothing the
- * farthest comes next.
+ * farthest comes next; of all, should they wait in a circle.  A rider comes
+ * right after its machine.
  */
 void
 avc_scene_order(Scene *scene)
 {
-	bool		drawn[SCENE_MAX_THINGS] = {false};
-	int			count = 0;
+	DrawOrder	order;
 	int			i;
-	int			j;
 
-	while (count < scene->thing_count)
+	memset(&order, 0, sizeof(order));
+	find_hiding(scene, &order);
+	while (order.count < scene->thing_count)
 	{
 		int			best = -1;
-		int			farthest = -1;
 
 		for (i = 0; i < scene->thing_count; i++)
 		{
 			const SceneThing *thing = &scene->things[i];
 
-			if (drawn[i] || thing->kind == SCENE_RIDER)
+			if (order.drawn[i] || thing->kind == SCENE_RIDER)
 				continue;
-			if (farthest < 0 || thing->z > scene->things[farthest].z)
-				farthest = i;
-			if (best >= 0 && thing->z <= scene->things[best].z)
-				continue;
-			for (j = 0; j < scene->thing_count; j++)
-				if (!drawn[j] && j != i && j != thing->partner &&
-					may_hide(scene, thing, &scene->things[j]))
-					break;
-			if (j == scene->thing_count)
+			if (best < 0 ||
+				(order.waits[i] == 0) > (order.waits[best] == 0) ||
+				((order.waits[i] == 0) == (order.waits[best] == 0) &&
+				 thing->z > scene->things[best].z))
 				best = i;
 		}
-		if (best < 0)
-			best = farthest;
-		drawn[best] = true;
-		scene->order[count++] = best;
+		draw_next(scene, &order, best);
 		if (scene->things[best].partner >= 0)
-		{
-			/* a rider right after its machine */
-			best = scene->things[best].partner;
-			drawn[best] = true;
-			scene->order[count++] = best;
-		}
+			draw_next(scene, &order, scene->things[best].partner);
 	}
 }

@@ -67,11 +67,17 @@ typedef enum SceneUse
 	SCENE_USE_NOISE
 } SceneUse;
 
+/*
+ * Double, although the canvas is float: GCC 12, vectorising a value that
+ * goes from double to float and back, leaves the rounding out, and then
+ * pixels differ between levels of optimisation.  So nothing is rounded to
+ * float on the way to the canvas.
+ */
 typedef struct SceneColour
 {
-	float		red;			/* 0 .. 255, as seen in full daylight */
-	float		green;
-	float		blue;
+	double		red;			/* 0 .. 255, as seen in full daylight */
+	double		green;
+	double		blue;
 } SceneColour;
 
 typedef struct SceneThing
@@ -80,6 +86,8 @@ typedef struct SceneThing
 	double		x;				/* middle of the footprint, metres */
 	double		z;
 	double		heading;
+	double		sine;			/* of the heading, set with the corners */
+	double		cosine;
 	double		length;			/* of the footprint along the heading */
 	double		width;			/* across it */
 	double		height;
@@ -179,10 +187,23 @@ extern void avc_scene_draw_street_thing(const Scene *scene,
 static inline SceneColour
 scene_scaled(SceneColour colour, double factor)
 {
-	SceneColour scaled = {(float) (colour.red * factor),
-		(float) (colour.green * factor), (float) (colour.blue * factor)};
+	SceneColour scaled = {colour.red * factor, colour.green * factor,
+	colour.blue * factor};
 
 	return scaled;
+}
+
+/*
+ * One of the colours, its brightness varied.  Two statements, because C
+ * leaves open in which order arguments are evaluated.
+ */
+static inline SceneColour
+scene_pick(SceneRandom *random, const SceneColour *colours, int count,
+		   double low, double high)
+{
+	SceneColour colour = colours[scene_integer(random, 0, count - 1)];
+
+	return scene_scaled(colour, scene_between(random, low, high));
 }
 
 #endif							/* AVC_DATASETS_SCENE_PARTS_H */

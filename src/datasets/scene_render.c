@@ -81,12 +81,9 @@ avc_scene_lit(const Scene *scene, SceneColour colour, double shade, double x,
 	double		beam = headlight_at(scene, x, z);
 	SceneColour lit;
 
-	lit.red = (float) (colour.red * shade *
-					   (scene->ambient[0] + beam));
-	lit.green = (float) (colour.green * shade *
-						 (scene->ambient[1] + 0.95 * beam));
-	lit.blue = (float) (colour.blue * shade *
-						(scene->ambient[2] + 0.82 * beam));
+	lit.red = colour.red * shade * (scene->ambient[0] + beam);
+	lit.green = colour.green * shade * (scene->ambient[1] + 0.95 * beam);
+	lit.blue = colour.blue * shade * (scene->ambient[2] + 0.82 * beam);
 	return through_fog(scene, lit, z);
 }
 

@@ -106,8 +106,7 @@ draw_tree(const Pencil *pencil, SceneRandom *random)
 		{58, 96, 48}, {78, 112, 52}, {46, 80, 50}, {122, 108, 48}
 	};
 	static const SceneColour snow = {210, 214, 218};
-	SceneColour leaf = scene_scaled(greens[scene_integer(random, 0, 3)],
-									scene_between(random, 0.8, 1.15));
+	SceneColour leaf = scene_pick(random, greens, 4, 0.8, 1.15);
 	double		h = scene_between(random, 3.4, 6.5);
 	double		trunk[4] = {0, 0, 0, 0.55 * h};
 	int			i;
@@ -189,8 +188,7 @@ draw_post(const Pencil *pencil, SceneRandom *random)
 	static const SceneColour colours[4] = {
 		{150, 48, 42}, {84, 86, 90}, {54, 58, 66}, {180, 170, 150}
 	};
-	SceneColour colour = scene_scaled(colours[scene_integer(random, 0, 3)],
-									  scene_between(random, 0.8, 1.15));
+	SceneColour colour = scene_pick(random, colours, 4, 0.8, 1.15);
 	double		h = scene_between(random, 0.95, 1.65);
 	double		width = scene_between(random, 0.22, 0.40);
 

@@ -49,8 +49,6 @@ typedef struct Brush
 	const Scene *scene;
 	SceneCanvas *canvas;
 	const SceneThing *thing;
-	double		sine;
-	double		cosine;
 	Place		corners[8];		/* of the solid at hand */
 } Brush;
 
@@ -67,9 +65,9 @@ place_of(const Brush *brush, double a, double b, double y)
 {
 	Place		place;
 
-	place.x = brush->thing->x + a * brush->sine + b * brush->cosine;
+	place.x = brush->thing->x + a * brush->thing->sine + b * brush->thing->cosine;
 	place.y = y;
-	place.z = brush->thing->z + a * brush->cosine - b * brush->sine;
+	place.z = brush->thing->z + a * brush->thing->cosine - b * brush->thing->sine;
 	return place;
 }
 
@@ -269,8 +267,7 @@ car_colour(SceneRandom *random)
 		{28, 44, 84}, {46, 98, 66}, {204, 172, 96}
 	};
 
-	return scene_scaled(colours[scene_integer(random, 0, 10)],
-						scene_between(random, 0.85, 1.15));
+	return scene_pick(random, colours, 11, 0.85, 1.15);
 }
 
 /* ---- cars ------------------------------------------------------------ */
@@ -356,8 +353,7 @@ draw_cargo(Brush *brush, SceneRandom *random)
 		{222, 222, 218}, {196, 198, 200}, {160, 164, 150}, {70, 96, 150},
 		{170, 70, 52}, {206, 176, 90}
 	};
-	SceneColour colour = scene_scaled(colours[scene_integer(random, 0, 5)],
-									  scene_between(random, 0.85, 1.15));
+	SceneColour colour = scene_pick(random, colours, 6, 0.85, 1.15);
 	SceneColour stripe = car_colour(random);
 	bool		has_stripe = scene_chance(random, 0.5);
 	Solid		cargo = {{-3.25, 1.35, -3.25, 1.35}, {1.1, 1.1},
@@ -412,8 +408,8 @@ draw_truck(Brush *brush, SceneRandom *random)
 	draw_solid(brush, &chassis);
 	draw_wheels(brush, wheels, 3, 0.46);
 	/* whichever end points away is hidden by the other */
-	rear_first = brush->cosine * brush->thing->z +
-		brush->sine * (brush->thing->x - brush->scene->camera_x) < 0.0;
+	rear_first = brush->thing->cosine * brush->thing->z +
+		brush->thing->sine * (brush->thing->x - brush->scene->camera_x) < 0.0;
 	if (rear_first)
 		draw_cargo(brush, random);
 	draw_cab(brush, colour);
@@ -455,8 +451,7 @@ draw_bus(Brush *brush, SceneRandom *random)
 		{196, 40, 38}, {226, 184, 48}, {42, 92, 170}, {224, 226, 224},
 		{56, 128, 80}
 	};
-	SceneColour colour = scene_scaled(colours[scene_integer(random, 0, 4)],
-									  scene_between(random, 0.85, 1.15));
+	SceneColour colour = scene_pick(random, colours, 5, 0.85, 1.15);
 	SceneColour stripe = scene_scaled(colour, 0.6);
 	bool		is_lit = scene_chance(random, 0.6) &&
 		brush->scene->time == SCENE_NIGHT;
@@ -491,8 +486,6 @@ avc_scene_draw_vehicle(const Scene *scene, SceneCanvas *canvas,
 	SceneRandom random = thing->random;
 	Brush		brush = {scene, canvas, thing};
 
-	brush.sine = avc_scene_sin(thing->heading);
-	brush.cosine = avc_scene_cos(thing->heading);
 	if (thing->kind == SCENE_CAR)
 		draw_car(&brush, &random);
 	else if (thing->kind == SCENE_TRUCK)
