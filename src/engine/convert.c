@@ -5,17 +5,21 @@
 #include "engine/choice.h"
 #include "engine/commands.h"
 #include "engine/io/file.h"
+#include "engine/io/pth.h"
 
 #include <string.h>
 
 #define MAX_FILE	((size_t) 64 << 30)
 
 const char	eng_convert_help[] =
-"usage: avcurate-engine convert IN OUT [--weights-only]\n"
+"usage: avcurate-engine convert IN OUT [OPTIONS]\n"
 "\n"
-"Read a safetensors file, check every rule of the format and write it again\n"
-"in the order of the reference writer.\n"
-"  --weights-only   leave out the tensors of the optimizer\n";
+"Read weights, a safetensors file or one of PyTorch's (.pth, .pt), check every\n"
+"rule of the format and write a safetensors file in the order of the reference\n"
+"writer.  Of a PyTorch training checkpoint, what is under \"model\" or\n"
+"\"state_dict\" is taken.\n"
+"  --weights-only   leave out the tensors of the optimizer\n"
+"  --prefix TEXT    take TEXT off the names of a PyTorch file (module.)\n";
 
 const char	eng_init_help[] =
 "usage: avcurate-engine init ARCHITECTURE OUT [OPTIONS]\n"
@@ -26,17 +30,22 @@ ENG_CHOICE_HELP
 "  --seed N         equal seeds give equal files (0)\n";
 
 /*
- * PyTorch's own files are told by their first bytes: a zip archive, or a
- * pickle of protocol 2.
+ * Turn a file of PyTorch's into safetensors; another stays as it is.
  */
 static bool
-check_kind(const char *path, const EngBuffer *in, EngStatus *status)
+import(EngBuffer *in, const char *prefix, EngStatus *status)
 {
-	if (in->size >= 4 && (memcmp(in->data, "PK\3\4", 4) == 0 ||
-						  memcmp(in->data, "\x80\x02\x8a\x0a", 4) == 0))
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"\"%.200s\" is a PyTorch (.pth) file, which this version does not read: save it as safetensors",
-						path);
+	EngBuffer	result = {0};
+
+	if (!eng_pth_recognise(in->data, in->size))
+		return true;
+	if (!eng_pth_convert(in->data, in->size, prefix, &result, status))
+	{
+		eng_buffer_free(&result);
+		return false;
+	}
+	eng_buffer_free(in);
+	*in = result;
 	return true;
 }
 
@@ -65,7 +74,9 @@ rewrite(const EngBuffer *in, bool weights_only, EngBuffer *out,
 bool
 eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
-	EngOption	options[] = {{"weights-only", true}, {NULL}};
+	EngOption	options[] = {
+		{"weights-only", true}, {"prefix"}, {NULL}
+	};
 	EngArguments arguments;
 	EngBuffer	in = {0};
 	EngBuffer	result = {0};
@@ -74,7 +85,7 @@ eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 	if (!eng_arguments_read(&arguments, argc, argv, options, 2, 2, status))
 		return false;
 	fine = eng_file_read(arguments.places[0], MAX_FILE, &in, status) &&
-		check_kind(arguments.places[0], &in, status) &&
+		import(&in, options[1].value, status) &&
 		rewrite(&in, options[0].value != NULL, &result, status) &&
 		eng_file_write(arguments.places[1], result.data, result.size, status);
 	eng_buffer_free(&in);

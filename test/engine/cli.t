@@ -106,6 +106,7 @@ refused('detect with garbage for weights', 1, qr/safetensors/, 'detect', "$dir/g
 	"$dir/garbage");
 refused('convert of a missing file', 1, qr/could not open/, 'convert', "$dir/none", "$dir/out");
 refused('convert of garbage', 1, qr/safetensors/, 'convert', "$dir/garbage", "$dir/out");
+refused('convert of a broken archive', 1, qr/zip archive/, 'convert', "$dir/zip", "$dir/out");
 refused('convert of a folder', 1, qr/not an ordinary file/, 'convert', $dir, "$dir/out");
 refused('init into a folder that is missing', 1, qr/could not create/, 'init', 'small',
 	"$dir/none/x");
@@ -126,6 +127,14 @@ ok(slurp("$dir/a") eq slurp("$dir/b"), 'equal seeds give equal files');
 ok(slurp("$dir/a") ne slurp("$dir/c"), 'another seed gives another file');
 ($status) = run_engine('convert', "$dir/a", "$dir/d");
 ok($status == 0 && slurp("$dir/a") eq slurp("$dir/d"), 'convert writes the same file again');
+foreach my $kind (qw(zip stream))
+{
+	($status, $out, $err) =
+	  run_engine('convert', "$FindBin::Bin/../data/state_$kind.pth", "$dir/$kind");
+	ok($status == 0 && slurp("$dir/$kind") =~ /"conv.weight"/, "convert reads a PyTorch $kind")
+	  or diag($err);
+}
+ok(slurp("$dir/zip") eq slurp("$dir/stream"), 'both give the same file');
 opendir my $handle, $dir or die;
 my @left = grep { /\.\w{6}$/ } readdir $handle;
 ok(!@left, 'no temporary file is left');

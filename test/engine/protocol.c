@@ -195,7 +195,7 @@ test_ahead(void)
 	}
 	fake_step_ms = 0;
 	tap_ok(in_order == 12, "steps sent ahead are answered in order");
-	tap_ok(waits < 11 * 0.015, "the step loop hardly waits for them");
+	tap_ok(waits < 11 * 0.03, "the step loop hardly waits for them");
 	tap_note("waited %.4f s in 11 steps of 30 ms", waits);
 	server_join(&server);
 }
@@ -218,7 +218,7 @@ test_hang_up_in_step(void)
 	server_join(&server);
 	taken = eng_feed_clock() - start;
 	fake_step_ms = 0;
-	tap_ok(!server.result && server.lost > 0 && taken < 1.5,
+	tap_ok(!server.result && server.lost > 0 && taken < 2.5,
 		   "hanging up inside a step ends it");
 	tap_note("after %.2f s", taken);
 }
@@ -242,7 +242,7 @@ test_hang_up_when_full(void)
 	server_join(&server);
 	taken = eng_feed_clock() - start;
 	fake_step_ms = 0;
-	tap_ok(!server.result && server.lost > 0 && taken < 1.5,
+	tap_ok(!server.result && server.lost > 0 && taken < 2.5,
 		   "hanging up with a full queue ends it");
 }
 

@@ -366,11 +366,20 @@ void *
 eng_tensor_writer_place(const EngTensorWriter *writer, const EngBuffer *out,
 						const char *name)
 {
-	int32_t		i;
+	Entry		key = {.tensor.name = name};
+	int			dtype;
 
-	for (i = 0; i < writer->count; i++)
-		if (strcmp(writer->entries[i].name, name) == 0)
-			return out->data + writer->entries[i].offset;
+	/* finish has sorted the entries by type first */
+	for (dtype = 0; dtype < ENG_FILE_DTYPES && writer->count > 0; dtype++)
+	{
+		const Entry *found;
+
+		key.tensor.dtype = (EngFileDtype) dtype;
+		found = bsearch(&key, writer->entries, writer->count, sizeof(key),
+						compare_entries);
+		if (found != NULL)
+			return out->data + found->offset;
+	}
 	return NULL;
 }
 

@@ -1,0 +1,302 @@
+/*
+ * engine/io/zip.c
+ *		Find stored entries of a zip archive held in memory.
+ *
+ * An archive ends with a record that names the place of the directory; the
+ * directory names the place of each entry's local header; the data follow
+ * that header.  Sizes that do not fit into 32 bits are all ones there and
+ * stand in an extra field (zip64).
+ */
+#include "engine/io/zip.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define END_SIZE			22	/* end record without its comment */
+#define END_SEARCH			(END_SIZE + 65535)
+#define LOCATOR_SIZE		20	/* of the zip64 end record */
+#define END64_SIZE			56
+#define CENTRAL_SIZE		46	/* of one entry, without its texts */
+#define LOCAL_SIZE			30
+#define MAX_ENTRIES			1000000
+
+/* Where the directory is. */
+typedef struct Directory
+{
+	uint64_t	offset;
+	uint64_t	size;
+	uint64_t	count;
+} Directory;
+
+/* One entry of the directory. */
+typedef struct Central
+{
+	uint16_t	flags;
+	uint16_t	method;
+	uint64_t	stored;			/* bytes in the archive */
+	uint64_t	size;			/* bytes once unpacked */
+	uint64_t	local;			/* offset of the local header */
+	const uint8_t *name;
+	uint16_t	name_length;
+} Central;
+
+static uint64_t
+get(const uint8_t *at, int bytes)
+{
+	uint64_t	value = 0;
+
+	while (bytes-- > 0)
+		value = value << 8 | at[bytes];
+	return value;
+}
+
+static bool
+zip_fail(EngStatus *status, const char *what)
+{
+	eng_fail(status, ENG_BAD_FILE, "zip archive: %s", what);
+	return false;
+}
+
+/*
+ * The zip64 end record, if a locator stands before the end record.
+ */
+static bool
+read_end64(const uint8_t *image, size_t end, Directory *directory,
+		   EngStatus *status)
+{
+	const uint8_t *locator;
+	const uint8_t *record;
+	uint64_t	offset;
+
+	if (end < LOCATOR_SIZE ||
+		get(image + end - LOCATOR_SIZE, 4) != 0x07064b50)
+		return true;
+	locator = image + end - LOCATOR_SIZE;
+	offset = get(locator + 8, 8);
+	if (end - LOCATOR_SIZE < END64_SIZE ||
+		offset > end - LOCATOR_SIZE - END64_SIZE)
+		return zip_fail(status, "its zip64 record lies outside");
+	record = image + offset;
+	if (get(record, 4) != 0x06064b50)
+		return zip_fail(status, "it has no zip64 record where it should be");
+	directory->count = get(record + 32, 8);
+	directory->size = get(record + 40, 8);
+	directory->offset = get(record + 48, 8);
+	return true;
+}
+
+static bool
+find_directory(const uint8_t *image, size_t size, Directory *directory,
+			   EngStatus *status)
+{
+	size_t		least = size > END_SEARCH ? size - END_SEARCH : 0;
+	size_t		at;
+
+	if (size < END_SIZE)
+		return zip_fail(status, "it is too short");
+	for (at = size - END_SIZE;; at--)
+	{
+		if (get(image + at, 4) == 0x06054b50 &&
+			get(image + at + 20, 2) == size - END_SIZE - at)
+			break;
+		if (at == least)
+			return zip_fail(status, "it has no end record; it may be cut off");
+	}
+	directory->count = get(image + at + 10, 2);
+	directory->size = get(image + at + 12, 4);
+	directory->offset = get(image + at + 16, 4);
+	if (!read_end64(image, at, directory, status))
+		return false;
+	if (directory->offset > at || directory->size > at - directory->offset)
+		return zip_fail(status, "its directory lies outside");
+	if (directory->count > MAX_ENTRIES ||
+		directory->count > directory->size / CENTRAL_SIZE)
+		return zip_fail(status, "its directory has too many entries");
+	return true;
+}
+
+/*
+ * Take the 64-bit values of those fields that are all ones, in this order.
+ */
+static bool
+read_extra64(const uint8_t *extra, size_t length, Central *central,
+			 EngStatus *status)
+{
+	uint64_t   *wide[3];
+	int			wanted = 0;
+	int			i;
+
+	if (central->size == UINT32_MAX)
+		wide[wanted++] = &central->size;
+	if (central->stored == UINT32_MAX)
+		wide[wanted++] = &central->stored;
+	if (central->local == UINT32_MAX)
+		wide[wanted++] = &central->local;
+	while (wanted > 0 && length >= 4)
+	{
+		size_t		field = get(extra + 2, 2);
+
+		if (field > length - 4)
+			break;
+		if (get(extra, 2) == 1 && field >= (size_t) wanted * 8)
+		{
+			for (i = 0; i < wanted; i++)
+				*wide[i] = get(extra + 4 + 8 * i, 8);
+			return true;
+		}
+		extra += 4 + field;
+		length -= 4 + field;
+	}
+	if (wanted > 0)
+		return zip_fail(status, "an entry lacks its zip64 sizes");
+	return true;
+}
+
+/*
+ * Read the entry at *at, which moves behind it.
+ */
+static bool
+read_central(const uint8_t **at, const uint8_t *end, Central *central,
+			 EngStatus *status)
+{
+	const uint8_t *entry = *at;
+	size_t		left = (size_t) (end - entry);
+	size_t		extra;
+	size_t		comment;
+
+	if (left < CENTRAL_SIZE || get(entry, 4) != 0x02014b50)
+		return zip_fail(status, "its directory is damaged");
+	central->flags = (uint16_t) get(entry + 8, 2);
+	central->method = (uint16_t) get(entry + 10, 2);
+	central->stored = get(entry + 20, 4);
+	central->size = get(entry + 24, 4);
+	central->name_length = (uint16_t) get(entry + 28, 2);
+	extra = get(entry + 30, 2);
+	comment = get(entry + 32, 2);
+	central->local = get(entry + 42, 4);
+	central->name = entry + CENTRAL_SIZE;
+	if (left - CENTRAL_SIZE < central->name_length + extra + comment)
+		return zip_fail(status, "its directory is damaged");
+	*at = central->name + central->name_length + extra + comment;
+	return read_extra64(central->name + central->name_length, extra, central,
+						status);
+}
+
+/*
+ * Find the data of an entry behind its local header; all of it must lie
+ * before the directory.
+ */
+static bool
+locate(const uint8_t *image, uint64_t limit, const Central *central,
+	   EngZipEntry *entry, EngStatus *status)
+{
+	const uint8_t *local;
+	uint64_t	start;
+
+	if (central->method != 0 || (central->flags & 1) != 0 ||
+		central->stored != central->size)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"zip archive: entries are compressed or encrypted");
+	if (limit < LOCAL_SIZE || central->local > limit - LOCAL_SIZE)
+		return zip_fail(status, "an entry lies outside");
+	local = image + central->local;
+	if (get(local, 4) != 0x04034b50)
+		return zip_fail(status, "an entry has no local header");
+	start = central->local + LOCAL_SIZE + get(local + 26, 2) +
+		get(local + 28, 2);
+	if (start > limit || central->size > limit - start ||
+		get(local + 26, 2) != central->name_length ||
+		memcmp(local + LOCAL_SIZE, central->name, central->name_length) != 0)
+		return zip_fail(status, "an entry lies outside or has two names");
+	entry->data = image + start;
+	entry->size = (size_t) central->size;
+	return true;
+}
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	return strcmp(((const EngZipEntry *) a)->name,
+				  ((const EngZipEntry *) b)->name);
+}
+
+static bool
+read_entries(EngZip *zip, const uint8_t *image, const Directory *directory,
+			 EngStatus *status)
+{
+	const uint8_t *at = image + directory->offset;
+	const uint8_t *end = at + directory->size;
+	char	   *name = zip->names;
+	uint64_t	i;
+
+	for (i = 0; i < directory->count; i++)
+	{
+		EngZipEntry *entry = &zip->entries[zip->count];
+		Central		central = {0};
+
+		if (!read_central(&at, end, &central, status))
+			return false;
+		if (memchr(central.name, '\0', central.name_length) != NULL)
+			return zip_fail(status, "a name holds a zero byte");
+		memcpy(name, central.name, central.name_length);
+		name[central.name_length] = '\0';
+		entry->name = name;
+		name += central.name_length + 1;
+		if (strstr(entry->name, "..") != NULL)
+			return zip_fail(status, "a name holds \"..\"");
+		if (!locate(image, directory->offset, &central, entry, status))
+			return false;
+		zip->count++;
+	}
+	qsort(zip->entries, zip->count, sizeof(*zip->entries), compare_entries);
+	for (i = 1; i < (uint64_t) zip->count; i++)
+		if (strcmp(zip->entries[i - 1].name, zip->entries[i].name) == 0)
+			return zip_fail(status, "a name appears twice");
+	return true;
+}
+
+EngZip *
+eng_zip_open(const uint8_t *image, size_t size, EngStatus *status)
+{
+	Directory	directory = {0};
+	EngZip	   *zip;
+
+	if (!find_directory(image, size, &directory, status))
+		return NULL;
+	zip = calloc(1, sizeof(*zip));
+	if (zip == NULL)
+	{
+		eng_fail(status, ENG_NO_MEMORY, "could not allocate an archive");
+		return NULL;
+	}
+	zip->entries = malloc(sizeof(*zip->entries) * (directory.count + 1));
+	/* a name and its end are shorter than its entry */
+	zip->names = malloc(directory.size + 1);
+	if (zip->entries == NULL || zip->names == NULL)
+		eng_fail(status, ENG_NO_MEMORY, "could not allocate an archive");
+	else if (read_entries(zip, image, &directory, status))
+		return zip;
+	eng_zip_free(zip);
+	return NULL;
+}
+
+void
+eng_zip_free(EngZip *zip)
+{
+	if (zip == NULL)
+		return;
+	free(zip->entries);
+	free(zip->names);
+	free(zip);
+}
+
+const EngZipEntry *
+eng_zip_find(const EngZip *zip, const char *name)
+{
+	EngZipEntry key = {.name = name};
+
+	if (zip->count == 0)
+		return NULL;
+	return bsearch(&key, zip->entries, zip->count, sizeof(key),
+				   compare_entries);
+}
