@@ -34,6 +34,7 @@ typedef struct KeyedTable
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
+	MemoryContext context;		/* what the scan allocates as it goes */
 } KeyedTable;
 
 enum HistoryColumn
@@ -107,6 +108,7 @@ open_keyed(KeyedTable *table, const AvcPin *pin, Oid relid)
 	table->scan = index_beginscan(table->rel, table->index,
 								  GetActiveSnapshot(), 1, 0);
 	table->slot = table_slot_create(table->rel, NULL);
+	table->context = CurrentMemoryContext;
 }
 
 static void
@@ -121,11 +123,30 @@ close_keyed(KeyedTable *table)
 static void
 seek_keyed(KeyedTable *table, int64 frame_id)
 {
+	MemoryContext old = MemoryContextSwitchTo(table->context);
 	ScanKeyData key;
 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(frame_id));
 	index_rescan(table->scan, &key, 1, NULL, 0);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The next row of the key into the slot.  An index scan keeps what it
+ * allocates (its list of dead entries, for one), so it must not do so in the
+ * caller's context, which may be reset from row to row.
+ */
+static bool
+next_keyed(KeyedTable *table)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->context);
+	bool		found;
+
+	found = index_getnext_slot(table->scan, ForwardScanDirection,
+							   table->slot);
+	MemoryContextSwitchTo(old);
+	return found;
 }
 
 AvcFrameScan *
@@ -172,7 +193,7 @@ find_history(AvcFrameScan *scan, int64 frame_id)
 	int64		version = scan->pin->version;
 
 	seek_keyed(&scan->history, frame_id);
-	while (index_getnext_slot(scan->history.scan, ForwardScanDirection, slot))
+	while (next_keyed(&scan->history))
 	{
 		bool		is_null;
 		int64		from;
@@ -208,7 +229,7 @@ find_image(AvcFrameScan *scan, int64 frame_id, Datum sha256)
 	bool		found;
 
 	seek_keyed(&scan->dataset, frame_id);
-	if (index_getnext_slot(scan->dataset.scan, ForwardScanDirection, slot))
+	if (next_keyed(&scan->dataset))
 	{
 		bool		is_null;
 		Datum		current;
