@@ -236,7 +236,7 @@ avc_archive_image(Oid dataset, int64 frame_id, Datum sha256, Datum *image)
 	SPI_connect();
 	found = avc_spi_exec("SELECT image_bytes FROM _avcurate.archive "
 						 "WHERE dataset = $1 AND frame_id = $2 "
-						 "AND image_sha256 = $3", 3, params, false, 1) > 0;
+						 "AND image_sha256 = $3", 3, params, true, 1) > 0;
 	if (found)
 	{
 		Datum		value = avc_spi_column(0, "image_bytes", &is_null);

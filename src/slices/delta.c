@@ -2,16 +2,17 @@
  * slices/delta.c
  *		What a refresh changed in a view.
  *
- * Two ways lead to the same net difference.  REFRESH CONCURRENTLY and our own
- * refresh change rows in place, so the view's heap itself tells: a row seen by
- * a snapshot from before and not by one from after is gone, the other way
- * round it came.  Pages that the visibility map calls all-visible hold no
+ * Three ways lead to the same net difference.  refresh_slice compares the
+ * view with what its definition yields, before anything is written.  REFRESH
+ * CONCURRENTLY changes rows in place, so the view's heap itself tells: a row
+ * seen by a snapshot from before and not by one from after is gone, the other
+ * way round it came.  Pages that the visibility map calls all-visible hold no
  * change of this transaction, and nobody else can have changed the view under
  * its ExclusiveLock (which keeps vacuum away too).  A plain REFRESH swaps the
  * heap; then the newest version in the history is compared with the view.
  *
- * Either way the rows are paired by frame_id in SQL, equal images drop out,
- * and what is left is put into two tuplestores and the digest.
+ * Each way the rows are paired by frame_id in SQL, equal images drop out, and
+ * what is left is put into two tuplestores and the digest.
  */
 #include "postgres.h"
 
@@ -21,6 +22,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -124,10 +126,39 @@ avc_delta_free(AvcDelta *delta)
 		tuplestore_end(delta->closed);
 	if (delta->opened)
 		tuplestore_end(delta->opened);
+	if (delta->victims)
+		pfree(delta->victims);
 	pfree(delta);
 }
 
-/* One pair of the query's result: frame_id, old row, new row. */
+static void
+add_victim(AvcDelta *delta, ItemPointer tid)
+{
+	if (delta->victim_count == delta->victim_room)
+	{
+		Size		size;
+
+		delta->victim_room = delta->victim_room ? delta->victim_room * 2 : 64;
+		size = mul_size(delta->victim_room, sizeof(ItemPointerData));
+		delta->victims = delta->victims ?
+			repalloc_huge(delta->victims, size) :
+			MemoryContextAllocHuge(GetMemoryChunkContext(delta), size);
+	}
+	delta->victims[delta->victim_count++] = *tid;
+}
+
+static void
+count_pair(AvcDelta *delta, bool is_added, bool is_removed)
+{
+	if (is_added)
+		delta->added++;
+	else if (is_removed)
+		delta->removed++;
+	else
+		delta->changed++;
+}
+
+/* One pair of the query's result: frame_id, old row, new row, place of old. */
 static void
 take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 		  TupleDesc desc)
@@ -135,27 +166,25 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 	bool		no_frame;
 	bool		is_added;
 	bool		is_removed;
+	bool		no_place;
 	Datum		frame_id = SPI_getbinval(pair, desc, 1, &no_frame);
 	Datum		before = SPI_getbinval(pair, desc, 2, &is_added);
 	Datum		after = SPI_getbinval(pair, desc, 3, &is_removed);
+	Datum		place = SPI_getbinval(pair, desc, 4, &no_place);
 
 	if (no_frame)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg("slice has a row without frame_id")));
-	if (is_added)
-		delta->added++;
-	else if (is_removed)
-		delta->removed++;
-	else
-		delta->changed++;
-
+	count_pair(delta, is_added, is_removed);
 	if (!is_added)
 	{
 		avc_digest_subtract(digester, before);
 		tuplestore_putvalues(delta->closed, delta->closed_desc, &frame_id,
 							 &no_frame);
 	}
+	if (!no_place)
+		add_victim(delta, (ItemPointer) DatumGetPointer(place));
 	if (!is_removed)
 	{
 		HeapTupleHeader header = DatumGetHeapTupleHeader(after);
@@ -171,38 +200,54 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 }
 
 /*
- * Run the pairing of two row sources, given as FROM items that yield the
- * slice's columns, and fill the delta.  SPI is connected.
+ * The query that pairs rows by frame_id: old_rows yields frame_id, old_row,
+ * place; new_rows frame_id, new_row.
+ */
+static char *
+pair_query(const char *old_rows, const char *new_rows)
+{
+	return psprintf("SELECT coalesce(a.frame_id, r.frame_id), "
+					"r.old_row, a.new_row, r.place "
+					"FROM (%s) r FULL JOIN (%s) a ON a.frame_id = r.frame_id "
+					"WHERE r.frame_id IS NULL OR a.frame_id IS NULL "
+					"OR r.old_row OPERATOR(pg_catalog.*<>) a.new_row "
+					"ORDER BY 1", old_rows, new_rows);
+}
+
+#define OLD_ROWS "SELECT o.frame_id, ROW(o.*) AS old_row, %s AS place FROM %s o"
+#define NEW_ROWS "SELECT n.frame_id, ROW(n.*) AS new_row FROM %s n"
+#define NO_PLACE "NULL::pg_catalog.tid"
+
+/* Newest version of the slice, NULL before the first; SPI is connected. */
+static AvcVersion *
+newest_version(const AvcSlice *slice)
+{
+	AvcVersion *newest;
+
+	if (slice->version == 0)
+		return NULL;
+	newest = avc_version_find(slice, slice->version, false);
+	if (newest == NULL)
+		elog(ERROR, "slice %s has lost its newest version", slice->name);
+	return newest;
+}
+
+/*
+ * Run the pairing query and fill the delta.  SPI is connected; the current
+ * user is who may run the query.
  */
 static void
-pair_rows(const AvcSlice *slice, const char *old_rows, const char *new_rows,
-		  AvcDelta *delta)
+pair_rows(const AvcVersion *newest, const char *sql, AvcDelta *delta)
 {
-	AvcVersion *newest = NULL;
-	MemoryContext scratch;
-	AvcDigester *digester;
-	StringInfoData sql;
+	MemoryContext context = GetMemoryChunkContext(delta);
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+												  "pairs of rows",
+												  ALLOCSET_DEFAULT_SIZES);
+	AvcDigester *digester = avc_digest_begin(newest ? newest->digest : NULL);
 	Portal		portal;
 
-	if (slice->version > 0)
-		newest = avc_version_find(slice, slice->version, false);
-	initStringInfo(&sql);
-	appendStringInfo(&sql,
-					 "SELECT coalesce(a.frame_id, r.frame_id), "
-					 "r.old_row, a.new_row FROM "
-					 "(SELECT o.frame_id, ROW(o.*) AS old_row FROM %s o) r "
-					 "FULL JOIN "
-					 "(SELECT n.frame_id, ROW(n.*) AS new_row FROM %s n) a "
-					 "ON a.frame_id = r.frame_id "
-					 "WHERE r.frame_id IS NULL OR a.frame_id IS NULL "
-					 "OR r.old_row OPERATOR(pg_catalog.*<>) a.new_row "
-					 "ORDER BY 1",
-					 old_rows, new_rows);
-	portal = SPI_cursor_open_with_args(NULL, sql.data, 0, NULL, NULL, NULL,
+	portal = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL,
 									   false, CURSOR_OPT_NO_SCROLL);
-	scratch = AllocSetContextCreate(CurrentMemoryContext, "pairs of rows",
-									ALLOCSET_DEFAULT_SIZES);
-	digester = avc_digest_begin(newest ? newest->digest : NULL);
 	for (;;)
 	{
 		MemoryContext old;
@@ -213,40 +258,79 @@ pair_rows(const AvcSlice *slice, const char *old_rows, const char *new_rows,
 		if (SPI_processed == 0)
 			break;
 		old = MemoryContextSwitchTo(scratch);
+		avc_digest_pin(digester);
 		for (i = 0; i < SPI_processed; i++)
 			take_pair(delta, digester, SPI_tuptable->vals[i],
 					  SPI_tuptable->tupdesc);
+		avc_digest_unpin(digester);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(scratch);
 		SPI_freetuptable(SPI_tuptable);
 	}
-	delta->digest = avc_digest_end(digester);
+	SPI_cursor_close(portal);
+	delta->digest = MemoryContextStrdup(context, avc_digest_end(digester));
 	delta->rows = (newest ? newest->rows : 0) + delta->added - delta->removed;
 	MemoryContextDelete(scratch);
-	SPI_cursor_close(portal);
 }
 
 AvcDelta *
 avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 {
 	AvcDelta   *delta = delta_create(rel);
-	MemoryContext caller = CurrentMemoryContext;
-	char	   *columns = avc_column_list(NULL, slice->columns);
 	AvcRoleScope scope;
+	char	   *history;
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	pair_rows(slice,
-			  psprintf("(SELECT %s FROM %s WHERE to_version IS NULL)",
-					   columns, slice->history_name),
-			  slice->name, delta);
+	history = psprintf("(SELECT %s FROM %s WHERE to_version IS NULL)",
+					   avc_column_list(NULL, slice->columns),
+					   slice->history_name);
+	pair_rows(newest_version(slice),
+			  pair_query(psprintf(OLD_ROWS, NO_PLACE, history),
+						 psprintf(NEW_ROWS, slice->name)), delta);
 	if (is_repair)
-		delta->digest = avc_digest_query(psprintf("SELECT ROW(n.*) FROM %s n",
-												  slice->name),
-										 0, NULL, false, &delta->rows);
-	delta->digest = MemoryContextStrdup(caller, delta->digest);
+	{
+		char	   *digest;
+
+		digest = avc_digest_query(psprintf("SELECT ROW(n.*) FROM %s n",
+										   slice->name),
+								  0, NULL, false, &delta->rows);
+		delta->digest = MemoryContextStrdup(GetMemoryChunkContext(delta),
+											digest);
+	}
 	SPI_finish();
 	avc_catalog_leave(&scope);
+	return delta;
+}
+
+AvcDelta *
+avc_delta_by_definition(const AvcSlice *slice, Relation rel)
+{
+	AvcDelta   *delta = delta_create(rel);
+	AvcParam	param = AVC_OID(slice->relid);
+	AvcVersion *newest;
+	AvcRoleScope scope;
+	char	   *definition;
+	bool		is_null;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	newest = newest_version(slice);
+	/* with every name qualified, as the search_path of this scope is empty */
+	definition = TextDatumGetCString(avc_spi_value("SELECT rtrim("
+												   "pg_catalog.pg_get_viewdef($1), ';')",
+												   1, &param,
+												   CurrentMemoryContext,
+												   &is_null));
+	avc_catalog_leave(&scope);
+
+	avc_role_enter(&scope, rel->rd_rel->relowner);
+	pair_rows(newest,
+			  pair_query(psprintf(OLD_ROWS, "o.ctid", slice->name),
+						 psprintf(NEW_ROWS,
+								  psprintf("(%s)", definition))), delta);
+	avc_role_leave(&scope);
+	SPI_finish();
 	return delta;
 }
 
@@ -278,7 +362,6 @@ avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 	AvcDelta   *delta = delta_create(rel);
 	Tuplestorestate *removed = tuplestore_begin_heap(false, false, work_mem);
 	Tuplestorestate *added = tuplestore_begin_heap(false, false, work_mem);
-	MemoryContext caller = CurrentMemoryContext;
 	Snapshot	after = RegisterSnapshot(GetLatestSnapshot());
 	bool		fits;
 	AvcRoleScope scope;
@@ -292,10 +375,9 @@ avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 	avc_rows_register("added_rows", added, delta->opened_desc);
 	fits = fits_history(slice);
 	if (fits)
-	{
-		pair_rows(slice, "removed_rows", "added_rows", delta);
-		delta->digest = MemoryContextStrdup(caller, delta->digest);
-	}
+		pair_rows(newest_version(slice),
+				  pair_query(psprintf(OLD_ROWS, NO_PLACE, "removed_rows"),
+							 psprintf(NEW_ROWS, "added_rows")), delta);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	tuplestore_end(removed);

@@ -94,6 +94,12 @@ avc_digest_begin(const char *digest)
 											  "text of a row",
 											  ALLOCSET_DEFAULT_SIZES);
 	fmgr_info(F_RECORD_OUT, &digester->row_out);
+	return digester;
+}
+
+void
+avc_digest_pin(AvcDigester *digester)
+{
 	digester->guc_level = NewGUCNestLevel();
 	pin("timezone", "UTC");
 	pin("datestyle", "ISO, YMD");
@@ -102,18 +108,26 @@ avc_digest_begin(const char *digest)
 	pin("bytea_output", "hex");
 	pin("lc_monetary", "C");
 	pin("search_path", "pg_catalog");
-	return digester;
+}
+
+void
+avc_digest_unpin(AvcDigester *digester)
+{
+	AtEOXact_GUC(false, digester->guc_level);
+	digester->guc_level = 0;
 }
 
 void
 avc_digest_add(AvcDigester *digester, Datum row)
 {
+	Assert(digester->guc_level > 0);
 	digester->sum += row_hash(digester, row);
 }
 
 void
 avc_digest_subtract(AvcDigester *digester, Datum row)
 {
+	Assert(digester->guc_level > 0);
 	digester->sum -= row_hash(digester, row);
 }
 
@@ -124,7 +138,6 @@ avc_digest_end(AvcDigester *digester)
 								  (unsigned long long) (digester->sum >> 64),
 								  (unsigned long long) digester->sum);
 
-	AtEOXact_GUC(false, digester->guc_level);
 	MemoryContextDelete(digester->scratch);
 	pfree(digester);
 	return digest;
@@ -159,10 +172,12 @@ avc_digest_query(const char *sql, int count, const AvcParam *params,
 		SPI_cursor_fetch(portal, true, FETCH_ROWS);
 		if (SPI_processed == 0)
 			break;
+		avc_digest_pin(digester);
 		for (n = 0; n < SPI_processed; n++)
 			avc_digest_add(digester,
 						   SPI_getbinval(SPI_tuptable->vals[n],
 										 SPI_tuptable->tupdesc, 1, &is_null));
+		avc_digest_unpin(digester);
 		*rows += SPI_processed;
 		SPI_freetuptable(SPI_tuptable);
 	}

@@ -2,11 +2,12 @@
  * slices/refresh.c
  *		One refresh, one version.
  *
- * A refresh notes what the view holds (avc_refresh_begin), lets PostgreSQL
- * recompute the definition (avc_refresh_run, or REFRESH typed by a user), and
- * records the difference as the next version (avc_refresh_finish), all in one
- * transaction, so a reader never sees half of a version.  Two refreshes of
- * one slice queue on the view's lock, which is taken before the registry row.
+ * refresh_slice compares the view with what its definition yields, writes the
+ * difference into the view and records it as the next version.  Where the view
+ * has lost its rows, and for REFRESH typed by a user, PostgreSQL fills it
+ * between avc_refresh_begin and avc_refresh_finish.  All is one transaction,
+ * so a reader never sees half of a version.  Two refreshes of one slice queue
+ * on the view's lock, which is taken before the registry row.
  */
 #include "postgres.h"
 
@@ -147,6 +148,12 @@ find_delta(AvcRefresh *refresh, Relation rel)
 {
 	AvcDelta   *delta;
 
+	if (refresh->writes_view)
+	{
+		delta = avc_delta_by_definition(refresh->slice, rel);
+		avc_apply(refresh->slice, rel, delta);
+		return delta;
+	}
 	if (refresh->before == NULL)
 		return avc_delta_by_comparison(refresh->slice, rel, false);
 	delta = avc_delta_by_visibility(refresh->slice, rel, refresh->before);
@@ -225,28 +232,40 @@ avc_refresh_finish(AvcRefresh *refresh)
 	return slice->version;
 }
 
+static bool
+is_populated(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	bool		populated = RelationIsPopulated(rel);
+
+	table_close(rel, NoLock);
+	return populated;
+}
+
 /* Refresh one slice as its owner; *refresh tells what changed. */
 static int64
 refresh_owned(Oid relid, const char *note, AvcRefresh **refresh)
 {
-	bool		is_concurrent;
-
+	PreventCommandIfReadOnly("refresh_slice()");
+	PreventCommandIfParallelMode("refresh_slice()");
 	(void) avc_slice_find_owned(relid);
 	LockRelationOid(relid, ExclusiveLock);
 	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("slice was dropped while it waited to be refreshed")));
-	avc_require_owner(relid);
-	is_concurrent = avc_refresh_can_be_concurrent(relid);
-	if (!is_concurrent)
-		LockRelationOid(relid, AccessExclusiveLock);
+	(void) avc_slice_find_owned(relid);
 
-	*refresh = avc_refresh_begin(relid, is_concurrent);
+	*refresh = avc_refresh_begin(relid, false);
 	(*refresh)->note = note;
 	/* the statement that recomputes starts now that the lock is held */
 	(*refresh)->is_stale = false;
-	avc_refresh_run(relid, is_concurrent);
+	(*refresh)->writes_view = is_populated(relid);
+	if (!(*refresh)->writes_view)
+	{
+		LockRelationOid(relid, AccessExclusiveLock);
+		avc_refresh_run(relid, false);
+	}
 	return avc_refresh_finish(*refresh);
 }
 

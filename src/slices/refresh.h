@@ -90,15 +90,19 @@ extern char *avc_definition_missing(Oid relid);
 
 typedef struct AvcDigester AvcDigester;
 
-/*
- * Start from a stored digest (NULL = of no rows).  Pins the settings that a
- * row's text depends on until the end.
- */
+/* Start from a stored digest; NULL = of no rows. */
 extern AvcDigester *avc_digest_begin(const char *digest);
+
+/*
+ * Rows are added and subtracted between these two, which set what a row's text
+ * depends on and put it back.  No user's expression may run in between.
+ */
+extern void avc_digest_pin(AvcDigester *digester);
+extern void avc_digest_unpin(AvcDigester *digester);
 extern void avc_digest_add(AvcDigester *digester, Datum row);
 extern void avc_digest_subtract(AvcDigester *digester, Datum row);
 
-/* Put the settings back and return 32 hex digits in the caller's context. */
+/* 32 hex digits in the caller's context. */
 extern char *avc_digest_end(AvcDigester *digester);
 
 /* Digest of the row values that a query of one column yields; SPI. */
@@ -118,8 +122,11 @@ typedef struct AvcDelta
 	Tuplestorestate *opened;	/* rows that entered or changed to */
 	TupleDesc	closed_desc;
 	TupleDesc	opened_desc;	/* the view's */
-	int64		rows;			/* after it */
-	char	   *digest;			/* of the rows after it */
+	int64		rows;			/* of the slice after it */
+	char	   *digest;			/* of the slice's rows after it */
+	ItemPointerData *victims;	/* the view's rows to delete; only if it was */
+	int64		victim_count;	/* not refreshed yet */
+	int64		victim_room;
 } AvcDelta;
 
 /*
@@ -138,7 +145,22 @@ extern AvcDelta *avc_delta_by_visibility(const AvcSlice *slice, Relation rel,
 extern AvcDelta *avc_delta_by_comparison(const AvcSlice *slice, Relation rel,
 										 bool is_repair);
 
+/*
+ * The difference between the view and what its definition yields now, as its
+ * owner.  The view still holds the old rows: avc_apply writes it there.
+ */
+extern AvcDelta *avc_delta_by_definition(const AvcSlice *slice, Relation rel);
+
 extern void avc_delta_free(AvcDelta *delta);
+
+/* ---- apply.c ---- */
+
+/*
+ * Write a difference into the view's heap and indexes.  The caller holds
+ * ExclusiveLock; index expressions run as the owner.
+ */
+extern void avc_apply(const AvcSlice *slice, Relation rel,
+					  const AvcDelta *delta);
 
 /* ---- history.c ---- */
 
@@ -161,6 +183,7 @@ typedef struct AvcRefresh
 {
 	AvcSlice   *slice;
 	Snapshot	before;			/* registered; NULL: compare with the history */
+	bool		writes_view;	/* the difference is still to be written */
 	bool		is_stale;		/* the command's snapshot misses a refresh */
 	const char *note;
 	const char *role;			/* who refreshes */

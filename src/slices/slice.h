@@ -69,8 +69,8 @@ extern int64 avc_slice_version_rows(const AvcSlice *slice, int64 version);
 
 /*
  * The archived image of a frame under its hash.  *image is a TOAST pointer
- * or an inline bytea in the current context, valid while the transaction's
- * snapshot is.  False if there is none.
+ * or an inline bytea in the current context, valid while the active snapshot
+ * is, with which it is looked up.  False if there is none.
  */
 extern bool avc_archive_image(Oid dataset, int64 frame_id, Datum sha256,
 							  Datum *image);
