@@ -417,7 +417,7 @@ step_sgd(EngTraceCase *trace, EngBackend *backend, const char *name)
 												   "weight_decay", 0);
 	for (int step = 0; step < 3; step++)
 	{
-		char		part[8];
+		char		part[16];
 
 		update.gradient = eng_trace_floats(trace, "%s.g%d", name, step);
 		if (update.gradient == NULL || update.slot0 == NULL)

@@ -134,7 +134,7 @@ view_rpn(RpnView *view, const EngTraceNet *net)
 	EngSize		map[ENG_RPN_LEVELS];
 	EngFrameTrace frame;
 	EngStage	stage;
-	char		name[16];
+	char		name[24];
 
 	for (int l = 0; l < ENG_RPN_LEVELS; l++)
 	{

@@ -57,9 +57,9 @@ room(size_t bytes)
 
 	if (count == 65536 || posix_memalign(&p, 64, bytes + 64) != 0)
 		abort();
-	rooms[count++] = p;
 	memset(p, 0xA5, bytes + 64);
-	return p;
+	rooms[count++] = p;
+	return rooms[count - 1];
 }
 
 #endif
