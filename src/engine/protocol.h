@@ -60,12 +60,15 @@
  *			replaces what an earlier one loaded; one that fails leaves nothing
  *			loaded.
  *			OK {"parameters", "arena_bytes": {}, "threads",
- *			"new_tensors": [name]}
+ *			"new_tensors": [name], "unused_tensors", "optimizer_tensors"}:
+ *			parameters counts elements, the last two count tensors
  * STEP		{"step", "lr", "frames": [{"frame_id", "position", "bytes",
  *			"labels": [label], "boxes": [[x1, y1, x2, y2]]}]}
  *			The blob holds the JPEGs of the frames one after another; "bytes"
  *			is the length of each.  position is the frame's place in the
- *			global order, the key of its random numbers.
+ *			global order, the key of its random numbers.  A step of several
+ *			messages says "accumulate_index" and "accumulate_count" too: the
+ *			weights change after the last one.
  *			OK {"step", "loss", "loss_classifier", "loss_box_reg",
  *			"loss_objectness", "loss_rpn_box_reg", "grad_norm", "frames",
  *			"skipped": bool, "wait_s", "busy_s"}
@@ -82,7 +85,8 @@
  *			numeric, internal
  *
  * wait_s is the time that the step loop waited for decoded frames of this
- * request after it was ready for them, busy_s the time of the work itself.
+ * request after it was ready for them, be it for the worker to send them or
+ * for the JPEGs to be decoded; busy_s is the time of the work itself.
  */
 #define ENG_KIND_HELLO			1
 #define ENG_KIND_LOAD			2
