@@ -5,7 +5,8 @@
  * The frame is the one of the evaluation's pinned version, whatever the
  * dataset holds now, and its boxes are the stored matches.  Where boxes
  * coincide all stay visible: the truth is drawn just outside of its box, the
- * first evaluation on its own, the next ones inside.
+ * first evaluation on its own, the next ones inside.  The legend stands below
+ * the frame, so it hides nothing and pixels keep their coordinates.
  */
 #include "postgres.h"
 
@@ -35,7 +36,6 @@
 
 static const EngColour green = {40, 220, 60, 255};
 static const EngColour white = {255, 255, 255, 255};
-static const EngColour shade = {0, 0, 0, 170};
 static const EngColour evaluation_colours[MAX_EVALUATIONS] = {
 	{255, 40, 40, 255}, {60, 110, 255, 255}, {255, 200, 30, 255},
 	{230, 60, 230, 255}
@@ -254,35 +254,54 @@ draw_texts(EngImage *image, const DrawnBoxes *boxes, int line,
 	}
 }
 
+static int
+legend_scale(const EngImage *image)
+{
+	return image->width >= 960 ? 2 : 1;
+}
+
+static int
+legend_line_height(const EngImage *image)
+{
+	return ENG_FONT_HEIGHT * legend_scale(image) + 3;
+}
+
+/* The picture with room below for a legend of some lines. */
+static EngImage
+add_legend(const EngImage *frame, int lines)
+{
+	EngImage	image = *frame;
+	size_t		bytes = eng_image_bytes(frame);
+
+	image.height += lines * legend_line_height(frame) + 4;
+	image.pixels = palloc_extended(eng_image_bytes(&image), MCXT_ALLOC_HUGE);
+	memcpy(image.pixels, frame->pixels, bytes);
+	memset(image.pixels + bytes, 24, eng_image_bytes(&image) - bytes);
+	return image;
+}
+
 /* A line of the legend: a patch of the colour and what it stands for. */
 static void
-draw_legend_line(EngImage *image, int line, int scale, const char *text,
+draw_legend_line(EngImage *image, int top, int line, const char *text,
 				 EngColour colour)
 {
-	int			height = ENG_FONT_HEIGHT * scale;
-	int			y = 3 + line * (height + 2);
-	EngRectangle back = {2, y - 1,
-	height + 8 + eng_draw_text_width(text, scale), y + height + 1};
-	EngRectangle patch = {4, y + 1, 4 + height - 3, y + height - 2};
+	int			side = ENG_FONT_HEIGHT * legend_scale(image) - 3;
+	int			y = top + 3 + line * legend_line_height(image);
+	EngRectangle patch = {4, y, 4 + side, y + side};
 
-	eng_draw_filled(image, back, shade);
 	eng_draw_filled(image, patch, colour);
-	eng_draw_text(image, height + 5, y, scale, text, white);
+	eng_draw_text(image, side + 10, y, legend_scale(image), text, white);
 }
 
 static void
-draw_evaluation(EngImage *image, const AvcEvaluationInfo *info, int number,
-				const DrawnBoxes *boxes, float thickness)
+draw_evaluation(EngImage *frame, int number, const DrawnBoxes *boxes,
+				float thickness)
 {
 	EngColour	colour = evaluation_colours[number];
 
-	draw_boxes(image, boxes, 1, -number * thickness, thickness, colour);
-	if (image->width >= 640)
-		draw_texts(image, boxes, number, colour);
-	draw_legend_line(image, number + 1, image->width >= 960 ? 2 : 1,
-					 psprintf("evaluation %lld: %s, checkpoint %lld",
-							  (long long) info->evaluation, info->model,
-							  (long long) info->checkpoint), colour);
+	draw_boxes(frame, boxes, 1, -number * thickness, thickness, colour);
+	if (frame->width >= 640)
+		draw_texts(frame, boxes, number, colour);
 }
 
 static void
@@ -317,9 +336,10 @@ avc_overlay(PG_FUNCTION_ARGS)
 	double		min_score = PG_GETARG_FLOAT4(2);
 	AvcEvaluationInfo infos[MAX_EVALUATIONS];
 	PictureTools *tools;
-	DrawnBoxes	truths;
+	DrawnBoxes	boxes;
 	Datum	   *numbers;
 	bool	   *nulls;
+	EngImage	frame;
 	EngImage	image;
 	float		thickness;
 	int			count;
@@ -342,18 +362,25 @@ avc_overlay(PG_FUNCTION_ARGS)
 		check_has_frame(&infos[i], frame_id);
 	}
 	tools = create_tools();
-	image = decode(tools, read_frame(&infos[0], frame_id), 1);
-	thickness = Max(1, image.width / 640);
-	truths = read_boxes(infos[0].evaluation, frame_id, true, 0, NULL);
-	draw_boxes(&image, &truths, 1, thickness, thickness, green);
-	draw_legend_line(&image, 0, image.width >= 960 ? 2 : 1, "truth", green);
+	frame = decode(tools, read_frame(&infos[0], frame_id), 1);
+	thickness = Max(1, frame.width / 640);
+	boxes = read_boxes(infos[0].evaluation, frame_id, true, 0, NULL);
+	draw_boxes(&frame, &boxes, 1, thickness, thickness, green);
 	for (i = 0; i < count; i++)
 	{
-		DrawnBoxes	boxes = read_boxes(infos[i].evaluation, frame_id, false,
-									   min_score, NULL);
-
-		draw_evaluation(&image, &infos[i], i, &boxes, thickness);
+		boxes = read_boxes(infos[i].evaluation, frame_id, false, min_score,
+						   NULL);
+		draw_evaluation(&frame, i, &boxes, thickness);
 	}
+	image = add_legend(&frame, count + 1);
+	draw_legend_line(&image, frame.height, 0, "truth", green);
+	for (i = 0; i < count; i++)
+		draw_legend_line(&image, frame.height, i + 1,
+						 psprintf("evaluation %lld: %s, checkpoint %lld",
+								  (long long) infos[i].evaluation,
+								  infos[i].model,
+								  (long long) infos[i].checkpoint),
+						 evaluation_colours[i]);
 	PG_RETURN_BYTEA_P(encode(tools, &image));
 }
 
