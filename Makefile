@@ -135,6 +135,9 @@ check-demo:
 demo:
 	@test/demo/run
 
+bench:
+	@test/perf/run
+
 clean-state:
 	@test/cluster remove
 
@@ -145,11 +148,12 @@ help:
 	@echo 'make install     install both into the server that PG_CONFIG names (as root)'
 	@echo 'make deps        install the Debian packages that the build needs'
 	@echo 'make check-long  the same tests with larger numbers'
+	@echo 'make bench       speed of the main paths beside plain PostgreSQL'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
 
 .PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \
 	install-private deps lint symbols format check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo demo \
+	check-demo demo bench \
 	clean-state help
