@@ -32,6 +32,13 @@ COMMENT ON COLUMN _avcurate.slices.version IS 'newest version';
 COMMENT ON COLUMN _avcurate.slices.must_recompute IS
 	'the next refresh must recompute the whole definition';
 
+COMMENT ON COLUMN _avcurate.slices.slice_id IS
+	'number of the slice and of its history table';
+COMMENT ON COLUMN _avcurate.slices.definition IS
+	'query of the view at its newest version, names qualified';
+COMMENT ON COLUMN _avcurate.slices.created_at IS 'when it was tracked';
+COMMENT ON COLUMN _avcurate.slices.dropped_at IS 'when the view was dropped';
+
 CREATE INDEX slices_dataset ON _avcurate.slices (dataset);
 
 CREATE TABLE _avcurate.slice_versions (
@@ -61,6 +68,27 @@ COMMENT ON COLUMN _avcurate.slice_versions.columns IS
 COMMENT ON COLUMN _avcurate.slice_versions.digest IS
 	'order-free digest of the rows (src/slices/digest.c), 32 hex digits';
 
+COMMENT ON COLUMN _avcurate.slice_versions.slice_id IS 'the slice';
+COMMENT ON COLUMN _avcurate.slice_versions.version IS
+	'counted from 1 per slice';
+COMMENT ON COLUMN _avcurate.slice_versions.created_at IS
+	'start of the transaction that refreshed';
+COMMENT ON COLUMN _avcurate.slice_versions.rows IS 'rows of the version';
+COMMENT ON COLUMN _avcurate.slice_versions.added IS
+	'frames that the version before lacks';
+COMMENT ON COLUMN _avcurate.slice_versions.removed IS
+	'frames of the version before that this one lacks';
+COMMENT ON COLUMN _avcurate.slice_versions.changed IS
+	'frames of both whose rows differ';
+COMMENT ON COLUMN _avcurate.slice_versions.mode IS
+	'how it was made: initial, incremental, full';
+COMMENT ON COLUMN _avcurate.slice_versions.definition IS
+	'query of the view, names qualified';
+COMMENT ON COLUMN _avcurate.slice_versions.digest_format IS
+	'number of the rule by which the digest is computed';
+COMMENT ON COLUMN _avcurate.slice_versions.note IS
+	'what the caller of refresh_slice wrote';
+
 CREATE TABLE _avcurate.slice_tags (
 	slice_id	bigint NOT NULL,
 	tag			text NOT NULL CHECK (tag <> ''),
@@ -72,6 +100,12 @@ CREATE TABLE _avcurate.slice_tags (
 );
 COMMENT ON TABLE _avcurate.slice_tags IS
 	'names of versions; a tagged version is not pruned';
+
+COMMENT ON COLUMN _avcurate.slice_tags.slice_id IS 'the slice';
+COMMENT ON COLUMN _avcurate.slice_tags.tag IS 'name, unique in the slice';
+COMMENT ON COLUMN _avcurate.slice_tags.version IS 'what it names';
+COMMENT ON COLUMN _avcurate.slice_tags.created_at IS 'when it was given';
+COMMENT ON COLUMN _avcurate.slice_tags.created_by IS 'role that gave it';
 
 CREATE INDEX slice_tags_version ON _avcurate.slice_tags (slice_id, version);
 
@@ -94,6 +128,11 @@ CREATE TABLE _avcurate.archive (
 ALTER TABLE _avcurate.archive ALTER COLUMN image_bytes SET STORAGE EXTERNAL;
 COMMENT ON TABLE _avcurate.archive IS
 	'images that a dataset no longer holds but a version may';
+
+COMMENT ON COLUMN _avcurate.archive.dataset IS 'where the image was';
+COMMENT ON COLUMN _avcurate.archive.frame_id IS 'frame that it belonged to';
+COMMENT ON COLUMN _avcurate.archive.image_sha256 IS 'hash of the image';
+COMMENT ON COLUMN _avcurate.archive.image_bytes IS 'the JPEG';
 
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slices', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slices_slice_id_seq', '');

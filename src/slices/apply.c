@@ -100,7 +100,7 @@ avc_apply(const AvcSlice *slice, Relation rel, const AvcDelta *delta)
 
 	if (delta->added + delta->removed + delta->changed == 0)
 		return;
-	CheckTableNotInUse(rel, "refresh_slice");
+	CheckTableNotInUse(rel, "refresh");
 	avc_role_enter(&scope, rel->rd_rel->relowner);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	delete_rows(slice, rel, delta);

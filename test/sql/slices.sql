@@ -104,6 +104,34 @@ SELECT v.version, trim_scale(number(v.digest)) = trim_scale(mod((SELECT sum(numb
 	FROM avcurate.slice_versions v WHERE slice = 'rainy'::regclass ORDER BY 1;
 DROP FUNCTION number(text);
 
+-- what the definition yields may depend on the session, as with REFRESH
+SET timezone = 'Asia/Kolkata';
+SELECT avcurate.create_slice('early', 'frames', 'extract(hour FROM frame_time) < 10');
+SELECT frame_id FROM early ORDER BY 1;
+SELECT avcurate.refresh_slice('early');
+REFRESH MATERIALIZED VIEW early;
+SET timezone = 'UTC';
+SELECT avcurate.refresh_slice('early');
+SELECT frame_id, change FROM avcurate.slice_diff(NULL::early, 1, 2);
+DROP MATERIALIZED VIEW early;
+
+-- rows that swap the values of a unique column, and a cursor in the way
+CREATE UNIQUE INDEX ON few (image_sha256);
+BEGIN;
+UPDATE frames SET image_bytes = jpeg('aside') WHERE frame_id = 1;
+UPDATE frames SET image_bytes = jpeg('f1') WHERE frame_id = 2;
+UPDATE frames SET image_bytes = jpeg('f2') WHERE frame_id = 1;
+DECLARE c CURSOR FOR SELECT * FROM few;
+FETCH 1 FROM c \g /dev/null
+SAVEPOINT a;
+SELECT avcurate.refresh_slice('few');
+ROLLBACK TO a;
+CLOSE c;
+SELECT avcurate.refresh_slice('few');
+SELECT frame_id, change, (after).image_sha256 = sha256(jpeg('f1')) AS f1, (after).image_sha256 = sha256(jpeg('f2')) AS f2
+	FROM avcurate.slice_diff(NULL::few, 2, 3);
+ROLLBACK;
+
 -- tampering shows
 SELECT slice_id AS rainy, '_avcurate.history_' || slice_id AS history
 	FROM _avcurate.slices WHERE slice = 'rainy'::regclass \gset
@@ -161,6 +189,37 @@ SELECT * FROM avcurate.prune_slice('rainy', 1);
 SELECT count(*), min(from_version), max(to_version) FROM :history;
 SELECT verified, detail FROM avcurate.verify_slice('rainy');
 
+-- so do checkpoints, evaluations and jobs that are not finished
+INSERT INTO frames (image_id, weather, image_bytes) VALUES ('later', 'rainy', jpeg('later'));
+SELECT avcurate.refresh_slice('rainy');
+DELETE FROM frames WHERE image_id = 'later';
+SELECT avcurate.refresh_slice('rainy');
+BEGIN;
+INSERT INTO _avcurate.models (model, architecture, label_map, num_classes, owner)
+	VALUES ('m', 'small', 'coco', 2, current_user::regrole);
+INSERT INTO _avcurate.checkpoints (model, slice_id, version, bytes, provenance)
+	VALUES ('m', :rainy, 7, 0, '{}') RETURNING checkpoint \gset
+INSERT INTO _avcurate.jobs (slice_id, version, role, kind, body, state)
+	VALUES (:rainy, 8, current_user::regrole, 'train', 'none', 'pending') RETURNING job \gset
+SELECT version, pinned_by = ARRAY[:checkpoint]::bigint[] AS pinned FROM avcurate.slice_versions WHERE slice = 'rainy'::regclass ORDER BY 1;
+SELECT version, pruned, regexp_replace(kept_because, '\d+', 'N') AS kept_because FROM avcurate.prune_slice('rainy', 1);
+UPDATE _avcurate.jobs SET state = 'failed' WHERE job = :job;
+SELECT version, pruned, regexp_replace(kept_because, '\d+', 'N') AS kept_because FROM avcurate.prune_slice('rainy', 1);
+SAVEPOINT a;
+\set VERBOSITY terse
+SELECT avcurate.untrack_slice('rainy');
+ROLLBACK TO a;
+DROP MATERIALIZED VIEW rainy;
+\set VERBOSITY default
+SELECT count(*) FROM _avcurate.slices WHERE slice_id = :rainy;
+-- gone with its pin, once somebody prunes
+DELETE FROM _avcurate.checkpoints WHERE checkpoint = :checkpoint;
+SELECT count(*) FROM avcurate.prune_slice('few');
+SELECT count(*) FROM _avcurate.slices WHERE slice_id = :rainy;
+SELECT to_regclass(:'history');
+ROLLBACK;
+SELECT count(*) FROM avcurate.prune_slice('rainy', 1) WHERE pruned;
+
 -- a view that a user made: any query with frame_id
 CREATE MATERIALIZED VIEW boxes_by_frame AS
 	SELECT frame_id, count(*) AS boxes, max(area_pct) > 1 AS large
@@ -185,8 +244,8 @@ ALTER MATERIALIZED VIEW "My Sets"."wet; ""roads""" RENAME COLUMN weather TO "The
 UPDATE frames SET weather = 'rainy' WHERE frame_id IN (4, 6);
 REFRESH MATERIALIZED VIEW "My Sets"."wet; ""roads""";
 SELECT version, added FROM avcurate.slice_versions WHERE slice = '"My Sets"."wet; ""roads"""'::regclass ORDER BY 1;
-SELECT frame_id, "The Weather" FROM avcurate.slice_at(NULL::"My Sets"."wet; ""roads""", 7) WHERE frame_id < 3;
-SELECT verified FROM avcurate.verify_slice('"My Sets"."wet; ""roads"""', 7);
+SELECT frame_id, "The Weather" FROM avcurate.slice_at(NULL::"My Sets"."wet; ""roads""", 9) WHERE frame_id < 3;
+SELECT verified FROM avcurate.verify_slice('"My Sets"."wet; ""roads"""', 9);
 SELECT slice_name FROM _avcurate.slices WHERE slice_id = :rainy;
 
 -- dropped and made again: another slice, from version 1

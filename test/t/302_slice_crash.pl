@@ -28,6 +28,9 @@ SELECT avcurate.create_dataset('frames');
 SELECT add_frames(400);
 SELECT avcurate.create_slice('night', 'frames', $$timeofday = 'night' AND weather <> 'foggy'$$);
 CREATE INDEX ON night (weather, scene);
+CREATE UNIQUE INDEX ON night (image_id);
+CREATE INDEX ON night (upper(weather), (ann_bboxes[1][3] - ann_bboxes[1][1]));
+CREATE INDEX ON night (scene) WHERE ann_bboxes IS NOT NULL;
 SELECT remember('night');
 });
 
@@ -39,6 +42,12 @@ BEGIN; UPDATE frames SET timeofday = CASE timeofday WHEN 'night' THEN 'day' ELSE
 SAVEPOINT a; UPDATE frames SET scene = 'x' WHERE frame_id % 31 = :n; ROLLBACK TO a; COMMIT;},
 	image => q{\set n random(0, 40)
 UPDATE frames SET image_bytes = jpeg('again ' || frame_id || clock_timestamp()) WHERE frame_id % 41 = :n;},
+	swap => q{\set n random(1, 90)
+BEGIN; SELECT frame_id, image_id FROM frames WHERE frame_id IN (:n, :n + 1) ORDER BY frame_id FOR UPDATE;
+CREATE TEMP TABLE swapped ON COMMIT DROP AS SELECT frame_id, image_id FROM frames WHERE frame_id IN (:n, :n + 1);
+UPDATE frames SET image_id = 'swapping ' || frame_id WHERE frame_id IN (:n, :n + 1);
+UPDATE frames f SET image_id = s.image_id FROM swapped s WHERE f.frame_id = :n * 2 + 1 - s.frame_id AND f.frame_id IN (:n, :n + 1);
+COMMIT;},
 	delete => q{\set n random(0, 50)
 DELETE FROM frames WHERE frame_id % 53 = :n AND frame_id > 100;},
 	refresh => q{BEGIN; SELECT avcurate.refresh_slice('night'); SELECT remember('night'); COMMIT;},
@@ -47,7 +56,7 @@ DELETE FROM frames WHERE frame_id % 53 = :n AND frame_id > 100;},
 	read => q{SELECT count(*) FROM night;},
 	prune => q{BEGIN; SELECT count(*) FROM avcurate.prune_slice('night', 25); COMMIT;},
 );
-my %weight = (insert => 3, update => 6, image => 3, delete => 3, refresh => 2, plain => 2, concurrently => 2, read => 3, prune => 1);
+my %weight = (insert => 3, update => 6, image => 3, delete => 3, swap => 3, refresh => 2, plain => 2, concurrently => 2, read => 3, prune => 1);
 my @scripts;
 foreach my $name (sort keys %script)
 {
@@ -79,7 +88,7 @@ sub check
 			WHERE indrelid IN ('night'::regclass, '_avcurate.history_1'::regclass, '_avcurate.archive'::regclass)) i;
 		SELECT * FROM verify_heapam('night') UNION ALL SELECT * FROM verify_heapam('_avcurate.history_1')
 			UNION ALL SELECT * FROM verify_heapam('_avcurate.archive');}),
-		"5", "$when: heaps and indexes are sound");
+		"8", "$when: heaps and indexes are sound");
 }
 
 my $run = bench($long ? 60 : 6, 5);
