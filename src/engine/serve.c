@@ -8,7 +8,6 @@
  */
 #include "engine/serve.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +20,6 @@
 #include "engine/request.h"
 
 #define SCORE_DIGITS	9		/* make every float come back the same */
-#define LISTED_FRAMES	8		/* frame ids named in a message */
 
 typedef struct Session
 {
@@ -223,29 +221,6 @@ collect_frames(Session *session, const EngFeedItem *item)
 	}
 }
 
-/*
- * Say in which step and on which frames it went wrong.
- */
-static void
-name_step(const EngBatchRequest *batch, EngStatus *status)
-{
-	EngStatus	plain = *status;
-	char		ids[LISTED_FRAMES * 24 + 8];
-	int			length = 0;
-	int32_t		i;
-
-	ids[0] = '\0';
-	for (i = 0; i < batch->frame_count && i < LISTED_FRAMES; i++)
-		length += snprintf(ids + length, sizeof(ids) - length, "%s%lld",
-						   i > 0 ? ", " : "",
-						   (long long) batch->frames[i].frame_id);
-	if (batch->frame_count > LISTED_FRAMES)
-		snprintf(ids + length, sizeof(ids) - length, ", ...");
-	status->code = ENG_OK;
-	eng_fail(status, plain.code, "step %lld, frames %s: %.200s",
-			 (long long) batch->step, ids, plain.message);
-}
-
 static bool
 handle_step(Session *session, EngFeedItem *item, double wait_s,
 			Answer *answer, EngStatus *status)
@@ -265,10 +240,7 @@ handle_step(Session *session, EngFeedItem *item, double wait_s,
 	info.accumulate_count = batch->accumulate_count;
 	if (!eng_detector_train_step(session->detector, session->frames,
 								 batch->frame_count, &info, &result, status))
-	{
-		name_step(batch, status);
 		return false;
-	}
 	answer->json = eng_answer_step(batch, &result);
 	if (answer->json != NULL)
 		eng_answer_times(answer->json, wait_s, eng_feed_clock() - start);

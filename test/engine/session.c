@@ -462,6 +462,35 @@ test_odd_batches(void)
 	eng_buffer_free(&blob);
 }
 
+/* A rate at which nothing can stay finite: named, and not the end. */
+static void
+test_not_finite(void)
+{
+	Engine		engine;
+	Reply		reply;
+	int			i;
+
+	engine_start(&engine);
+	load(&engine,
+		 "{\"architecture\":\"small\",\"mode\":\"train\",\"init\":true,"
+		 "\"optimizer\":{\"name\":\"sgd\",\"clip_norm\":0}}", NULL);
+	for (i = 0; i < 4; i++)
+	{
+		reply = client_call(engine.fd, ENG_KIND_STEP, make_step(i, 1e6),
+							&jpegs);
+		if (reply.kind == ENG_KIND_ERROR)
+			break;
+		reply_free(&reply);
+	}
+	tap_ok(i < 4 && strcmp(reply_text(&reply, "code"), "numeric") == 0 &&
+		   strstr(reply_text(&reply, "message"), "100, 101, 102, 103") != NULL,
+		   "a loss that is not finite names step and frames: %s",
+		   i < 4 ? reply_text(&reply, "message") : "");
+	if (i < 4)
+		reply_free(&reply);
+	tap_ok(engine_bye(&engine), "and the session goes on");
+}
+
 /* End the program inside a step that lasts for seconds. */
 static void
 test_ending(bool by_signal)
@@ -558,6 +587,7 @@ main(void)
 	test_other_head(&weights);
 	test_memory_limit();
 	test_odd_batches();
+	test_not_finite();
 	test_ending(true);
 	test_ending(false);
 	test_garbage();
