@@ -20,7 +20,9 @@ const char	eng_trace_help[] =
 "  --threads N          threads, 0 for all processors (default 0)\n"
 "  --frames DIR         folder that frame names of the case are relative to\n"
 "  --free               inference: later stages take what earlier ones gave,\n"
-"                       not what was recorded; no training\n";
+"                       not what was recorded; no training\n"
+"  --draw               training: samples are drawn as torch draws them from\n"
+"                       the recorded seed, not taken from the case\n";
 
 double
 eng_trace_option(const EngTraceCase *trace, const char *name, const char *key,
@@ -116,10 +118,11 @@ eng_trace_run(int argc, char **argv, FILE *out, EngStatus *status)
 		{"threads", false, NULL},
 		{"frames", false, NULL},
 		{"free", true, NULL},
+		{"draw", true, NULL},
 		{NULL, false, NULL}
 	};
 	EngArguments arguments;
-	EngTraceOptions how = {"cpu", 0, NULL, false};
+	EngTraceOptions how = {"cpu", 0, NULL, false, false};
 	EngTraceCase *trace;
 	const char *precision;
 	int64_t		threads = 0;
@@ -142,6 +145,7 @@ eng_trace_run(int argc, char **argv, FILE *out, EngStatus *status)
 	how.threads = (int32_t) threads;
 	how.frames = eng_option_value(options, "frames");
 	how.free_running = eng_option_value(options, "free") != NULL;
+	how.draw = eng_option_value(options, "draw") != NULL;
 	trace = eng_trace_case_open(arguments.places[0], status);
 	if (trace == NULL)
 		return false;

@@ -290,6 +290,7 @@ set_hooks(EngTraceNet *net, EngSampleMode mode)
 	memset(&hooks, 0, sizeof(hooks));
 	hooks.keep_all = true;
 	hooks.sample_mode = mode;
+	hooks.mt = &net->mt;
 	hooks.given = net->given;
 	hooks.given_count = net->frame_count;
 	eng_detector_set_hooks(net->detector, &hooks);
@@ -429,7 +430,10 @@ run_step(EngTraceNet *net, int step)
 								"lr", 0.0);
 	if (!give_step(net, step))
 		return false;
-	set_hooks(net, ENG_SAMPLE_GIVEN);
+	eng_mt19937_seed(&net->mt, (uint64_t)
+					 integer_of(eng_trace_config(trace), "torch_seed", 0) +
+					 (uint64_t) step - 1);
+	set_hooks(net, net->draw ? ENG_SAMPLE_MT19937 : ENG_SAMPLE_GIVEN);
 	if (!eng_detector_train_step(net->detector, net->frames, net->frame_count,
 								 &info, &result, eng_trace_status(trace)))
 		return false;
@@ -458,6 +462,7 @@ eng_trace_detector(EngTraceCase *trace, const EngTraceOptions *options)
 	if (net == NULL)
 		return false;
 	net->trace = trace;
+	net->draw = options->draw;
 	if (!read_config(net) || !load_frames(net, options->frames))
 		return eng_fail(eng_trace_status(trace), ENG_BAD_FILE,
 						"the case could not be read");

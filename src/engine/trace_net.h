@@ -18,6 +18,8 @@ typedef struct EngTraceNet
 	EngFrame	frames[ENG_TRACE_FRAMES];
 	EngGiven	given[ENG_TRACE_FRAMES];
 	int32_t		frame_count;
+	bool		draw;			/* samples are drawn, not given */
+	EngMt19937	mt;				/* torch's generator, for that */
 } EngTraceNet;
 
 /* trace_stages.c: outputs of the call that the detector has just done. */

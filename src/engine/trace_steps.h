@@ -15,6 +15,7 @@ typedef struct EngTraceOptions
 	int32_t		threads;		/* 0: all processors */
 	const char *frames;			/* folder that frame names are relative to */
 	bool		free_running;	/* inference without recorded proposals */
+	bool		draw;			/* training without recorded samples */
 } EngTraceOptions;
 
 /*

@@ -29,25 +29,52 @@ judge(const char *name, const char *golden, const char *output,
 	close_case(&c);
 }
 
+/* variant: "--free", "--draw" (see trace --help) or NULL. */
 static void
 run_case(const char *name, const char *path, const char *backend,
-		 bool free_running)
+		 const char *variant)
 {
 	char		output[64] = "/tmp/avcurate-golden-XXXXXX";
 	char	   *argv[] = {"trace", (char *) path, output, "--backend",
-	(char *) backend, "--threads", "2", "--free"};
+	(char *) backend, "--threads", "2", (char *) variant};
 	EngStatus	status = {ENG_OK, ""};
 	char		title[128];
 	int			fd = mkstemp(output);
 
 	if (fd >= 0)
 		close(fd);
-	snprintf(title, sizeof(title), "%s on %s%s", name, backend,
-			 free_running ? ", free running" : "");
-	if (eng_trace_run(free_running ? 8 : 7, argv, stdout, &status))
-		judge(title, path, output, free_running);
+	snprintf(title, sizeof(title), "%s on %s%s%s", name, backend,
+			 variant != NULL ? " " : "", variant != NULL ? variant : "");
+	if (eng_trace_run(variant != NULL ? 8 : 7, argv, stdout, &status))
+		judge(title, path, output,
+			  variant != NULL && strcmp(variant, "--free") == 0);
 	else
 		tap_ok(false, "%s: %s", title, status.message);
+	unlink(output);
+}
+
+/* The same run twice: the same bytes. */
+static void
+run_twice(const char *name, const char *path)
+{
+	char		output[64] = "/tmp/avcurate-golden-XXXXXX";
+	char	   *argv[] = {"trace", (char *) path, output, "--threads", "2"};
+	EngStatus	status = {ENG_OK, ""};
+	EngBuffer	files[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
+	int			fd = mkstemp(output);
+	bool		done = true;
+
+	if (fd >= 0)
+		close(fd);
+	for (int i = 0; i < 2; i++)
+		done = done && eng_trace_run(5, argv, stdout, &status) &&
+			eng_file_read(output, (size_t) 1 << 30, &files[i], &status);
+	tap_ok(done && files[0].size == files[1].size &&
+		   memcmp(files[0].data, files[1].data, files[0].size) == 0,
+		   "%s twice: the same bytes%s%s", name, done ? "" : ": ",
+		   status.message);
+	eng_buffer_free(&files[0]);
+	eng_buffer_free(&files[1]);
 	unlink(output);
 }
 
@@ -66,12 +93,17 @@ find_case(char *path, size_t size, const char *name)
 }
 
 static void
-check(const char *name, const char *backend, bool free_running)
+check(const char *name, const char *backend, const char *variant)
 {
 	char		path[4096];
 
 	if (find_case(path, sizeof(path), name))
-		run_case(name, path, backend, free_running);
+	{
+		if (variant != NULL && strcmp(variant, "twice") == 0)
+			run_twice(name, path);
+		else
+			run_case(name, path, backend, variant);
+	}
 	else
 		tap_skip(name, "recorded data are not here (AVC_SHARED)");
 }
@@ -92,26 +124,29 @@ main(int argc, char **argv)
 	}
 	if (argc > 1)
 	{
-		check(argv[1], argc > 2 ? argv[2] : "cpu", false);
+		check(argv[1], argc > 2 ? argv[2] : "cpu", NULL);
 		return tap_done();
 	}
-	check("ops", "ref", false);
-	check("ops", "cpu", false);
-	check("r18_v1_scale1", "cpu", false);
+	check("ops", "ref", NULL);
+	check("ops", "cpu", NULL);
+	check("r18_v1_scale1", "cpu", NULL);
 	if (getenv("AVC_SANITIZED") != NULL)
 		return tap_done();		/* the rest is slow there */
-	check("r18_v1_frozenbn", "cpu", false);
-	check("r18_v1_bn", "cpu", false);
-	check("r18_v1_frozenbn", "cpu", true);
-	check("r18_v1_bn", "cpu", true);
-	check("r18_v2", "cpu", false);
-	check("r18_v1_scale1", "ref", false);
+	check("r18_v1_frozenbn", "cpu", NULL);
+	check("r18_v1_bn", "cpu", NULL);
+	check("r18_v1_frozenbn", "cpu", "--free");
+	check("r18_v1_bn", "cpu", "--free");
+	check("r18_v1_scale1", "cpu", "--draw");
+	check("r18_v1_bn", "cpu", "--draw");
+	check("r18_v1_scale1", "cpu", "twice");
+	check("r18_v2", "cpu", NULL);
+	check("r18_v1_scale1", "ref", NULL);
 	for (int i = 0; all && longer[i] != NULL; i++)
-		check(longer[i], "cpu", false);
+		check(longer[i], "cpu", NULL);
 	if (all)
 	{
-		check("r18_v1_frozenbn", "ref", false);
-		check("r18_v1_bn", "ref", false);
+		check("r18_v1_frozenbn", "ref", NULL);
+		check("r18_v1_bn", "ref", NULL);
 	}
 	return tap_done();
 }
