@@ -4,12 +4,16 @@
  *
  * A static rule, no timing.  Forward: oneDNN on NHWC.  Backward data: with
  * stride 1 the forward kernels do it faster, on weights turned by half a turn
- * with input and output channels exchanged; else oneDNN's own.  Backward
- * weight: unrolled columns and a matrix product where oneDNN's kernel is poor
- * (strides, large maps), else oneDNN's own.
+ * with input and output channels exchanged; else oneDNN's own, but for 1x1
+ * kernels, which are a matrix product and a scattering.  Backward weight:
+ * unrolled columns and a matrix product where oneDNN's kernel is poor
+ * (strides, large maps), else oneDNN's own.  (oneDNN 2.6's backward kernels
+ * for strided 1x1 convolutions read memory they never wrote when channels do
+ * not fill a vector.)
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/core/arena.h"
 #include "engine/cpu/cpu.h"
@@ -95,6 +99,12 @@ plan_data(EngKernel *kernel, EngStatus *status)
 	EngDnnlShape shape;
 
 	kernel->flip = s->stride == 1;
+	kernel->scatter = s->k == 1 && s->stride > 1;
+	if (kernel->scatter)
+	{
+		need(kernel, eng_align(sizeof(float) * s->n * s->oh * s->ow * s->c));
+		return true;
+	}
 	shape = kernel->flip ? flipped_shape(s) :
 		dnnl_shape(s, ENG_DNNL_DATA);
 	kernel->data = eng_dnnl_conv_create(kernel->backend->state, &shape,
@@ -112,8 +122,8 @@ plan_weight(EngKernel *kernel, EngStatus *status)
 	const EngConvShape *s = &kernel->shape;
 	EngDnnlShape shape = dnnl_shape(s, ENG_DNNL_WEIGHT);
 
-	kernel->columns = s->k > 1 &&
-		(s->stride > 1 || (int64_t) s->oh * s->ow >= COLUMNS_MIN_MAP);
+	kernel->columns = s->stride > 1 ||
+		(s->k > 1 && (int64_t) s->oh * s->ow >= COLUMNS_MIN_MAP);
 	if (kernel->columns)
 	{
 		need(kernel, eng_cpu_column_workspace(s, kernel->backend->threads));
@@ -163,6 +173,41 @@ flip_weight(float *out, const float *weight, const EngConvShape *s)
 	}
 }
 
+/*
+ * A strided 1x1 convolution back: each cell of dy to the cell it read.
+ */
+static bool
+scatter_data(const EngConvShape *s, float *dx, const float *dy,
+			 const float *weight, float *cells, EngStatus *status)
+{
+	EngGemm		gemm = {.m = (int64_t) s->n * s->oh * s->ow, .n = s->c,
+						.k = s->oc};
+	int64_t		row;
+
+	if (!eng_gemm(&gemm, cells, dy, weight, status))
+		return false;
+#pragma omp parallel for schedule(static)
+	for (row = 0; row < (int64_t) s->n * s->h; row++)
+	{
+		float	   *out = dx + row * s->w * s->c;
+		int32_t		i = (int32_t) (row % s->h);
+		const float *in = cells +
+			(row / s->h * s->oh + i / s->stride) * s->ow * s->c;
+		int32_t		j;
+		int32_t		c;
+
+		if (!s->add_data)
+			memset(out, 0, sizeof(float) * s->w * s->c);
+		if (i % s->stride != 0 || i / s->stride >= s->oh)
+			continue;
+		for (j = 0; j < s->ow; j++)
+			for (c = 0; c < s->c; c++)
+				out[(int64_t) j * s->stride * s->c + c] +=
+					in[(int64_t) j * s->c + c];
+	}
+	return true;
+}
+
 static bool
 conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
 				   const float *weight, uint64_t version, void *workspace,
@@ -173,6 +218,8 @@ conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
 	uint8_t    *scratch = (uint8_t *) workspace +
 		(kernel->flip ? weight_bytes(s) : input_bytes(s));
 
+	if (kernel->scatter)
+		return scatter_data(s, dx, dy, weight, workspace, status);
 	if (kernel->data_version != version)
 	{
 		if (kernel->flip)
@@ -241,7 +288,8 @@ eng_cpu_conv_plan(EngBackend *backend, const EngConvShape *shape,
 	snprintf(kernel->text, sizeof(kernel->text), "%s%s%s%s%s",
 			 eng_dnnl_conv_text(kernel->forward),
 			 shape->need_data ? (kernel->flip ? " flip:" : " ") : "",
-			 shape->need_data ? eng_dnnl_conv_text(kernel->data) : "",
+			 kernel->data != NULL ? eng_dnnl_conv_text(kernel->data) :
+			 kernel->scatter ? "scatter" : "",
 			 shape->need_weight ? (kernel->columns ? " columns" : " ") : "",
 			 kernel->weight != NULL ? eng_dnnl_conv_text(kernel->weight) : "");
 	return kernel;

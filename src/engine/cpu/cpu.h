@@ -36,6 +36,7 @@ struct EngKernel
 	uint64_t	forward_version;	/* of the packed weights */
 	uint64_t	data_version;
 	bool		flip;			/* backward data as a forward convolution */
+	bool		scatter;		/* backward data of a strided 1x1 kernel */
 	bool		columns;		/* backward weight by unrolled columns */
 	int64_t		column_rows;	/* rows unrolled at a time */
 	size_t		workspace;
