@@ -5,8 +5,9 @@
  * The frame is the one of the evaluation's pinned version, whatever the
  * dataset holds now, and its boxes are the stored matches.  Where boxes
  * coincide all stay visible: the truth is drawn just outside of its box, the
- * first evaluation on its own, the next ones inside.  The legend stands below
- * the frame, so it hides nothing and pixels keep their coordinates.
+ * first evaluation on its own, the next ones inside.  A small frame is enlarged
+ * by a whole factor first, so that boxes and scores can be told apart.  The
+ * legend stands below the frame and hides nothing.
  */
 #include "postgres.h"
 
@@ -30,6 +31,7 @@
 
 #define MAX_EVALUATIONS 4
 #define MAX_SHEET_FRAMES 100
+#define WIDE 960					/* pixels to which small frames are enlarged */
 #define CELL_SIDE 320			/* pixels of a contact sheet's cell */
 #define CAPTION_HEIGHT 14
 #define QUALITY 90
@@ -236,9 +238,9 @@ draw_boxes(EngImage *image, const DrawnBoxes *boxes, float scale, float grow,
 	}
 }
 
-/* Category and score over each detection, where there is room to read it. */
+/* Category and score at each detection, on a line of the evaluation's own. */
 static void
-draw_texts(EngImage *image, const DrawnBoxes *boxes, int line,
+draw_texts(EngImage *image, const DrawnBoxes *boxes, float scale, int line,
 		   EngColour colour)
 {
 	int			i;
@@ -246,10 +248,13 @@ draw_texts(EngImage *image, const DrawnBoxes *boxes, int line,
 	for (i = 0; i < boxes->count; i++)
 	{
 		EngRectangle box = boxes->items[i].rectangle;
-		int			y = (int) box.y1 - (line + 1) * ENG_FONT_HEIGHT;
+		int			above = (int) (box.y1 * scale) -
+		(line + 1) * ENG_FONT_HEIGHT;
+		int			below = (int) (box.y2 * scale) +
+		line * ENG_FONT_HEIGHT + 2;
 
-		eng_draw_text(image, (int) box.x1, y >= 0 ? y : (int) box.y2 +
-					  line * ENG_FONT_HEIGHT, 1, boxes->items[i].text,
+		eng_draw_text(image, (int) (box.x1 * scale),
+					  above >= 0 ? above : below, 1, boxes->items[i].text,
 					  colour);
 	}
 }
@@ -293,15 +298,26 @@ draw_legend_line(EngImage *image, int top, int line, const char *text,
 	eng_draw_text(image, side + 10, y, legend_scale(image), text, white);
 }
 
-static void
-draw_evaluation(EngImage *frame, int number, const DrawnBoxes *boxes,
-				float thickness)
+/* The frame, enlarged by the least whole factor that makes it wide. */
+static EngImage
+enlarge_frame(const EngImage *frame, float *scale)
 {
-	EngColour	colour = evaluation_colours[number];
+	EngStatus	status = {0};
+	EngImage	image = *frame;
+	int			factor = 1;
 
-	draw_boxes(frame, boxes, 1, -number * thickness, thickness, colour);
-	if (frame->width >= 640)
-		draw_texts(frame, boxes, number, colour);
+	while (frame->width * factor < WIDE &&
+		   frame->height * (factor + 1) <= ENG_JPEG_MAX_SIDE / 2)
+		factor++;
+	*scale = factor;
+	if (factor == 1)
+		return image;
+	image.width *= factor;
+	image.height *= factor;
+	image.pixels = palloc_extended(eng_image_bytes(&image), MCXT_ALLOC_HUGE);
+	if (!eng_resize(&image, frame, ENG_RESIZE_BILINEAR, &status))
+		raise_picture_error("enlarge the frame", &status);
+	return image;
 }
 
 static void
@@ -341,6 +357,7 @@ avc_overlay(PG_FUNCTION_ARGS)
 	bool	   *nulls;
 	EngImage	frame;
 	EngImage	image;
+	float		scale;
 	float		thickness;
 	int			count;
 	int			i;
@@ -362,15 +379,19 @@ avc_overlay(PG_FUNCTION_ARGS)
 		check_has_frame(&infos[i], frame_id);
 	}
 	tools = create_tools();
-	frame = decode(tools, read_frame(&infos[0], frame_id), 1);
+	image = decode(tools, read_frame(&infos[0], frame_id), 1);
+	frame = enlarge_frame(&image, &scale);
 	thickness = Max(1, frame.width / 640);
 	boxes = read_boxes(infos[0].evaluation, frame_id, true, 0, NULL);
-	draw_boxes(&frame, &boxes, 1, thickness, thickness, green);
+	draw_boxes(&frame, &boxes, scale, thickness, thickness, green);
 	for (i = 0; i < count; i++)
 	{
+		EngColour	colour = evaluation_colours[i];
+
 		boxes = read_boxes(infos[i].evaluation, frame_id, false, min_score,
 						   NULL);
-		draw_evaluation(&frame, i, &boxes, thickness);
+		draw_boxes(&frame, &boxes, scale, -i * thickness, thickness, colour);
+		draw_texts(&frame, &boxes, scale, i, colour);
 	}
 	image = add_legend(&frame, count + 1);
 	draw_legend_line(&image, frame.height, 0, "truth", green);

@@ -261,8 +261,8 @@ is(query("SELECT frames FROM avcurate.evaluations WHERE evaluation = $real"), '1
 is(query("SELECT count(*) FROM scenes_boxes b JOIN (SELECT frame_id FROM scenes ORDER BY 1 LIMIT 10) f USING (frame_id)
 	WHERE NOT EXISTS (SELECT FROM avcurate.matches m WHERE m.evaluation = $real AND m.frame_id = b.frame_id AND m.truth_no = b.box_no)"), '0', 'every truth is matched or missed');
 my $frame = query("SELECT min(frame_id) FROM avcurate.matches WHERE evaluation = $real");
-is(query("SELECT avcurate.jpeg_width(o), avcurate.jpeg_height(o) > 180 FROM (SELECT avcurate.overlay($frame, array[$real], 0.05) AS o) x"),
-	'320|t', 'an overlay is a JPEG of the frame with a legend below');
+is(query("SELECT avcurate.jpeg_width(o), avcurate.jpeg_height(o) > 540 FROM (SELECT avcurate.overlay($frame, array[$real], 0.05) AS o) x"),
+	'960|t', 'an overlay is a JPEG of the frame, enlarged, with a legend below');
 is(query("SELECT avcurate.overlay($frame, array[$real], 0.05) <> avcurate.overlay($frame, array[$real], 0.99),
 	avcurate.overlay($frame, array[$real, $real], 0.05) <> avcurate.overlay($frame, array[$real], 0.05)"), 't|t', 'detections show above min_score, evaluations one by one');
 is(query("SELECT avcurate.jpeg_width(avcurate.contact_sheet($real, 'missed', 5)), avcurate.jpeg_width(avcurate.contact_sheet($real, 'false_positive', 2))"), '976|652', 'contact sheets are laid out');
