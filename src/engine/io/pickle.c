@@ -464,6 +464,42 @@ read_protocol(Machine *machine)
 	return true;
 }
 
+/*
+ * Operations that push one plain value; any other is refused.
+ */
+static bool
+run_scalar(Machine *machine, uint8_t operation)
+{
+	switch (operation)
+	{
+		case 'N':
+			return push_new(machine, ENG_PICKLE_NONE, 0);
+		case 0x88:
+		case 0x89:
+			return push_new(machine, ENG_PICKLE_BOOLEAN, operation == 0x88);
+		case 'J':
+			return read_integer(machine, 4);
+		case 'K':
+			return read_integer(machine, 1);
+		case 'M':
+			return read_integer(machine, 2);
+		case 0x8a:
+			return read_long(machine);
+		case 'G':
+			return read_float(machine);
+		case 'X':
+			return read_string(machine, 4);
+		case 'U':
+			return read_string(machine, 1);
+		default:
+			machine->at--;
+			return eng_fail(machine->status, ENG_UNSUPPORTED,
+							"pickle: operation 0x%02x at byte %zu is not allowed",
+							operation,
+							(size_t) (machine->at - machine->start));
+	}
+}
+
 static bool
 run_one(Machine *machine, uint8_t operation)
 {
@@ -491,25 +527,6 @@ run_one(Machine *machine, uint8_t operation)
 		case 'h':
 		case 'j':
 			return memo_operation(machine, false, operation == 'h' ? 1 : 4);
-		case 'N':
-			return push_new(machine, ENG_PICKLE_NONE, 0);
-		case 0x88:
-		case 0x89:
-			return push_new(machine, ENG_PICKLE_BOOLEAN, operation == 0x88);
-		case 'J':
-			return read_integer(machine, 4);
-		case 'K':
-			return read_integer(machine, 1);
-		case 'M':
-			return read_integer(machine, 2);
-		case 0x8a:
-			return read_long(machine);
-		case 'G':
-			return read_float(machine);
-		case 'X':
-			return read_string(machine, 4);
-		case 'U':
-			return read_string(machine, 1);
 		case 's':
 			return fill_last(machine, ENG_PICKLE_DICT, 2);
 		case 'u':
@@ -527,11 +544,7 @@ run_one(Machine *machine, uint8_t operation)
 		case 'Q':
 			return persistent(machine);
 		default:
-			machine->at--;
-			return eng_fail(machine->status, ENG_UNSUPPORTED,
-							"pickle: operation 0x%02x at byte %zu is not allowed",
-							operation,
-							(size_t) (machine->at - machine->start));
+			return run_scalar(machine, operation);
 	}
 }
 
