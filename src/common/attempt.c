@@ -46,10 +46,11 @@ avc_attempt(AvcStep step, void *arg, AvcFailure *failure)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (is_for_statement(error->sqlerrcode))
-			PG_RE_THROW();
 		FlushErrorState();
+		/* always: left open, it would pass for a savepoint of the user */
 		RollbackAndReleaseCurrentSubTransaction();
+		if (is_for_statement(error->sqlerrcode))
+			ReThrowError(error);
 		failure->sqlstate = error->sqlerrcode;
 		failure->message = error->message ? error->message : pstrdup("");
 	}

@@ -33,6 +33,7 @@ avc_spi_exec(const char *sql, int nparams, const AvcParam *params,
 	Oid			types[AVC_MAX_PARAMS];
 	Datum		values[AVC_MAX_PARAMS];
 	char		nulls[AVC_MAX_PARAMS];
+	MemoryContext context = CurrentMemoryContext;
 	int			i;
 	int			result;
 
@@ -47,6 +48,8 @@ avc_spi_exec(const char *sql, int nparams, const AvcParam *params,
 	}
 	result = SPI_execute_with_args(sql, nparams, types, values, nulls,
 								   read_only, limit);
+	/* SPI leaves its own context current, which lives until SPI_finish */
+	MemoryContextSwitchTo(context);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", sql,
 			 SPI_result_code_string(result));
