@@ -50,8 +50,10 @@ typedef struct BddRun
 	const char *split;			/* NULL = not known */
 	TimestampTz frame_time;
 	bool		has_frame_time;
-	SPIPlanPtr	claim;
+	SPIPlanPtr	find;			/* an image by its stem */
+	SPIPlanPtr	mark;			/* it has an entry */
 	int64		other_files;	/* in the folder of images, not *.jpg */
+	int64		entries;		/* read from the label file so far */
 	int64		without_image;	/* entries whose image is not there */
 	int64		without_box;	/* lanes and drivable areas */
 } BddRun;
@@ -253,6 +255,22 @@ take_image(BddRun *run, const char *stem, const char *name,
 	avc_ingest_add(run->ingest, &frame);
 }
 
+/* Run one of the prepared statements on a stem; rows are in SPI_tuptable. */
+static uint64
+run_plan(SPIPlanPtr plan, const char *stem)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Datum		value = CStringGetTextDatum(stem);
+	int			result = SPI_execute_plan(plan, &value, NULL, false, 0);
+
+	/* SPI leaves its own context current, which lives until SPI_finish */
+	MemoryContextSwitchTo(context);
+	if (result < 0)
+		elog(ERROR, "could not look up an image: %s",
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
 /*
  * Mark the image of an entry as seen.  Returns its file name, or NULL with
  * *is_duplicate when an earlier entry had it, else when there is none.
@@ -261,27 +279,48 @@ static char *
 claim_image(BddRun *run, const char *stem, bool *is_duplicate)
 {
 	AvcRoleScope scope;
-	Datum		value = CStringGetTextDatum(stem);
+	SPITupleTable *found;
 	char	   *name = NULL;
+	bool		is_null;
 
 	*is_duplicate = false;
 	avc_catalog_enter(&scope);
-	if (SPI_execute_plan(run->claim, &value, NULL, false, 0) !=
-		SPI_OK_UPDATE_RETURNING)
-		elog(ERROR, "could not claim an image");
-	if (SPI_processed > 0)
-		name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	SPI_freetuptable(SPI_tuptable);
-	if (name == NULL)
+	if (run_plan(run->find, stem) > 0)
 	{
-		*is_duplicate =
-			avc_spi_exec("SELECT 1 FROM pg_temp.avc_ingest_files"
-						 " WHERE stem = $1", 1,
-						 (AvcParam[]) {{TEXTOID, value, false}}, false, 1) > 0;
-		SPI_freetuptable(SPI_tuptable);
+		found = SPI_tuptable;
+		*is_duplicate = DatumGetBool(SPI_getbinval(found->vals[0],
+												   found->tupdesc, 2,
+												   &is_null));
+		if (!*is_duplicate)
+		{
+			name = SPI_getvalue(found->vals[0], found->tupdesc, 1);
+			run_plan(run->mark, stem);
+		}
+		SPI_freetuptable(found);
 	}
+	else
+		SPI_freetuptable(SPI_tuptable);
 	avc_catalog_leave(&scope);
 	return name;
+}
+
+/* Prepare what is run for every entry of a label file. */
+static void
+prepare_claim(BddRun *run)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[1] = {TEXTOID};
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	run->find = SPI_prepare("SELECT name, seen FROM pg_temp.avc_ingest_files"
+							" WHERE stem = $1", 1, types);
+	run->mark = SPI_prepare("UPDATE pg_temp.avc_ingest_files SET seen = true"
+							" WHERE stem = $1", 1, types);
+	avc_catalog_leave(&scope);
+	MemoryContextSwitchTo(context);
+	if (run->find == NULL || run->mark == NULL)
+		elog(ERROR, "could not prepare the look-up of images");
 }
 
 static void
@@ -294,8 +333,12 @@ take_entry(BddRun *run, AvcBddEntry *entry)
 	bool		is_duplicate = false;
 	int			sqlstate = ERRCODE_INVALID_TEXT_REPRESENTATION;
 
-	source = psprintf("%s#%s", run->labels_path,
-					  entry->name ? entry->name : "");
+	/* entries without an image write nothing: end the transaction anyway */
+	if (++run->entries % 4096 == 0)
+		avc_ingest_flush(run->ingest);
+	source = entry->name && entry->name[0] ?
+		psprintf("%s#%s", run->labels_path, entry->name) :
+		psprintf("%s, entry " INT64_FORMAT, run->labels_path, run->entries);
 	if (entry->name == NULL || entry->name[0] == '\0')
 	{
 		avc_ingest_error(run->ingest, source, sqlstate, "%s",
@@ -557,8 +600,6 @@ avc_ingest_bdd100k(PG_FUNCTION_ARGS)
 	MemoryContext context;
 	MemoryContext old;
 	BddRun	   *run;
-	AvcRoleScope scope;
-	Oid			types[1] = {TEXTOID};
 	int64		total;
 	bool		is_complete = true;
 
@@ -572,13 +613,7 @@ avc_ingest_bdd100k(PG_FUNCTION_ARGS)
 	avc_ingest_set_total(run->ingest, total);
 	avc_ingest_flush(run->ingest);
 
-	avc_catalog_enter(&scope);
-	run->claim = SPI_prepare("UPDATE pg_temp.avc_ingest_files SET seen = true"
-							 " WHERE stem = $1 AND NOT seen RETURNING name",
-							 1, types);
-	avc_catalog_leave(&scope);
-	if (run->claim == NULL)
-		elog(ERROR, "could not prepare the claim of an image");
+	prepare_claim(run);
 	if (run->labels_path != NULL && run->label_folder == NULL)
 		is_complete = take_label_file(run);
 	if (is_complete)

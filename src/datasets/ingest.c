@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
@@ -89,8 +90,10 @@ avc_procedure_enter(FunctionCallInfo fcinfo, const char *name)
 static SPIPlanPtr
 prepare(const char *sql, int nargs, Oid *types)
 {
+	MemoryContext context = CurrentMemoryContext;
 	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
 
+	MemoryContextSwitchTo(context);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
@@ -161,7 +164,15 @@ avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 	MemoryContextCallback *callback;
 	AvcIngest  *ingest;
 	AvcRoleScope scope;
+	AclMode		needed = ACL_SELECT | ACL_INSERT | ACL_UPDATE;
+	AclResult	acl;
 
+	/* found out here, or every frame would be an error of its own */
+	acl = pg_class_aclmask(dataset->relid, GetUserId(), needed,
+						   ACLMASK_ALL) == needed ?
+		ACLCHECK_OK : ACLCHECK_NO_PRIV;
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_TABLE, dataset->table_name);
 	context = AllocSetContextCreate(PortalContext, "ingest",
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
@@ -283,8 +294,11 @@ avc_ingest_add(AvcIngest *ingest, const AvcIngestFrame *frame)
 static uint64
 execute(SPIPlanPtr plan, Datum *values, char *nulls)
 {
+	MemoryContext context = CurrentMemoryContext;
 	int			result = SPI_execute_plan(plan, values, nulls, false, 0);
 
+	/* SPI leaves its own context current, which lives until SPI_finish */
+	MemoryContextSwitchTo(context);
 	if (result < 0)
 		elog(ERROR, "could not write a frame: %s",
 			 SPI_result_code_string(result));

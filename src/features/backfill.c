@@ -92,14 +92,15 @@ free_plans(void *arg)
 static SPIPlanPtr
 prepare(Backfill *run, const char *sql, int nargs, Oid *types)
 {
+	MemoryContext old = CurrentMemoryContext;
 	SPIPlanPtr	plan = SPI_prepare(sql, nargs, types);
-	MemoryContext old;
 
+	MemoryContextSwitchTo(old);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
 	SPI_keepplan(plan);
-	old = MemoryContextSwitchTo(run->context);
+	MemoryContextSwitchTo(run->context);
 	run->plans = lappend(run->plans, plan);
 	MemoryContextSwitchTo(old);
 	return plan;
@@ -335,8 +336,11 @@ check_definitions(Backfill *run)
 static uint64
 execute(SPIPlanPtr plan, Datum *values)
 {
+	MemoryContext context = CurrentMemoryContext;
 	int			result = SPI_execute_plan(plan, values, NULL, false, 0);
 
+	/* SPI leaves its own context current, which lives until SPI_finish */
+	MemoryContextSwitchTo(context);
 	if (result < 0)
 		elog(ERROR, "could not run a statement of the backfill: %s",
 			 SPI_result_code_string(result));
