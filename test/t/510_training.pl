@@ -1,0 +1,177 @@
+# Training with the real engine: the same weights whatever happens on the way.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+use FindBin;
+use lib $FindBin::Bin;
+use JobTest;
+
+my $rounds = $ENV{AVC_LONG} ? 12 : 1;
+my $seed = $ENV{AVC_SEED} || 5;
+srand($seed);
+note "seed $seed";
+
+my $node = PostgreSQL::Test::Cluster->new('training');
+$node->init;
+$node->append_conf('postgresql.conf', "max_worker_processes = 12\nfsync = on\navcurate.threads = 2");
+$node->start;
+$node->safe_psql('postgres', q{
+	CREATE EXTENSION avcurate;
+	SELECT avcurate.create_dataset('frames');
+	CALL avcurate.ingest_synthetic('frames', 24, 3, 'train', '{"width": 160, "height": 96}');
+	SELECT avcurate.create_slice('all_frames', 'frames', 'true');
+	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "widths": [16, 32, 64, 128]}')});
+
+my $steps = 16;
+my $options = qq({"max_steps": $steps, "batch_size": 2, "checkpoint_every": 3, "warmup_steps": 2});
+
+sub train
+{
+	my ($given) = @_;
+	$given //= $options;
+	return $node->safe_psql('postgres', "SELECT avcurate.train('all_frames', 'm', '$given')");
+}
+
+sub wait_for
+{
+	my ($job) = @_;
+	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '120 s')");
+	diag $err if $err =~ /ERROR/ && $err !~ /signal 9/;
+	return ($out, $err);
+}
+
+# The engine of the server's workers, as a folder of /proc.
+sub engine_of_job
+{
+	my ($job) = @_;
+	my $pid = $node->safe_psql('postgres', "SELECT worker_pid FROM _avcurate.jobs WHERE job = $job");
+	return undef unless $pid;
+	my ($child) = children_of($pid);
+	return $child;
+}
+
+sub reach
+{
+	my ($job, $step) = @_;
+	return poll($node, "SELECT max(step) >= $step FROM avcurate.job_progress WHERE job = $job", 't', 60);
+}
+
+# --- undisturbed, twice
+my $job = train();
+reach($job, 1);
+my $child = engine_of_job($job);
+SKIP:
+{
+	skip 'the job was too quick', 4 unless $child;
+	my @links = map { readlink($_) // '' } glob "/proc/$child/fd/*";
+	my %status;
+	open my $in, '<', "/proc/$child/status" or skip 'the job was too quick', 4;
+	while (<$in>) { $status{$1} = $2 if /^(\w+):\s+(.*)/ }
+	close $in;
+	is(scalar(grep { m{pgdata|PG_VERSION|base/|pg_wal|\(deleted\)} } @links), 0, 'an engine has no file of the server open');
+	is(scalar(grep { /^socket:/ } @links), 1, 'and one socket');
+	like($status{SigIgn}, qr/^0+$/, 'no signal is ignored in it');
+	is(getpgrp($child), $child, 'it leads a process group');
+}
+is((wait_for($job))[0], 'succeeded', 'an undisturbed run');
+my $weights = weights_of($node, $job);
+my $loss = $node->safe_psql('postgres', "SELECT string_agg(loss::text, ' ' ORDER BY step) FROM avcurate.job_progress WHERE job = $job");
+like($loss, qr/^[\d. ]+$/, 'losses are finite');
+is($node->safe_psql('postgres', "SELECT count(*) FROM avcurate.job_progress WHERE job = $job AND loss IS NOT NULL AND grad_norm > 0 AND images_per_s > 0 AND engine_busy BETWEEN 0 AND 1"),
+	$steps, 'every step is recorded in full');
+my $first = $job;
+$job = train();
+wait_for($job);
+is(weights_of($node, $job), $weights, 'equal options give equal weights');
+my $other = train(qq({"max_steps": $steps, "batch_size": 2, "warmup_steps": 2, "seed": 9}));
+wait_for($other);
+isnt(weights_of($node, $other), $weights, 'another seed gives others');
+
+# --- disturbed at random steps
+foreach my $round (1 .. $rounds)
+{
+	foreach my $how ('engine killed', 'worker terminated', 'server stopped')
+	{
+		my $step = 2 + int rand($steps - 4);
+		$job = train();
+		ok(defined reach($job, $step), "$how after step $step");
+		if ($how eq 'engine killed')
+		{
+			my $pid = engine_of_job($job);
+			kill 'KILL', $pid if $pid;
+			my ($out, $err) = wait_for($job);
+			like($err, qr/engine was ended by signal 9/, 'the job has failed');
+			$node->safe_psql('postgres', "SELECT avcurate.resume_job($job)");
+		}
+		elsif ($how eq 'worker terminated')
+		{
+			$node->safe_psql('postgres', "SELECT pg_terminate_backend(worker_pid) FROM _avcurate.jobs WHERE job = $job");
+		}
+		else
+		{
+			$node->stop('immediate');
+			$node->start;
+			$node->safe_psql('postgres', 'SELECT avcurate.run_pending()');
+		}
+		is((wait_for($job))[0], 'succeeded', 'the job goes on');
+		is(weights_of($node, $job), $weights, 'and ends with the weights of an undisturbed run, bit for bit');
+		is($node->safe_psql('postgres', "SELECT string_agg(loss::text, ' ' ORDER BY step) FROM avcurate.job_progress WHERE job = $job"),
+			$loss, 'and its losses');
+	}
+}
+
+# --- checkpoints out and in
+my $checkpoint = $node->safe_psql('postgres', "SELECT checkpoint FROM avcurate.jobs WHERE job = $first");
+is($node->safe_psql('postgres', "SELECT provenance ->> 'weights_sha256' FROM avcurate.checkpoints WHERE checkpoint = avcurate.import_checkpoint('m', avcurate.export_checkpoint($checkpoint))") ||
+	$node->safe_psql('postgres', "SELECT provenance ->> 'weights_sha256' FROM avcurate.checkpoints ORDER BY checkpoint DESC LIMIT 1"),
+	$weights, 'export and import keep every bit');
+my $file = $node->basedir . '/weights.safetensors';
+cmp_ok($node->safe_psql('postgres', "SELECT avcurate.export_checkpoint($checkpoint, '$file', 'safetensors')"), '>', 1000000, 'export to a file');
+$node->safe_psql('postgres', "SELECT avcurate.import_checkpoint('m', '$file')");
+is($node->safe_psql('postgres', "SELECT provenance ->> 'weights_sha256' FROM avcurate.checkpoints ORDER BY checkpoint DESC LIMIT 1"),
+	$weights, 'import from a file');
+my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.create_model('wide', 'small'); SELECT avcurate.import_checkpoint('wide', avcurate.export_checkpoint($checkpoint))");
+like($err, qr/ERROR:.*(shape|tensor)/, "another model's weights are refused") and note $err;
+($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.import_checkpoint('m', '\\x00'::bytea)");
+like($err, qr/ERROR/, 'nonsense is refused') and note $err;
+($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.import_checkpoint('m', 'PK34'::bytea)");
+like($err, qr/PyTorch archive/, 'so is a .pth file');
+
+# --- fine-tuning starts from a checkpoint
+$job = train(qq({"max_steps": 2, "batch_size": 2, "from_checkpoint": $checkpoint, "max_frames": 4}));
+is((wait_for($job))[0], 'succeeded', 'fine-tuning');
+is($node->safe_psql('postgres', "SELECT parent, rows, provenance ->> 'frames', provenance -> 'options' ->> 'lr' FROM avcurate.checkpoints WHERE job = $job"),
+	"$checkpoint|24|4|0.0005", 'knows its parent, frames and rate');
+my ($start) = $node->safe_psql('postgres', "SELECT loss < (SELECT loss FROM avcurate.job_progress WHERE job = $first AND step = 1) FROM avcurate.job_progress WHERE job = $job AND step = 1");
+is($start, 't', 'and begins with a smaller loss');
+
+# --- frames without labels, frames without boxes
+$node->safe_psql('postgres', q{
+	UPDATE frames SET ann_categories = NULL, ann_bboxes = NULL, ann_occluded = NULL, ann_truncated = NULL,
+		ann_ignored = NULL, ann_area = NULL WHERE frame_id <= 4;
+	UPDATE frames SET ann_categories = '{}', ann_bboxes = '{}', ann_occluded = '{}', ann_truncated = '{}',
+		ann_ignored = NULL, ann_area = NULL WHERE frame_id > 4 AND frame_id <= 10;
+	SELECT avcurate.create_slice('few', 'frames', 'frame_id <= 12');
+	SELECT avcurate.create_slice('none', 'frames', 'frame_id <= 4')});
+$job = $node->safe_psql('postgres', q{SELECT avcurate.train('few', 'm', '{"max_steps": 8, "batch_size": 2}')});
+is((wait_for($job))[0], 'succeeded', 'training where most frames are empty');
+like($node->safe_psql('postgres', "SELECT string_agg(message, ';' ORDER BY at) FROM avcurate.job_log WHERE job = $job"),
+	qr/4 frames without labels are left out.*was skipped: none of its 2 frames has a box/, 'both are logged');
+is($node->safe_psql('postgres', "SELECT count(*), count(loss) < 8 FROM avcurate.job_progress WHERE job = $job"), '8|t', 'a skipped step counts');
+($rc, $out, $err) = $node->psql('postgres', q{SELECT avcurate.train('none', 'm')});
+like($err, qr/version 1 of slice public\.none has no labelled frame/, 'nothing to train on is refused');
+
+# --- rates
+is($node->safe_psql('postgres', "SELECT string_agg(round(lr::numeric, 8)::text, ' ' ORDER BY step) FROM avcurate.job_progress WHERE job = $first AND step IN (1, 2, 3, 16)"),
+	join(' ', map { sprintf '%.8f', $_ } 0.0005, 0.001, 0.001, 0.0005 * (1 + cos(3.14159265358979 * 13 / 14))), 'warm-up, then cosine');
+$job = $node->safe_psql('postgres', q{SELECT avcurate.train('all_frames', 'm', '{"epochs": 4, "batch_size": 12, "lr_schedule": "step", "lr_step_size": 2, "lr": 0.0001, "warmup_steps": 0, "accumulate": 2, "optimizer": "sgd"}')});
+is((wait_for($job))[0], 'succeeded', 'micro-batches');
+is($node->safe_psql('postgres', "SELECT string_agg(epoch || ':' || round(lr::numeric, 8), ' ' ORDER BY step) FROM avcurate.job_progress WHERE job = $job"),
+	join(' ', map { sprintf '%d:%.8f', $_ / 2, $_ < 4 ? 1e-4 : 1e-5 } 0 .. 7), 'step decay counts epochs');
+
+$node->stop;
+done_testing();
