@@ -58,6 +58,7 @@ recover_jobs(void)
 	uint64		i;
 	SPITupleTable *table;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	avc_catalog_enter(&scope);
@@ -118,6 +119,7 @@ record_end(AvcJob *job, const char *error, bool was_cancelled)
 	bool		is_null;
 	bool		requested;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	avc_catalog_enter(&scope);
@@ -215,6 +217,7 @@ has_pending(void)
 	AvcRoleScope scope;
 	int64		count;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	avc_catalog_enter(&scope);

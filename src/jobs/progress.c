@@ -61,6 +61,7 @@ access_end(Access *access)
 void
 avc_job_begin(AvcJob *job)
 {
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	/* An abort sets the role back by itself, a commit does not. */

@@ -161,6 +161,7 @@ avc_job_claim(void)
 	AvcJob	   *job = NULL;
 	AvcRoleScope scope;
 
+	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	avc_catalog_enter(&scope);

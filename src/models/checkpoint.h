@@ -30,7 +30,8 @@ typedef struct AvcCheckpoint
 	Jsonb	   *provenance;
 } AvcCheckpoint;
 
-/* A file image in memory; huge allocation. */
+/* A file image in memory.  It goes with the memory context in which it was
+ * made; it is no chunk that could be freed by itself. */
 typedef struct AvcFileImage
 {
 	char	   *data;
@@ -53,7 +54,7 @@ extern AvcCheckpoint *avc_checkpoint_find(int64 checkpoint, bool missing_ok);
 /*
  * The weights as a safetensors file, for the engine's LOAD; with
  * with_optimizer the optimizer.* tensors too.  Rights are the caller's
- * business.  Needs an open transaction; palloc'd.
+ * business.  Needs an open transaction.
  */
 extern AvcFileImage avc_checkpoint_read(int64 checkpoint,
 										bool with_optimizer);

@@ -44,7 +44,7 @@ check_is_safetensors(const AvcFileImage *file)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("file is a PyTorch archive, not a safetensors file"),
-				 errhint("Save the state dict with safetensors.torch.save_file() first.")));
+				 errhint("Convert it first: avcurate-engine convert FILE.pth FILE.safetensors.")));
 }
 
 static char *
@@ -227,12 +227,14 @@ export_image(const AvcCheckpoint *checkpoint)
 	EngBuffer  *out = palloc0(sizeof(EngBuffer));
 	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
 	AvcFileImage image;
+	/* The engine's own program reads the first four. */
 	const char *metadata[][2] = {
 		{"format", "pt"},
+		{"architecture", checkpoint->model->architecture},
+		{"options", checkpoint->model->options},
+		{"num_classes", psprintf("%d", checkpoint->model->num_classes)},
 		{"avcurate.checkpoint", psprintf(INT64_FORMAT, checkpoint->checkpoint)},
 		{"avcurate.model", checkpoint->model->model},
-		{"avcurate.architecture", checkpoint->model->architecture},
-		{"avcurate.options", checkpoint->model->options},
 		{"avcurate.label_map", checkpoint->model->label_map},
 		{"avcurate.constructor", constructor_call(checkpoint->model)},
 		{"avcurate.provenance", avc_jsonb_to_text(checkpoint->provenance)}

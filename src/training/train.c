@@ -178,8 +178,9 @@ record_step(Training *training, const AvcFeedItem *item)
 					step.step, training->frames);
 	}
 	avc_job_step(job, &step);
-	avc_job_progress(job, (double) step.step / (double) training->feed.total *
-					 0.999, training->rate);
+	/* 1 is for the stored result. */
+	avc_job_progress(job, Min((double) step.step / training->feed.total,
+							  0.999), training->rate);
 	avc_job_commit(job);
 	training->frames = 0;
 	training->skipped = 0;

@@ -24,9 +24,9 @@ $node->safe_psql('postgres', q{
 	SELECT avcurate.create_dataset('frames');
 	CALL avcurate.ingest_synthetic('frames', 24, 3, 'train', '{"width": 160, "height": 96}');
 	SELECT avcurate.create_slice('all_frames', 'frames', 'true');
-	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "widths": [16, 32, 64, 128]}')});
+	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}')});
 
-my $steps = 16;
+my $steps = 12;
 my $options = qq({"max_steps": $steps, "batch_size": 2, "checkpoint_every": 3, "warmup_steps": 2});
 
 sub train
@@ -74,7 +74,7 @@ SKIP:
 	close $in;
 	is(scalar(grep { m{pgdata|PG_VERSION|base/|pg_wal|\(deleted\)} } @links), 0, 'an engine has no file of the server open');
 	is(scalar(grep { /^socket:/ } @links), 1, 'and one socket');
-	like($status{SigIgn}, qr/^0+$/, 'no signal is ignored in it');
+	like($status{SigIgn}, qr/^0+[01]000$/, 'no signal but SIGPIPE is ignored in it');
 	is(getpgrp($child), $child, 'it leads a process group');
 }
 is((wait_for($job))[0], 'succeeded', 'an undisturbed run');
@@ -156,18 +156,18 @@ $node->safe_psql('postgres', q{
 	UPDATE frames SET ann_categories = '{}', ann_bboxes = '{}', ann_occluded = '{}', ann_truncated = '{}',
 		ann_ignored = NULL, ann_area = NULL WHERE frame_id > 4 AND frame_id <= 10;
 	SELECT avcurate.create_slice('few', 'frames', 'frame_id <= 12');
-	SELECT avcurate.create_slice('none', 'frames', 'frame_id <= 4')});
+	SELECT avcurate.create_slice('unlabelled', 'frames', 'frame_id <= 4')});
 $job = $node->safe_psql('postgres', q{SELECT avcurate.train('few', 'm', '{"max_steps": 8, "batch_size": 2}')});
 is((wait_for($job))[0], 'succeeded', 'training where most frames are empty');
 like($node->safe_psql('postgres', "SELECT string_agg(message, ';' ORDER BY at) FROM avcurate.job_log WHERE job = $job"),
 	qr/4 frames without labels are left out.*was skipped: none of its 2 frames has a box/, 'both are logged');
 is($node->safe_psql('postgres', "SELECT count(*), count(loss) < 8 FROM avcurate.job_progress WHERE job = $job"), '8|t', 'a skipped step counts');
-($rc, $out, $err) = $node->psql('postgres', q{SELECT avcurate.train('none', 'm')});
-like($err, qr/version 1 of slice public\.none has no labelled frame/, 'nothing to train on is refused');
+($rc, $out, $err) = $node->psql('postgres', q{SELECT avcurate.train('unlabelled', 'm')});
+like($err, qr/version 1 of slice public\.unlabelled has no labelled frame/, 'nothing to train on is refused');
 
 # --- rates
-is($node->safe_psql('postgres', "SELECT string_agg(round(lr::numeric, 8)::text, ' ' ORDER BY step) FROM avcurate.job_progress WHERE job = $first AND step IN (1, 2, 3, 16)"),
-	join(' ', map { sprintf '%.8f', $_ } 0.0005, 0.001, 0.001, 0.0005 * (1 + cos(3.14159265358979 * 13 / 14))), 'warm-up, then cosine');
+is($node->safe_psql('postgres', "SELECT string_agg(round(lr::numeric, 8)::text, ' ' ORDER BY step) FROM avcurate.job_progress WHERE job = $first AND step IN (1, 2, 3, 12)"),
+	join(' ', map { sprintf '%.8f', $_ } 0.0005, 0.001, 0.001, 0.0005 * (1 + cos(3.14159265358979 * 9 / 10))), 'warm-up, then cosine');
 $job = $node->safe_psql('postgres', q{SELECT avcurate.train('all_frames', 'm', '{"epochs": 4, "batch_size": 12, "lr_schedule": "step", "lr_step_size": 2, "lr": 0.0001, "warmup_steps": 0, "accumulate": 2, "optimizer": "sgd"}')});
 is((wait_for($job))[0], 'succeeded', 'micro-batches');
 is($node->safe_psql('postgres', "SELECT string_agg(epoch || ':' || round(lr::numeric, 8), ' ' ORDER BY step) FROM avcurate.job_progress WHERE job = $job"),
