@@ -137,9 +137,46 @@ FROM _avcurate.jobs AS j
 WHERE _avcurate.role_sees(j.role);
 
 COMMENT ON VIEW avcurate.jobs IS 'jobs of the roles that the current user is a member of';
-COMMENT ON COLUMN avcurate.jobs.progress IS 'part done, 0 to 1';
-COMMENT ON COLUMN avcurate.jobs.checkpoint IS 'what a training made, or what is evaluated';
-COMMENT ON COLUMN avcurate.jobs.failed_rows IS 'rows that could not be computed although the job succeeded';
+COMMENT ON COLUMN avcurate.jobs.job IS
+	'number of the job';
+COMMENT ON COLUMN avcurate.jobs.kind IS
+	'what kind of work: train, evaluate';
+COMMENT ON COLUMN avcurate.jobs.state IS
+	'pending, running, succeeded, failed or cancelled';
+COMMENT ON COLUMN avcurate.jobs.role IS
+	'whose job it is and whose rights it uses';
+COMMENT ON COLUMN avcurate.jobs.dataset IS
+	'where its frames come from';
+COMMENT ON COLUMN avcurate.jobs.slice IS
+	'what it reads; NULL once dropped';
+COMMENT ON COLUMN avcurate.jobs.version IS
+	'version of the slice that it is pinned to';
+COMMENT ON COLUMN avcurate.jobs.model IS
+	'model that it works on';
+COMMENT ON COLUMN avcurate.jobs.checkpoint IS
+	'what a training made, or what is evaluated';
+COMMENT ON COLUMN avcurate.jobs.options IS
+	'all options, defaults spelled out';
+COMMENT ON COLUMN avcurate.jobs.device IS
+	'device that the network runs on';
+COMMENT ON COLUMN avcurate.jobs.attempts IS
+	'how often a worker has started it';
+COMMENT ON COLUMN avcurate.jobs.created_at IS
+	'when it was queued';
+COMMENT ON COLUMN avcurate.jobs.started_at IS
+	'when a worker first started it';
+COMMENT ON COLUMN avcurate.jobs.finished_at IS
+	'when it ended';
+COMMENT ON COLUMN avcurate.jobs.progress IS
+	'part done, 0 to 1';
+COMMENT ON COLUMN avcurate.jobs.eta IS
+	'time that is left at the pace so far';
+COMMENT ON COLUMN avcurate.jobs.images_per_s IS
+	'frames a second, smoothed';
+COMMENT ON COLUMN avcurate.jobs.failed_rows IS
+	'rows that could not be computed although the job succeeded';
+COMMENT ON COLUMN avcurate.jobs.error IS
+	'why it failed';
 
 CREATE VIEW avcurate.job_progress WITH (security_barrier) AS
 SELECT p.job, p.step, p.epoch, p.at, p.lr, p.loss, p.loss_classifier,
@@ -150,6 +187,30 @@ FROM _avcurate.job_progress AS p
 WHERE _avcurate.role_sees(j.role);
 
 COMMENT ON VIEW avcurate.job_progress IS 'one row a training step';
+COMMENT ON COLUMN avcurate.job_progress.job IS
+	'number of the job';
+COMMENT ON COLUMN avcurate.job_progress.step IS
+	'optimizer step, from 1';
+COMMENT ON COLUMN avcurate.job_progress.epoch IS
+	'pass over the frames, from 0';
+COMMENT ON COLUMN avcurate.job_progress.at IS
+	'when its answer came';
+COMMENT ON COLUMN avcurate.job_progress.lr IS
+	'learning rate of the step';
+COMMENT ON COLUMN avcurate.job_progress.loss IS
+	'sum of the four losses; NULL if the step was skipped';
+COMMENT ON COLUMN avcurate.job_progress.loss_classifier IS
+	'cross-entropy of the classes of the regions';
+COMMENT ON COLUMN avcurate.job_progress.loss_box_reg IS
+	'smooth L1 of the boxes of the regions';
+COMMENT ON COLUMN avcurate.job_progress.loss_objectness IS
+	'cross-entropy of the proposals';
+COMMENT ON COLUMN avcurate.job_progress.loss_rpn_box_reg IS
+	'smooth L1 of the boxes of the proposals';
+COMMENT ON COLUMN avcurate.job_progress.grad_norm IS
+	'length of the gradient before clipping';
+COMMENT ON COLUMN avcurate.job_progress.images_per_s IS
+	'frames a second of this step';
 COMMENT ON COLUMN avcurate.job_progress.engine_busy IS
 	'1 - time that the step loop waited for a decoded batch / wall time';
 
@@ -160,5 +221,13 @@ FROM _avcurate.job_log AS l
 WHERE _avcurate.role_sees(j.role);
 
 COMMENT ON VIEW avcurate.job_log IS 'what jobs had to say, in order of "at"';
+COMMENT ON COLUMN avcurate.job_log.job IS
+	'number of the job';
+COMMENT ON COLUMN avcurate.job_log.at IS
+	'when it said so';
+COMMENT ON COLUMN avcurate.job_log.level IS
+	'info, notice or warning';
+COMMENT ON COLUMN avcurate.job_log.message IS
+	'one line';
 
 GRANT SELECT ON avcurate.jobs, avcurate.job_progress, avcurate.job_log TO PUBLIC;

@@ -155,7 +155,20 @@ WHERE _avcurate.role_sees(m.owner);
 
 COMMENT ON VIEW avcurate.models IS
 	'models of the roles that the current user is a member of';
-COMMENT ON COLUMN avcurate.models.num_classes IS 'background included';
+COMMENT ON COLUMN avcurate.models.model IS
+	'name of the model';
+COMMENT ON COLUMN avcurate.models.architecture IS
+	'network that it is';
+COMMENT ON COLUMN avcurate.models.options IS
+	'how it differs from the architecture as it stands';
+COMMENT ON COLUMN avcurate.models.label_map IS
+	'class ids of its categories';
+COMMENT ON COLUMN avcurate.models.num_classes IS
+	'classes, background included';
+COMMENT ON COLUMN avcurate.models.owner IS
+	'role that made it; its members may use it';
+COMMENT ON COLUMN avcurate.models.created_at IS
+	'when it was made';
 
 CREATE VIEW avcurate.checkpoints WITH (security_barrier) AS
 SELECT c.checkpoint, c.model, c.job, s.slice, c.version, c.digest, c.rows,
@@ -167,9 +180,30 @@ WHERE NOT c.state AND _avcurate.role_sees(m.owner);
 
 COMMENT ON VIEW avcurate.checkpoints IS
 	'weights of models, with the pin of what trained them';
-COMMENT ON COLUMN avcurate.checkpoints.bytes IS 'size as a safetensors file';
+COMMENT ON COLUMN avcurate.checkpoints.checkpoint IS
+	'number of the checkpoint';
+COMMENT ON COLUMN avcurate.checkpoints.model IS
+	'model whose weights these are';
+COMMENT ON COLUMN avcurate.checkpoints.job IS
+	'training that made it; NULL for fresh and imported ones';
+COMMENT ON COLUMN avcurate.checkpoints.slice IS
+	'what it was trained on; NULL once dropped';
+COMMENT ON COLUMN avcurate.checkpoints.version IS
+	'pinned version of the slice';
 COMMENT ON COLUMN avcurate.checkpoints.digest IS
 	'digest of the version that trained it';
+COMMENT ON COLUMN avcurate.checkpoints.rows IS
+	'rows of the version';
+COMMENT ON COLUMN avcurate.checkpoints.parent IS
+	'checkpoint that the training began with';
+COMMENT ON COLUMN avcurate.checkpoints.step IS
+	'optimizer steps done';
+COMMENT ON COLUMN avcurate.checkpoints.epoch IS
+	'last epoch, from 0';
+COMMENT ON COLUMN avcurate.checkpoints.created_at IS
+	'when it was stored';
+COMMENT ON COLUMN avcurate.checkpoints.bytes IS
+	'size as a safetensors file';
 COMMENT ON COLUMN avcurate.checkpoints.provenance IS
 	'everything that made these weights, and their SHA-256';
 
