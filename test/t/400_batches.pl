@@ -28,6 +28,11 @@ SELECT avcurate.create_slice('val', 'frames', \$\$split = 'val'\$\$);
 SELECT avcurate.create_slice('all_frames', 'frames', 'true');
 });
 
+my $jpeg = $node->safe_psql('postgres', q{SELECT pg_get_functiondef('jpeg'::regproc)});
+$node->safe_psql('postgres', 'CREATE DATABASE pin');
+$node->safe_psql('pin', $jpeg);
+sub query_pin { return $node->safe_psql('pin', $_[0]) }
+
 # ---- memory does not grow with the slice
 my $resident = q{(substring(pg_read_file('/proc/self/status') from 'RssAnon:\s+(\d+)')::int)};
 my $grown = $node->safe_psql('postgres', qq{
@@ -151,6 +156,31 @@ DELETE FROM frames WHERE image_id IN ('f40', 'f50', 'f60');
 SELECT avcurate.refresh_slice('val') AS again \gset
 SELECT :v = :again, :two - :three, :two - (SELECT count(*) FROM avcurate.batches('val', 16, :again))}),
 	't|1|3', 'a version number that a rollback freed is read anew');
+
+# ---- a dump carries pins, archived images and label maps
+query_pin(q{
+CREATE EXTENSION avcurate;
+SELECT avcurate.create_dataset('frames');
+INSERT INTO frames (image_id, image_bytes, ann_categories, ann_bboxes) SELECT 'f' || n, jpeg(n::text), '{car}', '{{1,2,11,22}}' FROM generate_series(1, 50) n;
+SELECT avcurate.create_slice('train', 'frames', 'true');
+UPDATE frames SET image_bytes = jpeg('new ' || image_id) WHERE frame_id % 3 = 0;
+DELETE FROM frames WHERE frame_id % 7 = 0;
+SELECT avcurate.refresh_slice('train');
+INSERT INTO avcurate.label_maps (label_map, category, label) VALUES ('two', 'car', 2);
+});
+my $both = "SELECT string_agg(md5(b::text), '' ORDER BY v, position) FROM generate_series(1, 2) v, avcurate.batches('train', 8, v, label_map => 'two') b";
+my $kept = query_pin($both);
+my $dump = $node->basedir . '/pin.dump';
+$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, '-d', $node->connstr('pin') ], 'a database with pins is dumped');
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$node->command_ok([ 'pg_restore', '-d', $node->connstr('restored'), $dump ], 'and restored');
+is($node->safe_psql('restored', $both), $kept, 'both versions read the same after the restore');
+
+# ---- in a parallel plan the leader calls it
+is($node->safe_psql('postgres', q{
+SET force_parallel_mode = on; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+SELECT count(*) FROM avcurate.batches('val', 16) b JOIN frames USING (frame_id)}),
+	$node->safe_psql('postgres', "SELECT count(*) FROM avcurate.batches('val', 16)"), 'it may stand in a parallel plan');
 
 # ---- readers that may not write
 is($node->safe_psql('postgres', q{
