@@ -22,7 +22,7 @@ typedef struct Case
 	double		tolerance;		/* of the gradients */
 } Case;
 
-#define TINY "\"body_width\":8,\"fpn_channels\":16,\"representation_size\":24," \
+#define TINY "\"widths\":[8,16,32,64],\"fpn_channels\":16,\"representation_size\":24," \
 	"\"max_size\":128,\"anchor_sizes\":[8,16,32,64,128]," \
 	"\"rpn_batch_size_per_image\":32,\"box_batch_size_per_image\":16," \
 	"\"rpn_pre_nms_top_n_train\":50,\"rpn_post_nms_top_n_train\":40," \

@@ -8,7 +8,7 @@
 #define CLASSES	4
 #define FRAMES	4
 
-#define OPTIONS "{\"body_width\":16,\"fpn_channels\":32," \
+#define OPTIONS "{\"widths\":[16,32,64,128],\"fpn_channels\":32," \
 	"\"representation_size\":64,\"min_size\":64,\"max_size\":96," \
 	"\"rpn_batch_size_per_image\":64,\"box_batch_size_per_image\":32," \
 	"\"rpn_pre_nms_top_n_train\":100,\"rpn_post_nms_top_n_train\":60," \

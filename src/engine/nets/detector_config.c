@@ -14,6 +14,7 @@ typedef enum OptionKind
 {
 	OPTION_INT,
 	OPTION_FLOAT,
+	OPTION_DOUBLE,
 	OPTION_BOOL,
 	OPTION_SPECIAL				/* has a function of its own */
 } OptionKind;
@@ -31,6 +32,8 @@ typedef struct Option
 	{#name, OPTION_INT, offsetof(EngDetectorConfig, name), least, most}
 #define FLOAT_OPTION(name, least, most) \
 	{#name, OPTION_FLOAT, offsetof(EngDetectorConfig, name), least, most}
+#define DOUBLE_OPTION(name, least, most) \
+	{#name, OPTION_DOUBLE, offsetof(EngDetectorConfig, name), least, most}
 
 /* By name. */
 static const Option options[] = {
@@ -41,11 +44,10 @@ static const Option options[] = {
 	INT_OPTION(box_batch_size_per_image, 1, 4096),
 	INT_OPTION(box_detections_per_img, 1, 10000),
 	FLOAT_OPTION(box_fg_iou_thresh, 0, 1),
-	INT_OPTION(box_head_convs, 0, 8),
-	FLOAT_OPTION(box_nms_thresh, 0, 1),
-	FLOAT_OPTION(box_positive_fraction, 0, 1),
+	{"box_head", OPTION_SPECIAL, 0, 0, 0},
+	DOUBLE_OPTION(box_nms_thresh, 0, 1),
+	DOUBLE_OPTION(box_positive_fraction, 0, 1),
 	FLOAT_OPTION(box_score_thresh, 0, 1),
-	INT_OPTION(body_width, 4, 512),
 	INT_OPTION(fpn_channels, 4, 2048),
 	{"fpn_norm", OPTION_BOOL, offsetof(EngDetectorConfig, fpn_norm), 0, 1},
 	{"image_mean", OPTION_SPECIAL, 0, -100, 100},
@@ -60,14 +62,15 @@ static const Option options[] = {
 	FLOAT_OPTION(rpn_bg_iou_thresh, 0, 1),
 	INT_OPTION(rpn_conv_depth, 1, 8),
 	FLOAT_OPTION(rpn_fg_iou_thresh, 0, 1),
-	FLOAT_OPTION(rpn_nms_thresh, 0, 1),
-	FLOAT_OPTION(rpn_positive_fraction, 0, 1),
+	DOUBLE_OPTION(rpn_nms_thresh, 0, 1),
+	DOUBLE_OPTION(rpn_positive_fraction, 0, 1),
 	INT_OPTION(rpn_post_nms_top_n_test, 1, 20000),
 	INT_OPTION(rpn_post_nms_top_n_train, 1, 20000),
 	INT_OPTION(rpn_pre_nms_top_n_test, 1, 20000),
 	INT_OPTION(rpn_pre_nms_top_n_train, 1, 20000),
 	FLOAT_OPTION(rpn_score_thresh, 0, 1),
-	{"scale_rule", OPTION_SPECIAL, 0, 0, 0}
+	{"scale_rule", OPTION_SPECIAL, 0, 0, 0},
+	{"widths", OPTION_SPECIAL, 0, 4, 4096}
 };
 
 #define OPTION_COUNT	((int) (sizeof(options) / sizeof(options[0])))
@@ -90,6 +93,15 @@ eng_detector_option_names(char *out, int32_t size)
 	for (i = 0; i < OPTION_COUNT && used < size; i++)
 		used += snprintf(out + used, size - used, "%s%s", i ? ", " : "",
 						 options[i].name);
+}
+
+static void
+set_widths(EngDetectorConfig *c, int32_t first)
+{
+	int			i;
+
+	for (i = 0; i < 4; i++)
+		c->widths[i] = first << i;
 }
 
 static void
@@ -120,7 +132,7 @@ set_defaults(EngDetectorConfig *c)
 	memset(c, 0, sizeof(*c));
 	c->num_classes = 91;
 	c->body_layers = 50;
-	c->body_width = 64;
+	set_widths(c, 64);
 	c->norm_eps = 1e-5f;
 	c->fpn_channels = 256;
 	c->rpn_conv_depth = 1;
@@ -129,14 +141,14 @@ set_defaults(EngDetectorConfig *c)
 	c->rpn_pre_nms_top_n_test = 1000;
 	c->rpn_post_nms_top_n_train = 2000;
 	c->rpn_post_nms_top_n_test = 1000;
-	c->rpn_nms_thresh = 0.7f;
+	c->rpn_nms_thresh = 0.7;
 	c->rpn_fg_iou_thresh = 0.7f;
 	c->rpn_bg_iou_thresh = 0.3f;
 	c->rpn_batch_size_per_image = 256;
 	c->rpn_positive_fraction = 0.5f;
 	c->representation_size = 1024;
 	c->box_score_thresh = 0.05f;
-	c->box_nms_thresh = 0.5f;
+	c->box_nms_thresh = 0.5;
 	c->box_detections_per_img = 100;
 	c->box_fg_iou_thresh = 0.5f;
 	c->box_bg_iou_thresh = 0.5f;
@@ -158,7 +170,7 @@ static void
 set_small(EngDetectorConfig *c)
 {
 	c->body_layers = 18;
-	c->body_width = 32;
+	set_widths(c, 32);
 	c->fpn_channels = 64;
 	c->representation_size = 256;
 	set_anchor_sizes(&c->anchors, 8);
@@ -325,6 +337,24 @@ read_min_size(EngDetectorConfig *c, const Option *option,
 	return true;
 }
 
+static bool
+read_widths(EngDetectorConfig *c, const Option *option, const json_t *value,
+			EngStatus *status)
+{
+	float		widths[4];
+	int			i;
+
+	if (!read_exactly(option, value, widths, 4, status))
+		return false;
+	for (i = 0; i < 4; i++)
+	{
+		c->widths[i] = (int32_t) widths[i];
+		if (c->widths[i] != widths[i])
+			return bad_value(option, "whole numbers", status);
+	}
+	return true;
+}
+
 /*
  * One of several words; *out is its place.
  */
@@ -351,6 +381,7 @@ static bool
 read_special(EngDetectorConfig *c, const Option *option, const json_t *value,
 			 EngStatus *status)
 {
+	static const char *const heads[] = {"mlp", "conv", NULL};
 	static const char *const norms[] = {"batch", "frozen", NULL};
 	static const char *const rules[] = {"f64", "f32", NULL};
 	static const char *const kinds[] = {"auto", "offset", "loop", NULL};
@@ -370,7 +401,15 @@ read_special(EngDetectorConfig *c, const Option *option, const json_t *value,
 		return read_exactly(option, value, c->image_std, 3, status);
 	if (strcmp(name, "min_size") == 0)
 		return read_min_size(c, option, value, status);
-	if (strcmp(name, "nms") == 0)
+	if (strcmp(name, "widths") == 0)
+		return read_widths(c, option, value, status);
+	if (strcmp(name, "box_head") == 0)
+	{
+		if (!read_word(option, value, heads, &word, status))
+			return false;
+		c->box_head_convs = word == 0 ? 0 : 4;
+	}
+	else if (strcmp(name, "nms") == 0)
 	{
 		if (!read_word(option, value, kinds, &word, status))
 			return false;
@@ -413,6 +452,11 @@ read_option(EngDetectorConfig *c, const Option *option, const json_t *value,
 			if (!number_in_range(option, value, &number, status))
 				return false;
 			*(float *) field = (float) number;
+			return true;
+		case OPTION_DOUBLE:
+			if (!number_in_range(option, value, &number, status))
+				return false;
+			*(double *) field = number;
 			return true;
 		case OPTION_BOOL:
 			if (!json_is_boolean(value))

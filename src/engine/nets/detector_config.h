@@ -32,7 +32,7 @@ typedef struct EngDetectorConfig
 
 	/* body: a ResNet */
 	int32_t		body_layers;	/* 18, 34 or 50 */
-	int32_t		body_width;		/* channels of stem and layer1: 64 */
+	int32_t		widths[4];		/* of layer1..4, the stem as layer1: 64.. */
 	EngNormKind body_norm;		/* option "norm": "batch" or "frozen" */
 	float		norm_eps;		/* 1e-5; v1 weights of torchvision: 0 */
 
@@ -47,23 +47,24 @@ typedef struct EngDetectorConfig
 	int32_t		rpn_pre_nms_top_n_test;
 	int32_t		rpn_post_nms_top_n_train;
 	int32_t		rpn_post_nms_top_n_test;
-	float		rpn_nms_thresh;
+	double		rpn_nms_thresh; /* in double, as torch compares it */
 	float		rpn_fg_iou_thresh;
 	float		rpn_bg_iou_thresh;
 	int32_t		rpn_batch_size_per_image;
-	float		rpn_positive_fraction;
+	double		rpn_positive_fraction;
 	float		rpn_score_thresh;
 
 	/* heads of the regions of interest */
-	int32_t		box_head_convs; /* 0: two linear layers (v1); v2: 4, then one */
+	int32_t		box_head_convs; /* option "box_head": "mlp" 0: two linear
+								 * layers (v1); "conv" 4, then one (v2) */
 	int32_t		representation_size;	/* 1024 */
 	float		box_score_thresh;
-	float		box_nms_thresh;
+	double		box_nms_thresh;
 	int32_t		box_detections_per_img;
 	float		box_fg_iou_thresh;
 	float		box_bg_iou_thresh;
 	int32_t		box_batch_size_per_image;
-	float		box_positive_fraction;
+	double		box_positive_fraction;
 	float		bbox_reg_weights[4];
 
 	/* input */

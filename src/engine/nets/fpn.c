@@ -73,7 +73,7 @@ eng_fpn(EngModel *model, const EngDetectorConfig *config,
 
 	for (i = 0; i < ENG_BODY_STAGES; i++)
 		inner[i] = describe(model, config, "inner_blocks", i,
-							eng_resnet_channels(config) << i, 1);
+							eng_resnet_channels(config, i), 1);
 	for (i = 0; i < ENG_BODY_STAGES; i++)
 		layer[i] = describe(model, config, "layer_blocks", i,
 							config->fpn_channels, 3);

@@ -40,8 +40,9 @@ extern EngNormParameters eng_net_norm(EngModel *model, const char *prefix,
 /* resnet.c: c2..c5 of the model's input */
 extern void eng_resnet(EngModel *model, const EngDetectorConfig *config,
 					   int32_t maps[ENG_BODY_STAGES]);
-/* Channels of c2; each further map has twice as many. */
-extern int32_t eng_resnet_channels(const EngDetectorConfig *config);
+/* Channels of map stage, 0 for c2. */
+extern int32_t eng_resnet_channels(const EngDetectorConfig *config,
+								   int32_t stage);
 
 /* fpn.c: p2..p6 from c2..c5 */
 extern void eng_fpn(EngModel *model, const EngDetectorConfig *config,

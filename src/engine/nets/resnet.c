@@ -83,7 +83,7 @@ run_conv_norm(Body *body, const ConvNorm *layer, int32_t input,
 static Block
 describe_block(Body *body, int32_t stage, int32_t index, int32_t in)
 {
-	int32_t		width = body->config->body_width << (stage - 1);
+	int32_t		width = body->config->widths[stage - 1];
 	int32_t		out = width * body->expansion;
 	int32_t		stride = stage > 1 && index == 0 ? 2 : 1;
 	EngWeightSpec spec = {.out = width, .in = in, .k = 3,
@@ -139,9 +139,9 @@ run_block(Body *body, const Block *block, int32_t input, const char *name)
 }
 
 int32_t
-eng_resnet_channels(const EngDetectorConfig *config)
+eng_resnet_channels(const EngDetectorConfig *config, int32_t stage)
 {
-	return config->body_width * (config->body_layers >= 50 ? 4 : 1);
+	return config->widths[stage] * (config->body_layers >= 50 ? 4 : 1);
 }
 
 void
@@ -153,9 +153,9 @@ eng_resnet(EngModel *model, const EngDetectorConfig *config,
 	static const char *const names[4] = {"c2", "c3", "c4", "c5"};
 	const int32_t *blocks = config->body_layers == 18 ? shallow : deep;
 	Body		body = {model, config, config->body_layers >= 50 ? 4 : 1};
-	EngWeightSpec spec = {.out = config->body_width, .in = 3, .k = 7};
+	EngWeightSpec spec = {.out = config->widths[0], .in = 3, .k = 7};
 	ConvNorm	stem;
-	int32_t		channels = config->body_width;
+	int32_t		channels = config->widths[0];
 	int32_t		x;
 	int32_t		stage;
 	int32_t		i;
