@@ -76,11 +76,13 @@ archive_tuple(Relation rel, HeapTuple tuple)
 		int			number = SPI_fnumber(RelationGetDescr(rel), names[i]);
 		AvcParam   *param = &params[i + 1];
 
-		if (number <= 0)
+		if (number <= 0 ||
+			SPI_gettypeid(RelationGetDescr(rel), number) != types[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("dataset \"%s\" has no column \"%s\"",
-							RelationGetRelationName(rel), names[i])));
+					 errmsg("dataset \"%s\" has no column \"%s\" of type %s",
+							RelationGetRelationName(rel), names[i],
+							format_type_be(types[i]))));
 		param->type = types[i];
 		param->value = SPI_getbinval(tuple, RelationGetDescr(rel), number,
 									 &param->is_null);

@@ -141,7 +141,7 @@ warn_of_lost_images(const AvcSlice *slice)
 								  "AND a.frame_id = h.frame_id "
 								  "AND a.image_sha256 = h.image_sha256)",
 								  slice->history_name,
-								  avc_relation_name(slice->dataset),
+								  avc_definition_source(slice->dataset),
 								  slice->dataset), 0, NULL, 0);
 	SPI_finish();
 	avc_catalog_leave(&scope);

@@ -25,6 +25,7 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "rewrite/prs2lock.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -260,6 +261,18 @@ avc_definition_missing(Oid relid)
 						 format_type_be(needed_columns[i].type));
 	}
 	return missing.len ? missing.data : NULL;
+}
+
+char *
+avc_definition_source(Oid dataset)
+{
+	LockRelationOid(dataset, AccessShareLock);
+	/* in PostgreSQL 15 an owner can still turn an empty table into a view */
+	if (get_rel_relkind(dataset) != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("dataset with OID %u is not a table", dataset)));
+	return psprintf("ONLY %s", avc_relation_name(dataset));
 }
 
 /* ---- views made by users ---- */

@@ -53,13 +53,8 @@ extern void avc_slice_register(Oid relid, Oid dataset, const char *filter);
 /* schema.name of a relation, quoted where needed. */
 extern char *avc_relation_name(Oid relid);
 
-/*
- * "p.a, p.b" for the columns of a list; with another list, NULL stands for
- * those that "present" lacks, cast to the type they have in the view.
- */
+/* "p.a, p.b" for the columns of a list; prefix may be NULL. */
 extern char *avc_column_list(const char *prefix, const List *columns);
-extern char *avc_column_list_of(const char *prefix, const AvcSlice *slice,
-								const List *present);
 
 /* Names out of a name[] value, as a list of char *, and back. */
 extern List *avc_names_from_array(Datum array);
@@ -73,6 +68,12 @@ extern char *avc_filter_condition(Oid dataset, const char *filter);
 /* Columns that create_slice takes from a dataset, in the dataset's order. */
 extern List *avc_definition_columns(Oid dataset, Datum wanted,
 									bool wanted_is_null);
+
+/*
+ * The dataset as a FROM item, locked.  It is read as the extension's owner, so
+ * an error if its owner made something else than a plain table of it.
+ */
+extern char *avc_definition_source(Oid dataset);
 
 /* Dataset that a view's frames come from, or an error. */
 extern Oid	avc_definition_dataset(Oid relid);

@@ -82,50 +82,6 @@ avc_column_list(const char *prefix, const List *columns)
 	return list.data;
 }
 
-static bool
-has_name(const List *names, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, names)
-	{
-		if (strcmp(lfirst(cell), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-char *
-avc_column_list_of(const char *prefix, const AvcSlice *slice,
-				   const List *present)
-{
-	StringInfoData list;
-	ListCell   *cell;
-
-	initStringInfo(&list);
-	foreach(cell, slice->columns)
-	{
-		const char *name = lfirst(cell);
-		AttrNumber	number = get_attnum(slice->relid, name);
-		Oid			type;
-		int32		typmod;
-		Oid			collation;
-
-		if (list.len > 0)
-			appendStringInfoString(&list, ", ");
-		if (has_name(present, name))
-		{
-			appendStringInfo(&list, "%s.%s", prefix, quote_identifier(name));
-			continue;
-		}
-		get_atttypetypmodcoll(slice->relid, number, &type, &typmod,
-							  &collation);
-		appendStringInfo(&list, "NULL::%s",
-						 format_type_with_typemod(type, typmod));
-	}
-	return list.data;
-}
-
 /* ---- look-ups ---- */
 
 /* The slice in row 0 of SPI_tuptable, in the context given. */

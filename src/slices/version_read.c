@@ -168,8 +168,7 @@ avc_slice_at(PG_FUNCTION_ARGS)
 	version = reading_version(&reading, PG_GETARG_INT64(1));
 	rows = put_query((ReturnSetInfo *) fcinfo->resultinfo,
 					 psprintf("SELECT %s FROM %s h WHERE " COVERS("$1"),
-							  avc_column_list_of("h", slice,
-												 version->columns),
+							  avc_column_list("h", slice->columns),
 							  slice->history_name), 1, &param);
 	if (rows != version->rows)
 		ereport(WARNING,
@@ -183,19 +182,14 @@ avc_slice_at(PG_FUNCTION_ARGS)
 
 /* The rows of version $mine that are not in version $other as they are. */
 static char *
-rows_only_in(Reading *reading, int64 version, const char *mine,
-			 const char *other)
+rows_only_in(const AvcSlice *slice, const char *mine, const char *other)
 {
-	AvcSlice   *slice = reading->slice;
-
 	return psprintf("(SELECT h.frame_id, ROW(%s)::%s AS whole FROM %s h "
 					"WHERE (h.from_version <= %s AND "
 					"(h.to_version IS NULL OR %s < h.to_version)) AND NOT "
 					"(h.from_version <= %s AND "
 					"(h.to_version IS NULL OR %s < h.to_version)))",
-					avc_column_list_of("h", slice,
-									   reading_version(reading,
-													   version)->columns),
+					avc_column_list("h", slice->columns),
 					slice->name, slice->history_name,
 					mine, mine, other, other);
 }
@@ -212,6 +206,8 @@ avc_slice_diff(PG_FUNCTION_ARGS)
 	params[1] = AVC_INT8(version_argument(fcinfo, 2));
 	InitMaterializedSRF(fcinfo, 0);
 	reading_begin(&reading, slice);
+	(void) reading_version(&reading, PG_GETARG_INT64(1));
+	(void) reading_version(&reading, PG_GETARG_INT64(2));
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT coalesce(b.frame_id, a.frame_id), "
 					 "CASE WHEN b.frame_id IS NULL THEN 'added' "
@@ -220,8 +216,8 @@ avc_slice_diff(PG_FUNCTION_ARGS)
 					 "FROM %s b FULL JOIN %s a ON a.frame_id = b.frame_id "
 					 "WHERE b.frame_id IS NULL OR a.frame_id IS NULL "
 					 "OR b.whole OPERATOR(pg_catalog.*<>) a.whole ORDER BY 1",
-					 rows_only_in(&reading, PG_GETARG_INT64(1), "$1", "$2"),
-					 rows_only_in(&reading, PG_GETARG_INT64(2), "$2", "$1"));
+					 rows_only_in(slice, "$1", "$2"),
+					 rows_only_in(slice, "$2", "$1"));
 	put_query((ReturnSetInfo *) fcinfo->resultinfo, sql.data, 2, params);
 	reading_end(&reading);
 	return (Datum) 0;
@@ -314,7 +310,7 @@ verify_images(Reading *reading, const AvcVersion *version, Verdict *verdict)
 						  "AND a.image_sha256 = h.image_sha256)) AS ok "
 						  "FROM %s h WHERE h.image_sha256 IS NOT NULL AND "
 						  COVERS("$1") ") frames",
-						  avc_relation_name(slice->dataset),
+						  avc_definition_source(slice->dataset),
 						  slice->history_name), 2, params, true, 1);
 	missing = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 										  SPI_tuptable->tupdesc, 1, &is_null));

@@ -202,6 +202,33 @@ REFRESH MATERIALIZED VIEW spy;
 SELECT DISTINCT who FROM work.spy;
 SELECT slice, version, rows FROM avcurate.slices ORDER BY 1;
 SHOW search_path;
+-- functions in indexes and domains of the owner's gain nothing either
+CREATE FUNCTION public.must_be_weak(x text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+		RAISE 'runs as superuser %', current_user;
+	END IF;
+	RETURN true;
+END $$;
+SET ROLE regress_slice_reader;
+CREATE DOMAIN public.trap AS text CHECK (public.must_be_weak(VALUE));
+CREATE MATERIALIZED VIEW public.trapped AS SELECT frame_id, image_id::public.trap AS name FROM work.frames;
+CREATE UNIQUE INDEX ON public.trapped (frame_id);
+CREATE INDEX ON public.trapped (public.must_be_weak(name));
+RESET ROLE;
+SELECT avcurate.track_slice('public.trapped');
+UPDATE work.frames SET image_id = image_id || '!' WHERE frame_id < 4;
+DELETE FROM work.frames WHERE frame_id = 4;
+SELECT avcurate.refresh_slice('public.trapped');
+SELECT frame_id, name FROM avcurate.slice_at(NULL::public.trapped, 1) ORDER BY 1;
+SELECT frame_id, change, (before).name AS before, (after).name AS after FROM avcurate.slice_diff(NULL::public.trapped, 1, 2);
+SELECT verified FROM avcurate.verify_slice('public.trapped', 1);
+UPDATE work.frames SET image_id = image_id || '!' WHERE frame_id < 4;
+REFRESH MATERIALIZED VIEW public.trapped;
+SELECT version, changed, removed FROM avcurate.slice_versions WHERE slice = 'public.trapped'::regclass ORDER BY 1;
+DROP MATERIALIZED VIEW public.trapped;
+DROP DOMAIN public.trap;
+DROP FUNCTION public.must_be_weak(text);
 -- without the right to make temporary tables REFRESH stays a plain one
 REVOKE TEMP ON DATABASE regression FROM PUBLIC;
 INSERT INTO work.frames (image_id, image_bytes) VALUES ('newer', jpeg('newer'));
