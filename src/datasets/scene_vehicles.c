@@ -16,9 +16,6 @@ typedef struct Solid
 	SceneColour colour;
 } Solid;
 
-/* Corners of a face, seen from outside: lower left, lower right, upper
- * right, upper left.  Corner numbers: bit-wise not, but around: rear left,
- * rear right, front right, front left, and the same above. */
 typedef enum Face
 {
 	FACE_REAR,
@@ -29,11 +26,25 @@ typedef enum Face
 	FACE_COUNT
 } Face;
 
+/*
+ * Corners are numbered rear left, rear right, front right, front left, and
+ * the same again above.  Those of a face, seen from outside: lower left,
+ * lower right, upper right, upper left.
+ */
 static const int face_corners[FACE_COUNT][4] = {
 	{0, 1, 5, 4}, {2, 3, 7, 6}, {1, 2, 6, 5}, {3, 0, 4, 7}, {4, 5, 6, 7}
 };
 
 static const double face_shades[FACE_COUNT] = {0.90, 0.94, 0.76, 0.76, 1.10};
+
+/* A rectangle of a face: from its lower left corner, 0 .. 1 each way. */
+typedef struct Patch
+{
+	double		s1;
+	double		t1;
+	double		s2;
+	double		t2;
+} Patch;
 
 /* A point in space, metres of the world. */
 typedef struct Place
@@ -136,42 +147,41 @@ is_seen(const Brush *brush, Face face)
 }
 
 static void
-patch_paint(const Brush *brush, Face face, const double *st, ScenePaint paint)
+patch_paint(const Brush *brush, Face face, Patch patch, ScenePaint paint)
 {
 	ScenePoint	p[4];
 
-	p[0] = project(brush, on_face(brush, face, st[0], st[1]));
-	p[1] = project(brush, on_face(brush, face, st[2], st[1]));
-	p[2] = project(brush, on_face(brush, face, st[2], st[3]));
-	p[3] = project(brush, on_face(brush, face, st[0], st[3]));
+	p[0] = project(brush, on_face(brush, face, patch.s1, patch.t1));
+	p[1] = project(brush, on_face(brush, face, patch.s2, patch.t1));
+	p[2] = project(brush, on_face(brush, face, patch.s2, patch.t2));
+	p[3] = project(brush, on_face(brush, face, patch.s1, patch.t2));
 	avc_canvas_polygon(brush->canvas, p, 4, paint);
 }
 
-/* Rectangle s1 t1 s2 t2 of a face in a colour. */
+/* Part of a face in a colour. */
 static void
-patch(const Brush *brush, Face face, double s1, double t1, double s2,
-	  double t2, SceneColour colour)
+draw_patch(const Brush *brush, Face face, Patch patch, SceneColour colour)
 {
-	double		st[4] = {s1, t1, s2, t2};
-	Place		middle = on_face(brush, face, (s1 + s2) / 2, (t1 + t2) / 2);
+	Place		middle = on_face(brush, face, (patch.s1 + patch.s2) / 2,
+								 (patch.t1 + patch.t2) / 2);
 
-	patch_paint(brush, face, st,
+	patch_paint(brush, face, patch,
 				avc_scene_lit(brush->scene, colour, face_shades[face],
 							  middle.x, middle.z));
 }
 
-/* The same rectangle mirrored left to right: two lamps, two wheels. */
+/* The patch and its mirror image: two lamps. */
 static void
-lamp_pair(const Brush *brush, Face face, const double *st, SceneColour lit,
+lamp_pair(const Brush *brush, Face face, Patch patch, SceneColour lit,
 		  SceneColour dull)
 {
-	double		mirrored[4] = {1 - st[2], st[1], 1 - st[0], st[3]};
-	Place		middle = on_face(brush, face, 0.5, st[1]);
+	Patch		mirrored = {1 - patch.s2, patch.t1, 1 - patch.s1, patch.t2};
+	Place		middle = on_face(brush, face, 0.5, patch.t1);
 	ScenePaint	paint = brush->thing->is_lit ?
 		avc_scene_shining(brush->scene, lit, middle.z) :
 		avc_scene_lit(brush->scene, dull, 1.0, middle.x, middle.z);
 
-	patch_paint(brush, face, st, paint);
+	patch_paint(brush, face, patch, paint);
 	patch_paint(brush, face, mirrored, paint);
 }
 
@@ -184,7 +194,7 @@ draw_solid(Brush *brush, const Solid *solid)
 	set_solid(brush, solid);
 	for (face = 0; face < FACE_COUNT; face++)
 		if (is_seen(brush, face))
-			patch(brush, face, 0, 0, 1, 1, solid->colour);
+			draw_patch(brush, face, (Patch) {0, 0, 1, 1}, solid->colour);
 }
 
 /* A wheel on the vehicle's side (-1 left, 1 right). */
@@ -240,6 +250,7 @@ draw_underside(Brush *brush, double clearance)
 	double		b = brush->thing->width / 2.0 - 0.06;
 	Solid		shade = {{-half, half, -half, half}, {b, b},
 	{clearance * 0.55, clearance}, {22, 22, 24}};
+	static const Patch tyres[2] = {{0, 0, 0.13, 1}, {0.87, 0, 1, 1}};
 	Face		face;
 	int			side;
 
@@ -253,8 +264,7 @@ draw_underside(Brush *brush, double clearance)
 		if (!is_seen(brush, face))
 			continue;
 		for (side = 0; side < 2; side++)
-			patch(brush, face, side ? 0.87 : 0.0, 0, side ? 1.0 : 0.13, 1,
-				  rubber);
+			draw_patch(brush, face, tyres[side], rubber);
 	}
 }
 
@@ -275,22 +285,23 @@ car_colour(SceneRandom *random)
 static void
 draw_car_ends(Brush *brush, SceneColour colour)
 {
-	static const double rear_lamps[4] = {0.03, 0.58, 0.20, 0.86};
-	static const double front_lamps[4] = {0.04, 0.55, 0.24, 0.82};
+	static const Patch rear_lamps = {0.03, 0.58, 0.20, 0.86};
+	static const Patch front_lamps = {0.04, 0.55, 0.24, 0.82};
 	static const SceneColour bumper = {52, 54, 58};
 	static const SceneColour plate = {222, 220, 196};
 
 	if (is_seen(brush, FACE_REAR))
 	{
-		patch(brush, FACE_REAR, 0, 0, 1, 0.24, bumper);
-		patch(brush, FACE_REAR, 0.36, 0.34, 0.64, 0.54, plate);
+		draw_patch(brush, FACE_REAR, (Patch) {0, 0, 1, 0.24}, bumper);
+		draw_patch(brush, FACE_REAR, (Patch) {0.36, 0.34, 0.64, 0.54}, plate);
 		lamp_pair(brush, FACE_REAR, rear_lamps, red_lamp, dull_red);
 	}
 	if (is_seen(brush, FACE_FRONT))
 	{
-		patch(brush, FACE_FRONT, 0, 0, 1, 0.26, bumper);
-		patch(brush, FACE_FRONT, 0.30, 0.44, 0.70, 0.74, rubber);
-		patch(brush, FACE_FRONT, 0.37, 0.20, 0.63, 0.36, plate);
+		draw_patch(brush, FACE_FRONT, (Patch) {0, 0, 1, 0.26}, bumper);
+		draw_patch(brush, FACE_FRONT, (Patch) {0.30, 0.44, 0.70, 0.74},
+				   rubber);
+		draw_patch(brush, FACE_FRONT, (Patch) {0.37, 0.20, 0.63, 0.36}, plate);
 		lamp_pair(brush, FACE_FRONT, front_lamps, white_lamp, dull_white);
 	}
 }
@@ -330,15 +341,15 @@ draw_car(Brush *brush, SceneRandom *random)
 		if (is_seen(brush, face))
 		{
 			/* pillars: the body's colour between the windows */
-			patch(brush, face, 0, 0, 0.09, 1, colour);
-			patch(brush, face, 0.46, 0, 0.54, 1, colour);
-			patch(brush, face, 0.92, 0, 1, 1, colour);
+			draw_patch(brush, face, (Patch) {0, 0, 0.09, 1}, colour);
+			draw_patch(brush, face, (Patch) {0.46, 0, 0.54, 1}, colour);
+			draw_patch(brush, face, (Patch) {0.92, 0, 1, 1}, colour);
 		}
 	for (face = FACE_REAR; face <= FACE_FRONT; face++)
 		if (is_seen(brush, face))
 		{
-			patch(brush, face, 0, 0, 0.07, 1, colour);
-			patch(brush, face, 0.93, 0, 1, 1, colour);
+			draw_patch(brush, face, (Patch) {0, 0, 0.07, 1}, colour);
+			draw_patch(brush, face, (Patch) {0.93, 0, 1, 1}, colour);
 		}
 	draw_solid(brush, &top);
 }
@@ -348,7 +359,7 @@ draw_car(Brush *brush, SceneRandom *random)
 static void
 draw_cargo(Brush *brush, SceneRandom *random)
 {
-	static const double lamps[4] = {0.02, 0.02, 0.13, 0.09};
+	static const Patch lamps = {0.02, 0.02, 0.13, 0.09};
 	static const SceneColour colours[6] = {
 		{222, 222, 218}, {196, 198, 200}, {160, 164, 150}, {70, 96, 150},
 		{170, 70, 52}, {206, 176, 90}
@@ -363,14 +374,14 @@ draw_cargo(Brush *brush, SceneRandom *random)
 	draw_solid(brush, &cargo);
 	for (face = FACE_RIGHT; face <= FACE_LEFT && has_stripe; face++)
 		if (is_seen(brush, face))
-			patch(brush, face, 0.1, 0.4, 0.9, 0.62, stripe);
+			draw_patch(brush, face, (Patch) {0.1, 0.4, 0.9, 0.62}, stripe);
 	if (is_seen(brush, FACE_REAR))
 	{
 		SceneColour seam = scene_scaled(colour, 0.55);
 
-		patch(brush, FACE_REAR, 0.485, 0.05, 0.515, 1, seam);
-		patch(brush, FACE_REAR, 0, 0.95, 1, 1, seam);
-		patch(brush, FACE_REAR, 0, 0, 1, 0.10, rubber);
+		draw_patch(brush, FACE_REAR, (Patch) {0.485, 0.05, 0.515, 1}, seam);
+		draw_patch(brush, FACE_REAR, (Patch) {0, 0.95, 1, 1}, seam);
+		draw_patch(brush, FACE_REAR, (Patch) {0, 0, 1, 0.10}, rubber);
 		lamp_pair(brush, FACE_REAR, lamps, red_lamp, dull_red);
 	}
 }
@@ -378,7 +389,7 @@ draw_cargo(Brush *brush, SceneRandom *random)
 static void
 draw_cab(Brush *brush, SceneColour colour)
 {
-	static const double lamps[4] = {0.05, 0.08, 0.22, 0.20};
+	static const Patch lamps = {0.05, 0.08, 0.22, 0.20};
 	Solid		cab = {{1.55, 3.25, 1.60, 2.95}, {1.05, 1.0}, {0.45, 2.35},
 	colour};
 	Face		face;
@@ -386,13 +397,14 @@ draw_cab(Brush *brush, SceneColour colour)
 	draw_solid(brush, &cab);
 	if (is_seen(brush, FACE_FRONT))
 	{
-		patch(brush, FACE_FRONT, 0.06, 0.50, 0.94, 0.90, glass);
-		patch(brush, FACE_FRONT, 0.22, 0.10, 0.78, 0.34, rubber);
+		draw_patch(brush, FACE_FRONT, (Patch) {0.06, 0.50, 0.94, 0.90}, glass);
+		draw_patch(brush, FACE_FRONT, (Patch) {0.22, 0.10, 0.78, 0.34},
+				   rubber);
 		lamp_pair(brush, FACE_FRONT, lamps, white_lamp, dull_white);
 	}
 	for (face = FACE_RIGHT; face <= FACE_LEFT; face++)
 		if (is_seen(brush, face))
-			patch(brush, face, 0.25, 0.50, 0.85, 0.88, glass);
+			draw_patch(brush, face, (Patch) {0.25, 0.50, 0.85, 0.88}, glass);
 }
 
 static void
@@ -425,19 +437,21 @@ draw_bus_side(Brush *brush, Face face, SceneColour stripe, bool is_lit)
 	static const SceneColour inside = {236, 214, 150};
 	int			i;
 
-	patch(brush, face, 0, 0.26, 1, 0.36, stripe);
+	draw_patch(brush, face, (Patch) {0, 0.26, 1, 0.36}, stripe);
 	for (i = 0; i < 7; i++)
 	{
-		double		st[4] = {0.035 + i * 0.135, 0.50, 0.155 + i * 0.135, 0.84};
-		Place		middle = on_face(brush, face, (st[0] + st[2]) / 2, 0.7);
+		Patch		window = {0.035 + i * 0.135, 0.50,
+		0.155 + i * 0.135, 0.84};
+		Place		middle = on_face(brush, face,
+									 (window.s1 + window.s2) / 2, 0.7);
 
 		if (is_lit)
-			patch_paint(brush, face, st,
+			patch_paint(brush, face, window,
 						avc_scene_shining(brush->scene,
 										  scene_scaled(inside, 0.55),
 										  middle.z));
 		else
-			patch(brush, face, st[0], st[1], st[2], st[3], glass);
+			draw_patch(brush, face, window, glass);
 	}
 }
 
@@ -445,8 +459,8 @@ static void
 draw_bus(Brush *brush, SceneRandom *random)
 {
 	static const double wheels[2] = {-2.9, 3.3};
-	static const double rear_lamps[4] = {0.03, 0.10, 0.13, 0.24};
-	static const double front_lamps[4] = {0.06, 0.08, 0.22, 0.16};
+	static const Patch rear_lamps = {0.03, 0.10, 0.13, 0.24};
+	static const Patch front_lamps = {0.06, 0.08, 0.22, 0.16};
 	static const SceneColour colours[5] = {
 		{196, 40, 38}, {226, 184, 48}, {42, 92, 170}, {224, 226, 224},
 		{56, 128, 80}
@@ -466,14 +480,15 @@ draw_bus(Brush *brush, SceneRandom *random)
 		draw_bus_side(brush, FACE_RIGHT, stripe, is_lit);
 	if (is_seen(brush, FACE_REAR))
 	{
-		patch(brush, FACE_REAR, 0.10, 0.56, 0.90, 0.86, glass);
-		patch(brush, FACE_REAR, 0.2, 0.12, 0.8, 0.36, stripe);
+		draw_patch(brush, FACE_REAR, (Patch) {0.10, 0.56, 0.90, 0.86}, glass);
+		draw_patch(brush, FACE_REAR, (Patch) {0.2, 0.12, 0.8, 0.36}, stripe);
 		lamp_pair(brush, FACE_REAR, rear_lamps, red_lamp, dull_red);
 	}
 	if (is_seen(brush, FACE_FRONT))
 	{
-		patch(brush, FACE_FRONT, 0.05, 0.36, 0.95, 0.82, glass);
-		patch(brush, FACE_FRONT, 0.22, 0.86, 0.78, 0.96, rubber);
+		draw_patch(brush, FACE_FRONT, (Patch) {0.05, 0.36, 0.95, 0.82}, glass);
+		draw_patch(brush, FACE_FRONT, (Patch) {0.22, 0.86, 0.78, 0.96},
+				   rubber);
 		lamp_pair(brush, FACE_FRONT, front_lamps, white_lamp, dull_white);
 	}
 	draw_wheels(brush, wheels, 2, 0.48);
