@@ -179,6 +179,22 @@ eng_trace_tensor(const EngTraceCase *trace, const char *format,...)
 	return find_input(trace, name);
 }
 
+bool
+eng_trace_expect(const EngTraceCase *trace, int64_t count,
+				 const char *format,...)
+{
+	char		name[192];
+	const EngFileTensor *tensor;
+
+	FORMAT_NAME(name, "in.");
+	tensor = find_input(trace, name);
+	if (tensor == NULL || tensor->count == count)
+		return tensor != NULL;
+	return eng_fail(trace->status, ENG_BAD_FILE,
+					"tensor \"%s\" has %lld elements, but %lld are needed",
+					name, (long long) tensor->count, (long long) count);
+}
+
 float *
 eng_trace_floats(EngTraceCase *trace, const char *format,...)
 {

@@ -43,6 +43,11 @@ extern const EngFileTensor *eng_trace_tensor(const EngTraceCase *trace,
 											 const char *format,...)
 			__attribute__((format(printf, 2, 3)));
 
+/* Has the input this number of elements?  If not, status says so. */
+extern bool eng_trace_expect(const EngTraceCase *trace, int64_t count,
+							 const char *format,...)
+			__attribute__((format(printf, 3, 4)));
+
 /* An input as floats, whole numbers or bytes; NULL and status if it fails. */
 extern float *eng_trace_floats(EngTraceCase *trace, const char *format,...)
 			__attribute__((format(printf, 2, 3)));

@@ -85,6 +85,22 @@ vector_out(EngTraceCase *trace, const char *name, const char *part,
 	return eng_trace_put_floats(trace, &out, data);
 }
 
+static bool
+misfit(EngTraceCase *trace, const char *name)
+{
+	return eng_fail(eng_trace_status(trace), ENG_BAD_FILE,
+					"the shapes of \"%s\" do not fit together", name);
+}
+
+/* Is b half as high and wide as a, rounded up, with the same n and c? */
+static bool
+is_half(const Map *a, const Map *b)
+{
+	return b->shape.n == a->shape.n && b->shape.c == a->shape.c &&
+		b->shape.h == (a->shape.h + 1) / 2 &&
+		b->shape.w == (a->shape.w + 1) / 2;
+}
+
 /* ---- convolution and linear ------------------------------------------------ */
 
 typedef struct ConvRun
@@ -129,6 +145,14 @@ conv_load(ConvRun *run, EngTraceCase *trace, const char *name)
 	run->dbias = eng_trace_alloc(trace, (size_t) s->oc * sizeof(float));
 	if (s->bias)
 		run->bias = eng_trace_floats(trace, "%s.b", name);
+	if (s->k < 1 || s->stride < 1 || run->w.shape.w != s->k ||
+		run->w.shape.n != s->oc || run->w.shape.c != s->c ||
+		run->gy.shape.n != s->n ||
+		s->oh != (s->h + 2 * s->pad - s->k) / s->stride + 1 ||
+		s->ow != (s->w + 2 * s->pad - s->k) / s->stride + 1)
+		return misfit(trace, name);
+	if (s->bias && !eng_trace_expect(trace, s->oc, "%s.b", name))
+		return false;
 	return run->y.data != NULL && run->dx.data != NULL &&
 		run->dw.data != NULL && run->dbias != NULL &&
 		(!s->bias || run->bias != NULL);
@@ -224,6 +248,12 @@ step_norm(EngTraceCase *trace, EngBackend *backend, const char *name)
 		args.bias == NULL || args.running_mean == NULL ||
 		args.running_var == NULL || args.workspace == NULL)
 		return false;
+	if (gy.count != x.count ||
+		!eng_trace_expect(trace, c, frozen ? "%s.weight" : "%s.w", name) ||
+		!eng_trace_expect(trace, c, frozen ? "%s.bias" : "%s.b", name) ||
+		!eng_trace_expect(trace, c, "%s.running_mean", name) ||
+		!eng_trace_expect(trace, c, "%s.running_var", name))
+		return misfit(trace, name);
 	args.mean = room;
 	args.rstd = room + c;
 	args.batch = !frozen;
@@ -259,6 +289,8 @@ step_maxpool(EngTraceCase *trace, EngBackend *backend, const char *name)
 	if (x.data == NULL || gy.data == NULL || y.data == NULL ||
 		dx.data == NULL || which == NULL)
 		return false;
+	if (!is_half(&x, &gy))
+		return misfit(trace, name);
 	backend->maxpool_forward(backend, y.data, which, x.data, &shape);
 	backend->maxpool_backward(backend, dx.data, gy.data, which, &shape,
 							  false);
@@ -279,6 +311,8 @@ step_upsample(EngTraceCase *trace, EngBackend *backend, const char *name)
 	if (low.data == NULL || top.data == NULL || gy.data == NULL ||
 		dtop.data == NULL)
 		return false;
+	if (!is_half(&low, &top) || gy.count != low.count)
+		return misfit(trace, name);
 	backend->upsample_add(backend, low.data, top.data, &shape);
 	backend->upsample_backward(backend, dtop.data, gy.data, &shape, false);
 	return map_out(trace, name, "y", &low, 4) &&
@@ -298,6 +332,8 @@ step_subsample(EngTraceCase *trace, EngBackend *backend, const char *name)
 
 	if (x.data == NULL || gy.data == NULL || y.data == NULL || dx.data == NULL)
 		return false;
+	if (!is_half(&x, &gy))
+		return misfit(trace, name);
 	backend->subsample(backend, y.data, x.data, &shape);
 	backend->subsample_backward(backend, dx.data, gy.data, &shape, false);
 	return map_out(trace, name, "y", &y, 4) &&
@@ -314,6 +350,8 @@ step_relu_add(EngTraceCase *trace, EngBackend *backend, const char *name)
 
 	if (a.data == NULL || b.data == NULL || gy.data == NULL || y.data == NULL)
 		return false;
+	if (a.count != y.count || b.count != y.count)
+		return misfit(trace, name);
 	backend->add_relu(backend, y.data, a.data, b.data, (int64_t) y.count);
 	backend->relu_backward(backend, gy.data, y.data, (int64_t) y.count);
 	return map_out(trace, name, "y", &y, 4) &&
@@ -340,8 +378,13 @@ step_roi_align(EngTraceCase *trace, EngBackend *backend, const char *name)
 		dx.data == NULL || recorded == NULL || boxes == NULL ||
 		image == NULL || level == NULL)
 		return false;
+	if (!eng_trace_expect(trace, 5 * (int64_t) n, "%s.rois", name) ||
+		gy.shape.c != x.shape.c || gy.shape.h != 7 || gy.shape.w != 7)
+		return misfit(trace, name);
 	for (int32_t i = 0; i < n; i++)
 	{
+		if (!(recorded[5 * i] >= 0 && recorded[5 * i] < x.shape.n))
+			return misfit(trace, name);
 		image[i] = (int32_t) recorded[5 * i];
 		memcpy(boxes + 4 * i, recorded + 5 * i + 1, 16);
 	}
@@ -352,9 +395,8 @@ step_roi_align(EngTraceCase *trace, EngBackend *backend, const char *name)
 	maps.scale[0] = (float) eng_trace_option(trace, name, "scale", 0.25);
 	maps.images = x.shape.n;
 	maps.channels = x.shape.c;
-	maps.output = (int32_t) eng_trace_option(trace, name, "output", 7);
-	maps.sampling = (int32_t) eng_trace_option(trace, name, "sampling_ratio",
-											   2);
+	maps.output = 7;
+	maps.sampling = 2;
 	maps.threads = backend->threads > 0 ? backend->threads : 1;
 	backend->roi_align(backend, y.data, &maps, &rois);
 	backend->roi_align_backward(backend, (float *const[4])
@@ -420,6 +462,8 @@ step_sgd(EngTraceCase *trace, EngBackend *backend, const char *name)
 		char		part[16];
 
 		update.gradient = eng_trace_floats(trace, "%s.g%d", name, step);
+		if (!eng_trace_expect(trace, update.count, "%s.g%d", name, step))
+			return false;
 		if (update.gradient == NULL || update.slot0 == NULL)
 			return false;
 		if (!nesterov)

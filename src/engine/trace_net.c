@@ -182,7 +182,11 @@ set_weights(EngTraceNet *net)
 				return false;
 			weights_by_rule(value, info.count, info.name, seed, rule);
 		}
-		if (value == NULL)
+		if (value == NULL ||
+			(eng_trace_has(trace, "value.%s", info.name) &&
+			 !eng_trace_expect(trace, info.count, "value.%s", info.name)) ||
+			(eng_trace_has(trace, "rule.%s", info.name) &&
+			 !eng_trace_expect(trace, 2, "rule.%s", info.name)))
 			return false;
 		if (!eng_detector_parameter_write(net->detector, i, ENG_PART_VALUE,
 										  value))
@@ -244,8 +248,10 @@ load_frame(EngTraceNet *net, int32_t i, const json_t *image,
 	{
 		tensor = eng_trace_tensor(trace, "image.%d", i);
 		frame->rgb = eng_trace_bytes(trace, "image.%d", i);
-		if (frame->rgb == NULL || tensor->rank != 3)
-			return false;
+		if (frame->rgb == NULL || tensor->rank != 3 || tensor->shape[2] != 3 ||
+			tensor->shape[0] < 1 || tensor->shape[1] < 1)
+			return eng_fail(eng_trace_status(trace), ENG_BAD_FILE,
+							"image %d is none", i);
 		frame->height = (int32_t) tensor->shape[0];
 		frame->width = (int32_t) tensor->shape[1];
 	}
@@ -257,6 +263,10 @@ load_frame(EngTraceNet *net, int32_t i, const json_t *image,
 	if (frame->boxes == NULL || frame->labels == NULL)
 		return false;
 	frame->box_count = (int32_t) (tensor->count / 4);
+	if (!eng_trace_expect(trace, 4 * (int64_t) frame->box_count, "boxes.%d",
+						  i) ||
+		!eng_trace_expect(trace, frame->box_count, "labels.%d", i))
+		return false;
 	frame->frame_id = i;
 	frame->position = i;
 	frame->flip = false;

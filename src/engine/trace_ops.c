@@ -122,6 +122,10 @@ step_box_coder(EngTraceCase *trace, EngBackend *backend, const char *name)
 	if (gt == NULL || boxes == NULL || deltas == NULL || encoded == NULL ||
 		decoded == NULL)
 		return false;
+	if (!eng_trace_expect(trace, 4 * n, "%s.proposals", name) ||
+		!eng_trace_expect(trace, 4 * n, "%s.gt", name) ||
+		!eng_trace_expect(trace, 8 * n, "%s.deltas", name))
+		return false;
 	eng_boxes_encode(encoded, gt, boxes, n, weights);
 	eng_boxes_decode(decoded, deltas, boxes, n, 2, weights);
 	return put_floats(trace, name, "encoded", encoded, 2, SHAPE(n, 4)) &&
@@ -136,6 +140,8 @@ step_levels(EngTraceCase *trace, EngBackend *backend, const char *name)
 	int32_t    *levels = eng_trace_alloc(trace, (size_t) n * 4);
 
 	if (boxes == NULL || levels == NULL)
+		return false;
+	if (!eng_trace_expect(trace, 4 * n, "%s.boxes", name))
 		return false;
 	eng_roi_levels(levels, boxes, n);
 	return put_ints(trace, name, "level", levels, 1, SHAPE(n));
@@ -158,6 +164,10 @@ step_nms(EngTraceCase *trace, EngBackend *backend, const char *name)
 
 	if (boxes == NULL || scores == NULL || keep == NULL || scratch == NULL ||
 		(batched && group == NULL))
+		return false;
+	if (!eng_trace_expect(trace, 4 * n, "%s.boxes", name) ||
+		!eng_trace_expect(trace, n, "%s.scores", name) ||
+		(batched && !eng_trace_expect(trace, n, "%s.group", name)))
 		return false;
 	rule.threshold = eng_trace_option(trace, name, "threshold", 0.5);
 	count = eng_nms(keep, list, scores, group, &rule, scratch);
@@ -193,6 +203,9 @@ step_matcher(EngTraceCase *trace, EngBackend *backend, const char *name)
 	if (gt == NULL || boxes.boxes == NULL || match == NULL || iou == NULL ||
 		scratch == NULL)
 		return false;
+	if (!eng_trace_expect(trace, 4 * truth.count, "%s.gt", name) ||
+		(!rpn && !eng_trace_expect(trace, 4 * boxes.count, "%s.boxes", name)))
+		return false;
 	eng_match(match, boxes, truth, &rule, scratch);
 	eng_iou(iou, truth, boxes);
 	return put_ints(trace, name, "match", match, 1, SHAPE(boxes.count)) &&
@@ -213,6 +226,9 @@ step_loss_objectness(EngTraceCase *trace, EngBackend *backend,
 
 	if (x == NULL || target == NULL || gy == NULL || dx == NULL)
 		return false;
+	if (!eng_trace_expect(trace, n, "%s.target", name) ||
+		!eng_trace_expect(trace, 1, "%s.gy", name))
+		return false;
 	loss = eng_objectness_loss(dx, x, target, n, gy[0]);
 	return put_floats(trace, name, "y", &loss, 1, SHAPE(1)) &&
 		put_floats(trace, name, "g_x", dx, 1, SHAPE(n));
@@ -230,11 +246,34 @@ step_loss_rpn_box(EngTraceCase *trace, EngBackend *backend, const char *name)
 
 	if (x == NULL || target == NULL || gy == NULL || dx == NULL)
 		return false;
+	if (!eng_trace_expect(trace, 4 * n, "%s.x", name) ||
+		!eng_trace_expect(trace, 4 * n, "%s.target", name) ||
+		!eng_trace_expect(trace, 1, "%s.gy", name))
+		return false;
 	loss = eng_smooth_l1_loss(dx, x, target, 4 * n,
 							  (float) eng_trace_option(trace, name, "sampled",
 													   n), gy[0]);
 	return put_floats(trace, name, "y", &loss, 1, SHAPE(1)) &&
 		put_floats(trace, name, "g_x", dx, 2, SHAPE(n, 4));
+}
+
+/* Rows, classes and labels must fit together. */
+static bool
+check_roi_batch(EngTraceCase *trace, const char *name,
+				const EngRoiBatch *batch)
+{
+	int64_t		cells = (int64_t) batch->rows * batch->classes;
+
+	for (int32_t r = 0; r < batch->rows; r++)
+		if (eng_trace_tensor(trace, "%s.labels", name)->count != batch->rows ||
+			batch->labels[r] < -1 || batch->labels[r] >= batch->classes)
+			return eng_fail(eng_trace_status(trace), ENG_BAD_FILE,
+							"the labels of \"%s\" do not fit", name);
+	return eng_trace_expect(trace, cells, "%s.logits", name) &&
+		eng_trace_expect(trace, 4 * cells, "%s.deltas", name) &&
+		eng_trace_expect(trace, 4 * (int64_t) batch->rows, "%s.targets",
+						 name) &&
+		eng_trace_expect(trace, 2, "%s.gy", name);
 }
 
 static bool
@@ -259,6 +298,8 @@ step_loss_roi(EngTraceCase *trace, EngBackend *backend, const char *name)
 	ddeltas = eng_trace_alloc(trace, (size_t) shape->count * 16);
 	if (dlogits == NULL || ddeltas == NULL)
 		return false;
+	if (!check_roi_batch(trace, name, &batch))
+		return false;
 	/* each loss has a gradient of its own here */
 	eng_roi_loss(dlogits, NULL, &batch, gy[0]);
 	loss = eng_roi_loss(NULL, ddeltas, &batch, gy[1]);
@@ -278,8 +319,9 @@ step_softmax(EngTraceCase *trace, EngBackend *backend, const char *name)
 	const EngFileTensor *shape = eng_trace_tensor(trace, "%s.x", name);
 	float	   *x = eng_trace_floats(trace, "%s.x", name);
 
-	if (x == NULL || shape->rank != 2)
-		return false;
+	if (x == NULL || shape->rank != 2 || shape->shape[1] < 1)
+		return eng_fail(eng_trace_status(trace), ENG_BAD_FILE,
+						"\"%s\" has no rows", name);
 	eng_softmax(x, x, (int32_t) shape->shape[0], (int32_t) shape->shape[1]);
 	return put_floats(trace, name, "y", x, 2, shape->shape);
 }
@@ -293,6 +335,12 @@ step_resize_sizes(EngTraceCase *trace, EngBackend *backend, const char *name)
 
 	if (in == NULL || out == NULL)
 		return false;
+	if (!eng_trace_expect(trace, 4 * n, "%s.h_w_min_max", name))
+		return false;
+	for (int32_t i = 0; i < 2 * n; i++)
+		if (in[i / 2 * 4 + i % 2] < 1)
+			return eng_fail(eng_trace_status(trace), ENG_BAD_FILE,
+							"a size in \"%s\" is not positive", name);
 	for (int scale = 0; scale < 2; scale++)
 	{
 		for (int32_t i = 0; i < n; i++)
@@ -343,8 +391,10 @@ step_transform(EngTraceCase *trace, EngBackend *backend, const char *name)
 	float	   *batch;
 	void	   *scratch;
 
-	if (rgb == NULL || shape->rank != 3)
-		return false;
+	if (rgb == NULL || shape->rank != 3 || shape->shape[2] != 3 ||
+		shape->shape[0] < 1 || shape->shape[1] < 1)
+		return eng_fail(eng_trace_status(trace), ENG_BAD_FILE,
+						"the image of \"%s\" is none", name);
 	rule.min_size = (int32_t) eng_trace_option(trace, name, "min_size", 800);
 	rule.max_size = (int32_t) eng_trace_option(trace, name, "max_size", 1333);
 	image.size.height = (int32_t) shape->shape[0];
