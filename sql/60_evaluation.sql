@@ -95,11 +95,30 @@ CREATE VIEW avcurate.evaluations WITH (security_barrier) AS
 	WHERE _avcurate.role_sees(e.role);
 COMMENT ON VIEW avcurate.evaluations IS
 	'finished evaluations of roles that the current user is a member of';
-COMMENT ON COLUMN avcurate.evaluations.evaluation IS 'number of the job';
+COMMENT ON COLUMN avcurate.evaluations.evaluation IS
+	'number of the job';
+COMMENT ON COLUMN avcurate.evaluations.checkpoint IS
+	'what was evaluated';
+COMMENT ON COLUMN avcurate.evaluations.slice IS
+	'on which slice; NULL once dropped';
+COMMENT ON COLUMN avcurate.evaluations.version IS
+	'on which version of it';
+COMMENT ON COLUMN avcurate.evaluations.mode IS
+	'protocol: coco or lancedb';
 COMMENT ON COLUMN avcurate.evaluations.ap IS
 	'mean over classes and IoU 0.50 to 0.95';
+COMMENT ON COLUMN avcurate.evaluations.ap50 IS
+	'mean over classes at IoU 0.50';
+COMMENT ON COLUMN avcurate.evaluations.ap75 IS
+	'mean over classes at IoU 0.75';
+COMMENT ON COLUMN avcurate.evaluations.ap_small IS
+	'as ap, for truths of up to 32 x 32 pixels';
+COMMENT ON COLUMN avcurate.evaluations.ap_medium IS
+	'as ap, for truths of 32 x 32 to 96 x 96 pixels';
+COMMENT ON COLUMN avcurate.evaluations.ap_large IS
+	'as ap, for truths from 96 x 96 pixels';
 COMMENT ON COLUMN avcurate.evaluations.recall50 IS
-	'mean over classes of the final recall at IoU 0.5, 100 detections';
+	'mean over classes of the final recall at IoU 0.50, 100 detections';
 COMMENT ON COLUMN avcurate.evaluations.recall IS
 	'mean over classes and IoU of the final recall, 100 detections';
 COMMENT ON COLUMN avcurate.evaluations."precision" IS
@@ -108,6 +127,14 @@ COMMENT ON COLUMN avcurate.evaluations.map_50 IS
 	'mean average precision by the lancedb formula; NULL in mode coco';
 COMMENT ON COLUMN avcurate.evaluations.recall_micro IS
 	'true positives in all truths by the lancedb formula; NULL in mode coco';
+COMMENT ON COLUMN avcurate.evaluations.frames IS
+	'frames evaluated; those without labels are left out';
+COMMENT ON COLUMN avcurate.evaluations.finished_at IS
+	'when the figures were stored';
+COMMENT ON COLUMN avcurate.evaluations.min_score IS
+	'detections below it were dropped';
+COMMENT ON COLUMN avcurate.evaluations.label_map IS
+	'which classes were told apart';
 
 CREATE VIEW avcurate.evaluation_classes WITH (security_barrier) AS
 	SELECT c.evaluation, c.category, c.label, c.ap, c.ap50, c.recall50,
@@ -117,6 +144,22 @@ CREATE VIEW avcurate.evaluation_classes WITH (security_barrier) AS
 	WHERE _avcurate.role_sees(e.role);
 COMMENT ON VIEW avcurate.evaluation_classes IS
 	'figures of each class with a truth or a detection; NULL without a truth';
+COMMENT ON COLUMN avcurate.evaluation_classes.evaluation IS
+	'number of the job';
+COMMENT ON COLUMN avcurate.evaluation_classes.category IS
+	'category that names the class';
+COMMENT ON COLUMN avcurate.evaluation_classes.label IS
+	'class id of the label map';
+COMMENT ON COLUMN avcurate.evaluation_classes.ap IS
+	'mean over IoU 0.50 to 0.95; NULL without a truth';
+COMMENT ON COLUMN avcurate.evaluation_classes.ap50 IS
+	'average precision at IoU 0.50';
+COMMENT ON COLUMN avcurate.evaluation_classes.recall50 IS
+	'final recall at IoU 0.50, 100 detections';
+COMMENT ON COLUMN avcurate.evaluation_classes.truths IS
+	'boxes that count';
+COMMENT ON COLUMN avcurate.evaluation_classes.detections IS
+	'detections above min_score, 100 a frame at most';
 
 CREATE VIEW avcurate.matches WITH (security_barrier) AS
 	SELECT m.evaluation, m.frame_id, m.kind, m.category, m.score, m.iou,
@@ -127,9 +170,22 @@ CREATE VIEW avcurate.matches WITH (security_barrier) AS
 		AND (m.kind <> 'ignored' OR m.box IS NOT NULL);
 COMMENT ON VIEW avcurate.matches IS
 	'COCO matching at IoU 0.5 of every detection above min_score, and the truths that were missed';
+COMMENT ON COLUMN avcurate.matches.evaluation IS
+	'number of the job';
+COMMENT ON COLUMN avcurate.matches.frame_id IS
+	'the frame';
 COMMENT ON COLUMN avcurate.matches.kind IS
 	'true_positive, false_positive, missed, or ignored (matched a crowd or ignored truth)';
-COMMENT ON COLUMN avcurate.matches.box IS 'x1 y1 x2 y2 in pixels';
+COMMENT ON COLUMN avcurate.matches.category IS
+	'category that names the class';
+COMMENT ON COLUMN avcurate.matches.score IS
+	'of the detection; NULL for a missed truth';
+COMMENT ON COLUMN avcurate.matches.iou IS
+	'overlap of detection and truth, where there are both';
+COMMENT ON COLUMN avcurate.matches.box IS
+	'the detection: x1 y1 x2 y2 in pixels';
+COMMENT ON COLUMN avcurate.matches.truth_box IS
+	'the truth: x1 y1 x2 y2 in pixels';
 COMMENT ON COLUMN avcurate.matches.truth_no IS
 	'place in the frame''s annotation arrays, from 1';
 
