@@ -409,6 +409,10 @@ avc_dataset_dropped(PG_FUNCTION_ARGS)
 		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND d.dataset::pg_catalog.oid = o.objid",
 		"UPDATE _avcurate.datasets d SET boxes = NULL FROM pg_catalog.pg_event_trigger_dropped_objects() o"
 		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND d.boxes::pg_catalog.oid = o.objid",
+		"DELETE FROM _avcurate.ingest_errors e USING pg_catalog.pg_event_trigger_dropped_objects() o"
+		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND e.dataset::pg_catalog.oid = o.objid",
+		"DELETE FROM _avcurate.ingest_progress p USING pg_catalog.pg_event_trigger_dropped_objects() o"
+		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND p.dataset::pg_catalog.oid = o.objid",
 	};
 	AvcRoleScope scope;
 	int			i;

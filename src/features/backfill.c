@@ -541,6 +541,23 @@ record_failures(Backfill *run, const int64 *ids, int count)
 	avc_catalog_leave(&scope);
 }
 
+/* Errors of frames that were deleted meanwhile. */
+static void
+forget_deleted_frames(Backfill *run)
+{
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	avc_spi_exec(psprintf("DELETE FROM _avcurate.feature_errors e"
+						  " WHERE e.dataset = $1 AND NOT EXISTS"
+						  " (SELECT 1 FROM ONLY %s f"
+						  " WHERE f.frame_id = e.frame_id)",
+						  run->dataset->quoted_name),
+				 1, (AvcParam[]) {AVC_REGCLASS(run->dataset->relid)},
+				 false, 0);
+	avc_catalog_leave(&scope);
+}
+
 static void
 say_progress(Backfill *run)
 {
@@ -646,6 +663,7 @@ avc_backfill(PG_FUNCTION_ARGS)
 		if (count == 0)
 			break;
 	}
+	forget_deleted_frames(run);
 	ereport(NOTICE,
 			(errmsg("backfilled " INT64_FORMAT " rows of \"%s\", "
 					INT64_FORMAT " errors",

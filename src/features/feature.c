@@ -212,6 +212,30 @@ follows_image(const char *column)
 		strcmp(column, "image_sha256") == 0;
 }
 
+/* The trigger is being rebuilt, so its drop means nothing. */
+static bool is_rebuilding = false;
+
+static void
+run_trigger_ddl(const AvcDataset *dataset, const char *sql)
+{
+	AvcRoleScope scope;
+
+	avc_role_enter(&scope, dataset->owner);
+	(void) set_config_option("client_min_messages", "warning", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	is_rebuilding = true;
+	PG_TRY();
+	{
+		avc_spi_exec(sql, 0, NULL, false, 0);
+	}
+	PG_FINALLY();
+	{
+		is_rebuilding = false;
+	}
+	PG_END_TRY();
+	avc_role_leave(&scope);
+}
+
 /*
  * Make the trigger that sets features back to pending fire for the columns
  * that they depend on now.  It carries the definitions as its arguments, so
@@ -224,7 +248,6 @@ rebuild_trigger(const AvcDataset *dataset)
 	List	   *columns = NIL;
 	StringInfoData sql;
 	StringInfoData args;
-	AvcRoleScope scope;
 	ListCell   *cell,
 			   *input;
 
@@ -236,6 +259,9 @@ rebuild_trigger(const AvcDataset *dataset)
 
 		foreach(input, avc_feature_inputs(feature))
 		{
+			/* a column that is gone cannot change any more */
+			if (get_attnum(dataset->relid, lfirst(input)) == InvalidAttrNumber)
+				continue;
 			columns = add_distinct(columns, lfirst(input));
 			if (follows_image(lfirst(input)))
 				columns = add_distinct(columns, "image_bytes");
@@ -257,11 +283,7 @@ rebuild_trigger(const AvcDataset *dataset)
 						 " avcurate.reset_features(%s)", dataset->quoted_name,
 						 args.data);
 	}
-	avc_role_enter(&scope, dataset->owner);
-	(void) set_config_option("client_min_messages", "warning", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	avc_spi_exec(sql.data, 0, NULL, false, 0);
-	avc_role_leave(&scope);
+	run_trigger_ddl(dataset, sql.data);
 }
 
 static int
@@ -613,6 +635,39 @@ avc_feature_counts(PG_FUNCTION_ARGS)
 }
 
 /*
+ * DROP COLUMN ... CASCADE of a column that features read takes the trigger
+ * along: make it again for the features that are left.
+ */
+static void
+restore_triggers(void)
+{
+	uint64		count;
+	uint64		i;
+	Oid		   *relids;
+	bool		is_null;
+	AvcRoleScope scope;
+
+	if (is_rebuilding)
+		return;
+	avc_catalog_enter(&scope);
+	count = avc_spi_exec("SELECT DISTINCT f.dataset::pg_catalog.oid"
+						 " FROM pg_catalog.pg_event_trigger_dropped_objects() o"
+						 " JOIN _avcurate.features f ON f.dataset ="
+						 " pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))"
+						 " WHERE o.object_type = 'trigger'"
+						 " AND o.address_names[3] = '" TRIGGER_NAME "'",
+						 0, NULL, false, 0);
+	relids = palloc((count + 1) * sizeof(Oid));
+	for (i = 0; i < count; i++)
+		relids[i] = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+												   SPI_tuptable->tupdesc, 1,
+												   &is_null));
+	avc_catalog_leave(&scope);
+	for (i = 0; i < count; i++)
+		rebuild_trigger(avc_dataset_find(relids[i], false));
+}
+
+/*
  * Event trigger on sql_drop: forget the features of datasets and columns
  * that are gone.
  */
@@ -642,6 +697,7 @@ avc_feature_dropped(PG_FUNCTION_ARGS)
 	for (i = 0; i < lengthof(statements); i++)
 		avc_spi_exec(statements[i], 0, NULL, false, 0);
 	avc_catalog_leave(&scope);
+	restore_triggers();
 	SPI_finish();
 	PG_RETURN_NULL();
 }

@@ -120,6 +120,24 @@ SELECT "Inverse" = 140 AS exact FROM drive WHERE frame_id = 6;
 SELECT avcurate.drop_feature('drive', 'cars');
 ALTER TABLE drive DROP COLUMN code;
 SELECT feature FROM avcurate.features ORDER BY 1;
+-- a column that a feature reads: the trigger comes back for the others
+SELECT avcurate.add_feature('drive', 'sky', $$weather || '!'$$);
+SELECT avcurate.add_feature('drive', 'sky2', $$sky || '!'$$);
+ALTER TABLE drive DROP COLUMN weather;
+SET client_min_messages = warning;
+ALTER TABLE drive DROP COLUMN weather CASCADE;
+RESET client_min_messages;
+CALL avcurate.backfill('drive');
+SELECT regexp_replace(pg_get_triggerdef(oid), '.* OF (.*) ON .*\((.*)\)', '\1: \2') FROM pg_trigger WHERE tgname = 'avc_reset_features';
+SELECT avcurate.drop_feature('drive', 'sky2');
+SELECT avcurate.drop_feature('drive', 'sky');
+-- errors of deleted frames go away with them
+SELECT avcurate.add_feature('drive', 'odd', '1 / (frame_id - 5)');
+CALL avcurate.backfill('drive');
+DELETE FROM drive WHERE frame_id = 5;
+CALL avcurate.backfill('drive');
+SELECT count(*) FROM avcurate.feature_errors;
+SELECT avcurate.drop_feature('drive', 'odd');
 
 -- what the expression calls is gone: an error or a warning, not 42 failed rows
 CREATE FUNCTION mine(bigint) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1 / ($1 % 2 - 1); END $$;
@@ -160,6 +178,7 @@ SELECT avcurate.add_feature('drive', 'sneak', 'sneak(width)');
 CALL avcurate.backfill('drive', 'sneak');
 SELECT message, count(*) FROM avcurate.feature_errors WHERE feature = 'sneak' GROUP BY 1;
 SELECT avcurate.drop_dataset('drive');
-SELECT (SELECT count(*) FROM _avcurate.features) + (SELECT count(*) FROM _avcurate.feature_errors) AS left_behind;
+SELECT (SELECT count(*) FROM _avcurate.features) + (SELECT count(*) FROM _avcurate.feature_errors)
+	+ (SELECT count(*) FROM _avcurate.ingest_errors) + (SELECT count(*) FROM _avcurate.ingest_progress) AS left_behind;
 DROP FUNCTION whoami, sneak, picture;
 DROP ROLE avc_engineer;
