@@ -25,7 +25,8 @@ CREATE TABLE _avcurate.jobs (
 	model		text,
 	device		text,
 	options		jsonb NOT NULL DEFAULT '{}',
-	error		text
+	error		text,
+	result		text
 ) WITH (fillfactor = 60);
 
 COMMENT ON TABLE _avcurate.jobs IS
@@ -131,7 +132,7 @@ SELECT j.job, j.kind, j.state, j.role, j.dataset, s.slice, j.version, j.model,
 	CASE WHEN j.state = 'running' AND j.progress > 0 THEN
 		(pg_catalog.clock_timestamp() - j.started_at)
 			* ((1 - j.progress) / j.progress) END AS eta,
-	j.images_per_s, j.failed_rows, j.error
+	j.images_per_s, j.failed_rows, j.error, j.result
 FROM _avcurate.jobs AS j
 	LEFT JOIN _avcurate.slices AS s ON s.slice_id = j.slice_id
 WHERE _avcurate.role_sees(j.role);
@@ -140,7 +141,7 @@ COMMENT ON VIEW avcurate.jobs IS 'jobs of the roles that the current user is a m
 COMMENT ON COLUMN avcurate.jobs.job IS
 	'number of the job';
 COMMENT ON COLUMN avcurate.jobs.kind IS
-	'what kind of work: train, evaluate';
+	'what kind of work: train, reproduce, evaluate';
 COMMENT ON COLUMN avcurate.jobs.state IS
 	'pending, running, succeeded, failed or cancelled';
 COMMENT ON COLUMN avcurate.jobs.role IS
@@ -177,6 +178,8 @@ COMMENT ON COLUMN avcurate.jobs.failed_rows IS
 	'rows that could not be computed although the job succeeded';
 COMMENT ON COLUMN avcurate.jobs.error IS
 	'why it failed';
+COMMENT ON COLUMN avcurate.jobs.result IS
+	'what reproduce found: same weights, different weights or not comparable';
 
 CREATE VIEW avcurate.job_progress WITH (security_barrier) AS
 SELECT p.job, p.step, p.epoch, p.at, p.lr, p.loss, p.loss_classifier,

@@ -84,6 +84,8 @@ avc_job_progress(AvcJob *job, double fraction, double images_per_s)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	Access		access;
+	bool		is_null;
+	bool		cancelled;
 	AvcParam	params[] = {
 		AVC_INT8(job->job), AVC_FLOAT8(Min(Max(fraction, 0.0), 1.0)),
 		{FLOAT8OID, Float8GetDatum(images_per_s),
@@ -98,8 +100,16 @@ avc_job_progress(AvcJob *job, double fraction, double images_per_s)
 	avc_spi_exec("UPDATE _avcurate.jobs SET progress = $2::real, "
 				 "images_per_s = COALESCE($3::real, images_per_s), "
 				 "heartbeat_at = pg_catalog.clock_timestamp() "
-				 "WHERE job = $1", 3, params, false, 0);
+				 "WHERE job = $1 RETURNING cancel_requested",
+				 3, params, false, 0);
+	cancelled = SPI_processed > 0 &&
+		DatumGetBool(avc_spi_column(0, "cancel_requested", &is_null));
 	access_end(&access);
+	/* The signal came when the worker was not yet listening to it. */
+	if (cancelled)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("job " INT64_FORMAT " was cancelled", job->job)));
 }
 
 void

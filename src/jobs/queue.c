@@ -38,6 +38,7 @@ PG_FUNCTION_INFO_V1(avc_wait_job);
 #define POLL_MS			100		/* between two looks at a job's state */
 #define NUDGE_MS		1000	/* between two looks at who runs it */
 #define WAITING_NOTICE_MS 2000	/* pending for longer: say why */
+#define PROGRESS_NOTICE_MS 10000	/* between two notices of progress */
 
 /* A job's row as cancel, resume and wait see it. */
 typedef struct JobRow
@@ -45,7 +46,8 @@ typedef struct JobRow
 	AvcJobState state;
 	Oid			role;
 	int			worker_pid;		/* 0 if none */
-	int			attempts;
+	double		progress;		/* 0..1 */
+	double		images_per_s;	/* 0 = unknown */
 	char	   *error;
 	bool		is_mine;		/* written or locked by this transaction */
 } JobRow;
@@ -233,10 +235,10 @@ read_row(int64 job, bool lock, JobRow *row)
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	if (avc_spi_exec(lock ?
-					 "SELECT state, role::oid AS role, worker_pid, attempts, "
-					 "error, xmin, xmax FROM _avcurate.jobs WHERE job = $1 FOR NO KEY UPDATE" :
-					 "SELECT state, role::oid AS role, worker_pid, attempts, "
-					 "error, xmin, xmax FROM _avcurate.jobs WHERE job = $1",
+					 "SELECT state, role::oid AS role, worker_pid, progress, "
+					 "images_per_s, error, xmin, xmax FROM _avcurate.jobs WHERE job = $1 FOR NO KEY UPDATE" :
+					 "SELECT state, role::oid AS role, worker_pid, progress, "
+					 "images_per_s, error, xmin, xmax FROM _avcurate.jobs WHERE job = $1",
 					 1, params, !lock, 0) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -247,7 +249,9 @@ read_row(int64 job, bool lock, JobRow *row)
 	row->error = text_column("error");
 	value = avc_spi_column(0, "worker_pid", &is_null);
 	row->worker_pid = is_null ? 0 : DatumGetInt32(value);
-	row->attempts = DatumGetInt32(avc_spi_column(0, "attempts", &is_null));
+	row->progress = DatumGetFloat4(avc_spi_column(0, "progress", &is_null));
+	value = avc_spi_column(0, "images_per_s", &is_null);
+	row->images_per_s = is_null ? 0 : DatumGetFloat4(value);
 	value = avc_spi_column(0, "xmin", &is_null);
 	row->is_mine =
 		TransactionIdIsCurrentTransactionId(DatumGetTransactionId(value));
@@ -349,6 +353,7 @@ typedef struct Waiting
 {
 	TimestampTz started;
 	TimestampTz looked;			/* last look at who runs the job */
+	TimestampTz told_progress;
 	bool		told;			/* the notice was given */
 } Waiting;
 
@@ -388,6 +393,26 @@ look_after(int64 job, const JobRow *row, Waiting *waiting)
 				 errhint("Raise max_worker_processes.")));
 }
 
+static void
+tell_progress(int64 job, const JobRow *row, Waiting *waiting)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (row->state != AVC_JOB_RUNNING || row->progress <= 0 ||
+		!TimestampDifferenceExceeds(waiting->told_progress, now,
+									PROGRESS_NOTICE_MS))
+		return;
+	waiting->told_progress = now;
+	if (row->images_per_s > 0)
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT ": %d %% done, %.1f images/s", job,
+						(int) (100 * row->progress), row->images_per_s)));
+	else
+		ereport(NOTICE,
+				(errmsg("job " INT64_FORMAT ": %d %% done", job,
+						(int) (100 * row->progress))));
+}
+
 /*
  * wait_job(job, timeout) returns text: the state in which the job ended, or
  * the one it is in when the time is over.  Raises a failed job's error.
@@ -402,7 +427,8 @@ avc_wait_job(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	job = PG_GETARG_INT64(0);
-	waiting.started = waiting.looked = GetCurrentTimestamp();
+	waiting.started = GetCurrentTimestamp();
+	waiting.looked = waiting.told_progress = waiting.started;
 	if (!PG_ARGISNULL(1))
 		end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													  TimestampTzGetDatum(waiting.started),
@@ -433,6 +459,7 @@ avc_wait_job(PG_FUNCTION_ARGS)
 			GetCurrentTimestamp() >= end)
 			PG_RETURN_TEXT_P(cstring_to_text(avc_job_state_name(row.state)));
 		look_after(job, &row, &waiting);
+		tell_progress(job, &row, &waiting);
 		MemoryContextDelete(context);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

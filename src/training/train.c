@@ -35,6 +35,7 @@
 #include "slices/slice.h"
 #include "training/feed.h"
 #include "training/provenance.h"
+#include "training/reproduce.h"
 
 PG_FUNCTION_INFO_V1(avc_train);
 
@@ -379,42 +380,46 @@ set_result(AvcJob *job, int64 checkpoint)
 	avc_catalog_leave(&scope);
 }
 
-/* The weights, their pin and the job's success become visible together. */
-static void
-store_result(Training *training)
+/* Everything that made these weights. */
+static Jsonb *
+describe_result(Training *training, const AvcTrainPin *pin)
 {
 	AvcJob	   *job = training->job;
-	AvcMessage	save = {ENG_KIND_SAVE, "{\"with_optimizer\": false}", NULL, 0};
-	AvcReply   *reply = avc_engine_call(training->feed.engine, &save);
-	AvcCheckpointRow row;
+	AvcFeed    *feed = &training->feed;
 	StringInfoData json;
-	AvcTrainPin pin;
 
-	avc_engine_stop(training->feed.engine);
-	avc_job_begin(job);
-	avc_train_read_pin(&pin, job->slice_id, job->version);
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	avc_json_add(&json, "origin", "trained");
 	avc_model_add_identity(&json, training->model);
-	avc_train_add_pin(&json, &pin);
+	avc_train_add_pin(&json, pin);
 	avc_train_add_label_map(&json, training->model->label_map);
 	avc_json_add_int(&json, "job", job->job);
-	avc_json_add_int(&json, "frames",
-					 avc_batch_reader_frames(training->feed.reader));
+	avc_json_add_int(&json, "frames", avc_batch_reader_frames(feed->reader));
 	avc_json_add_int(&json, "unlabelled_frames",
-					 avc_batch_reader_unlabelled(training->feed.reader));
+					 avc_batch_reader_unlabelled(feed->reader));
 	avc_json_add_raw(&json, "options", avc_jsonb_to_text(job->options));
 	avc_json_add_int(&json, "seed", training->options.seed);
-	avc_json_add_int(&json, "step", training->feed.total);
-	avc_json_add_int(&json, "epoch",
-					 (training->feed.total - 1) / training->feed.per_epoch);
-	avc_json_add_int(&json, "parent", training->options.from_checkpoint);
+	avc_json_add_int(&json, "step", feed->total);
+	avc_json_add_int(&json, "epoch", (feed->total - 1) / feed->per_epoch);
+	if (training->options.from_checkpoint != 0)
+		avc_json_add_int(&json, "parent", training->options.from_checkpoint);
 	avc_json_add_raw(&json, "environment", training->environment);
 	avc_json_add(&json, "device", training->options.device);
 	add_metrics(training, &json);
 	appendStringInfoChar(&json, '}');
+	return avc_json_to_jsonb(json.data);
+}
 
+static void
+store_weights(Training *training, const AvcReply *saved)
+{
+	AvcJob	   *job = training->job;
+	AvcFeed    *feed = &training->feed;
+	AvcCheckpointRow row;
+	AvcTrainPin pin;
+
+	avc_train_read_pin(&pin, job->slice_id, job->version);
 	memset(&row, 0, sizeof(row));
 	row.model = job->model;
 	row.job = job->job;
@@ -423,15 +428,31 @@ store_result(Training *training)
 	row.digest = pin.digest;
 	row.rows = pin.rows;
 	row.parent = training->options.from_checkpoint;
-	row.step = training->feed.total;
-	row.epoch = (int) ((training->feed.total - 1) / training->feed.per_epoch);
-	row.provenance = avc_json_to_jsonb(json.data);
-	set_result(job, avc_checkpoint_store(&row, reply->blob, reply->blob_len));
+	row.step = feed->total;
+	row.epoch = (int) ((feed->total - 1) / feed->per_epoch);
+	row.provenance = describe_result(training, &pin);
+	set_result(job, avc_checkpoint_store(&row, saved->blob, saved->blob_len));
+}
+
+/* The weights, their pin and the job's success become visible together. */
+static void
+store_result(Training *training)
+{
+	AvcJob	   *job = training->job;
+	AvcMessage	save = {ENG_KIND_SAVE, "{\"with_optimizer\": false}", NULL, 0};
+	AvcReply   *saved = avc_engine_call(training->feed.engine, &save);
+
+	avc_engine_stop(training->feed.engine);
+	avc_job_begin(job);
+	if (strcmp(job->kind, AVC_REPRODUCE_KIND) == 0)
+		avc_reproduce_compare(job, saved, training->environment);
+	else
+		store_weights(training, saved);
 	avc_checkpoint_prune_states(job->job, 0);
 	avc_job_progress(job, 1.0, training->rate);
 	avc_job_finish(job, 0);
 	avc_job_commit(job);
-	avc_reply_free(reply);
+	avc_reply_free(saved);
 }
 
 /*

@@ -4,13 +4,13 @@ CALL avcurate.ingest_synthetic('public.tap_frames', 3, 1, 'train', '{"width": 96
 BEGIN;
 SET search_path = public, avcurate;
 SET client_min_messages = warning;
-SELECT plan(74);
+SELECT plan(76);
 
 -- columns are a contract
 CREATE FUNCTION columns_of(relation regclass) RETURNS text LANGUAGE sql AS $$
 	SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
 	WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped $$;
-SELECT is(columns_of('avcurate.jobs'), 'job kind state role dataset slice version model checkpoint options device attempts created_at started_at finished_at progress eta images_per_s failed_rows error', 'columns of jobs');
+SELECT is(columns_of('avcurate.jobs'), 'job kind state role dataset slice version model checkpoint options device attempts created_at started_at finished_at progress eta images_per_s failed_rows error result', 'columns of jobs');
 SELECT is(columns_of('avcurate.job_progress'), 'job step epoch at lr loss loss_classifier loss_box_reg loss_objectness loss_rpn_box_reg grad_norm images_per_s engine_busy', 'columns of job_progress');
 SELECT is(columns_of('avcurate.job_log'), 'job at level message', 'columns of job_log');
 SELECT is(columns_of('avcurate.checkpoints'), 'checkpoint model job slice version digest rows parent step epoch created_at bytes provenance', 'columns of checkpoints');
@@ -32,6 +32,7 @@ SELECT throws_ok($$SELECT create_model(NULL, 'small')$$, '22004', 'model must no
 SELECT throws_ok($$SELECT create_checkpoint('nobody')$$, '42704', 'model "nobody" does not exist', 'checkpoints are of models');
 SELECT throws_ok($$SELECT verify_checkpoint(4711)$$, '42704', 'checkpoint 4711 does not exist', 'verify_checkpoint');
 SELECT throws_ok($$SELECT export_checkpoint(4711)$$, '42704', 'checkpoint 4711 does not exist', 'export_checkpoint');
+SELECT throws_ok($$SELECT reproduce(4711)$$, '42704', 'checkpoint 4711 does not exist', 'reproduce');
 SELECT throws_ok($$SELECT import_checkpoint('small_one', '/no/such/file')$$, '58P01', NULL, 'import of a missing file');
 
 -- a fresh checkpoint, and what depends on it
@@ -47,6 +48,8 @@ UPDATE _avcurate.checkpoint_tensors SET data = substr(data, 2)
 SELECT throws_ok($$SELECT * FROM verify_checkpoint((SELECT min(checkpoint) FROM checkpoints))$$, 'XX001', NULL, 'a missing byte too');
 SELECT throws_ok($$SELECT export_checkpoint((SELECT max(checkpoint) FROM checkpoints), 'zip')$$, '22023', 'unknown format "zip" of weights', 'formats of export');
 SELECT throws_ok($$SELECT export_checkpoint((SELECT max(checkpoint) FROM checkpoints), 'relative/path', 'safetensors')$$, '22023', 'path "relative/path" is not absolute', 'paths are absolute');
+
+SELECT throws_like($$SELECT reproduce((SELECT max(checkpoint) FROM checkpoints))$$, 'checkpoint % was not trained here', 'only trainings are reproduced');
 
 -- something to train on
 CREATE MATERIALIZED VIEW thin AS SELECT frame_id FROM tap_frames;

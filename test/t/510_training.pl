@@ -124,8 +124,21 @@ foreach my $round (1 .. $rounds)
 	}
 }
 
-# --- checkpoints out and in
+# --- once more
 my $checkpoint = $node->safe_psql('postgres', "SELECT checkpoint FROM avcurate.jobs WHERE job = $first");
+$job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($checkpoint)");
+is((wait_for($job))[0], 'succeeded', 'reproduce');
+is($node->safe_psql('postgres', "SELECT result, checkpoint FROM avcurate.jobs WHERE job = $job"), "same weights|$checkpoint", 'gives the same weights');
+$node->safe_psql('postgres', "UPDATE _avcurate.checkpoints SET provenance = jsonb_set(provenance, '{weights_sha256}', '\"00\"') WHERE checkpoint = $checkpoint");
+$job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($checkpoint)");
+wait_for($job);
+is($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), 'different weights', 'or says that it does not');
+$node->safe_psql('postgres', "UPDATE _avcurate.checkpoints SET provenance = jsonb_set(provenance, '{environment,threads}', '7') WHERE checkpoint = $checkpoint");
+$job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($checkpoint)");
+wait_for($job);
+like($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), qr/^not comparable: threads was 7, is \d+$/, 'and what differs');
+
+# --- checkpoints out and in
 is($node->safe_psql('postgres', "SELECT provenance ->> 'weights_sha256' FROM avcurate.checkpoints WHERE checkpoint = avcurate.import_checkpoint('m', avcurate.export_checkpoint($checkpoint))") ||
 	$node->safe_psql('postgres', "SELECT provenance ->> 'weights_sha256' FROM avcurate.checkpoints ORDER BY checkpoint DESC LIMIT 1"),
 	$weights, 'export and import keep every bit');
