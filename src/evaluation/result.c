@@ -57,6 +57,9 @@ avc_result_clear(AvcResultWriter *writer)
 	avc_catalog_enter(&scope);
 	avc_spi_exec("DELETE FROM _avcurate.matches WHERE evaluation = $1", 1,
 				 &param, false, 0);
+	avc_spi_exec("DELETE FROM _avcurate.matches WHERE evaluation IN ("
+				 "SELECT job FROM _avcurate.jobs WHERE kind = 'evaluate' "
+				 "AND state IN ('failed', 'cancelled'))", 0, NULL, false, 0);
 	avc_catalog_leave(&scope);
 	SPI_finish();
 }

@@ -50,7 +50,10 @@ extern AvcResultWriter *avc_result_open(MemoryContext context,
 										const AvcEvaluatedClass *classes,
 										int class_count);
 
-/* Remove what an earlier attempt of the job left. */
+/*
+ * Remove what an earlier attempt of the job left, and what failed and
+ * cancelled jobs did: nobody else would.
+ */
 extern void avc_result_clear(AvcResultWriter *writer);
 
 /* Write the matches of one frame, its arrays as avc_evaluator_add left them. */

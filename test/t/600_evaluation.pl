@@ -237,9 +237,30 @@ query("SELECT avcurate.cancel_job($slow)");
 ok($node->poll_query_until('postgres', "SELECT state = 'cancelled' FROM avcurate.jobs WHERE job = $slow"), 'a running evaluation can be cancelled');
 is(query("SELECT count(*) FROM avcurate.matches WHERE evaluation = $slow"), '0', 'what it had written is not seen');
 
+answer();
+evaluate(q{1, 'many_val', '{"max_frames": 1}'});
+is(query("SELECT count(*) FROM _avcurate.matches WHERE evaluation = $slow"), '0', 'and the next evaluation removes it');
+
+# ---- nothing to evaluate, and a view that goes
+query(q{
+SELECT avcurate.create_slice('unlabelled', 'frames', 'ann_categories IS NULL');
+UPDATE frames SET ann_categories = NULL, ann_bboxes = NULL WHERE image_id = 'not labelled';
+SELECT avcurate.refresh_slice('unlabelled')});
+my ($none, $none_state) = evaluate(q{1, 'unlabelled'});
+is(query("SELECT frames, ap IS NULL, (SELECT count(*) FROM avcurate.matches WHERE evaluation = $none) FROM avcurate.evaluations WHERE evaluation = $none"), '0|t|0', 'frames without labels give no figures');
+query(q{
+BEGIN;
+SELECT avcurate.evaluate(1, 'many_val', '{"max_frames": 20}');
+DROP MATERIALIZED VIEW many_val;
+COMMIT});
+my $dropped = query('SELECT max(job) FROM avcurate.jobs');
+is(query("SELECT avcurate.wait_job($dropped)"), 'succeeded', 'a view dropped after the call does not matter');
+is(query("SELECT slice IS NULL, frames FROM avcurate.evaluations WHERE evaluation = $dropped"), 't|20', 'its version is read to the end');
+ok(query("SELECT difference > 0 FROM avcurate.compare_evaluations($coarse, $fine, 10) WHERE metric = 'ap50'"), 'and older evaluations stay');
+
 # ---- who sees what
-query(q{CREATE ROLE ann; CREATE ROLE bob; GRANT SELECT ON many_val, many TO ann});
-($rc, $out, $err) = $node->psql('postgres', "SET ROLE ann; SELECT avcurate.evaluate(1, 'many_val')");
+query(q{CREATE ROLE ann; CREATE ROLE bob; GRANT SELECT ON val, frames TO ann});
+($rc, $out, $err) = $node->psql('postgres', "SET ROLE ann; SELECT avcurate.evaluate(1, 'val')");
 isnt($rc, 0, 'another role\'s model is not to be used');
 is(query("SET ROLE bob; SELECT count(*) FROM avcurate.evaluations; SELECT count(*) FROM avcurate.matches; SELECT count(*) FROM avcurate.evaluation_classes"), "0\n0\n0", 'another role sees no results');
 ($rc, $out, $err) = $node->psql('postgres', "SET ROLE bob; SELECT * FROM avcurate.compare_evaluations($coarse, $fine)");
