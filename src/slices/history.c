@@ -13,6 +13,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/queryenvironment.h"
 #include "utils/rel.h"
@@ -109,6 +110,35 @@ avc_rows_register(const char *name, Tuplestorestate *rows, TupleDesc desc)
 			 SPI_result_code_string(result));
 }
 
+/*
+ * The table may never have been analysed, so the planner has to be told that
+ * a small difference is cheaper to look up by index than to hash all of it.
+ */
+int
+avc_history_begin_lookup(const AvcSlice *slice, int64 touched)
+{
+	static const char *const others[] = {"enable_hashjoin",
+		"enable_mergejoin", "enable_seqscan", "enable_bitmapscan"};
+	int			guc_level = NewGUCNestLevel();
+	AvcVersion *newest = NULL;
+	int			i;
+
+	if (slice->version > 0)
+		newest = avc_version_find(slice, slice->version, false);
+	for (i = 0; newest && touched < newest->rows / 10 &&
+		 i < lengthof(others); i++)
+		(void) set_config_option(others[i], "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+	return guc_level;
+}
+
+void
+avc_history_end_lookup(int guc_level)
+{
+	AtEOXact_GUC(false, guc_level);
+}
+
 void
 avc_history_apply(const AvcSlice *slice, const AvcDelta *delta, int64 version)
 {
@@ -116,16 +146,20 @@ avc_history_apply(const AvcSlice *slice, const AvcDelta *delta, int64 version)
 	char	   *columns = avc_column_list(NULL, slice->columns);
 	AvcRoleScope scope;
 	int64		closed;
+	int			guc_level;
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
 	avc_rows_register("closed", delta->closed, delta->closed_desc);
 	avc_rows_register("opened", delta->opened, delta->opened_desc);
+	guc_level = avc_history_begin_lookup(slice,
+										 delta->removed + delta->changed);
 	closed = avc_spi_exec(psprintf("UPDATE %s h SET to_version = $1 "
 								   "FROM closed c "
 								   "WHERE h.frame_id = c.frame_id "
 								   "AND h.to_version IS NULL",
 								   slice->history_name), 1, params, false, 0);
+	avc_history_end_lookup(guc_level);
 	if (closed != delta->removed + delta->changed)
 		elog(ERROR, "history of slice %s changed during a refresh",
 			 slice->name);

@@ -174,6 +174,10 @@ extern char *avc_history_name(int64 slice_id);
 extern void avc_rows_register(const char *name, Tuplestorestate *rows,
 							  TupleDesc desc);
 
+/* Around statements that look that many rows of the newest version up. */
+extern int	avc_history_begin_lookup(const AvcSlice *slice, int64 touched);
+extern void avc_history_end_lookup(int guc_level);
+
 /* Write a difference as the step to "version". */
 extern void avc_history_apply(const AvcSlice *slice, const AvcDelta *delta,
 							  int64 version);
