@@ -39,6 +39,7 @@ typedef struct EngConvShape
 	bool		relu;			/* forward only: after the bias */
 	bool		need_data;		/* backward_data will be called */
 	bool		need_weight;	/* backward_weight will be called */
+	bool		sparse;			/* few rows of the output's gradient are not 0 */
 	bool		add_data;		/* backward_data: dx += instead of dx = */
 } EngConvShape;
 

@@ -86,6 +86,7 @@ struct EngOp
 	int32_t		pad;
 	int32_t		channels;		/* of the output */
 	bool		relu;
+	bool		sparse;			/* few rows of its gradient are not zero */
 	int32_t		weight;			/* parameter, -1: none */
 	int32_t		bias;
 	EngNormParameters norm;

@@ -49,7 +49,11 @@ cpu_kernel_free(EngKernel *kernel)
 static size_t
 cpu_kernel_workspace(const EngKernel *kernel)
 {
-	return kernel->workspace;
+	size_t		sparse = kernel->shape.sparse &&
+		(kernel->shape.need_data || kernel->shape.need_weight) ?
+		eng_cpu_sparse_workspace(&kernel->shape) : 0;
+
+	return sparse > kernel->workspace ? sparse : kernel->workspace;
 }
 
 static size_t
@@ -79,6 +83,14 @@ cpu_conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
 					   const float *weight, uint64_t version,
 					   void *workspace, EngStatus *status)
 {
+	bool		done = false;
+
+	if (kernel->shape.sparse &&
+		!eng_cpu_sparse_data(&kernel->shape, dx, dy, weight, workspace,
+							 &done, status))
+		return false;
+	if (done)
+		return true;
 	return kernel->class->backward_data(kernel, dx, dy, weight, version,
 										workspace, status);
 }
@@ -88,6 +100,14 @@ cpu_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 						 const float *x, const float *dy, void *workspace,
 						 EngStatus *status)
 {
+	bool		done = false;
+
+	if (kernel->shape.sparse &&
+		!eng_cpu_sparse_weight(&kernel->shape, dweight, dbias, x, dy,
+							   workspace, &done, status))
+		return false;
+	if (done)
+		return true;
 	return kernel->class->backward_weight(kernel, dweight, dbias, x, dy,
 										  workspace, status);
 }

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "engine/core/arena.h"
-#include "engine/core/simd.h"
+#include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
 #define PIECE_BYTES	((size_t) 512 << 10)
@@ -78,9 +78,9 @@ unroll_cell(const EngConvShape *s, float *out, const float *image,
 	}
 }
 
-static void
-unroll(const EngConvShape *s, float *columns, const float *x, int64_t first,
-	   int64_t rows)
+void
+eng_cpu_unroll(const EngConvShape *s, float *columns, const float *x,
+			   int64_t first, int64_t rows)
 {
 	int64_t		cells = (int64_t) s->oh * s->ow;
 	size_t		width = (size_t) s->k * s->k * s->c;
@@ -110,7 +110,7 @@ thread_share(const EngConvShape *s, float *gradient, float *columns,
 	{
 		gemm.k = last - r < most ? last - r : most;
 		gemm.add = r > first;
-		unroll(s, columns, x, r, gemm.k);
+		eng_cpu_unroll(s, columns, x, r, gemm.k);
 		if (!eng_gemm(&gemm, gradient, dy + r * s->oc, columns, NULL))
 			return false;
 	}

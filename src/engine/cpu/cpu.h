@@ -51,6 +51,9 @@ extern EngKernel *eng_cpu_linear_plan(EngBackend *backend,
 									  EngStatus *status);
 
 /* columns.c: weight gradient by unrolling the input into columns */
+/* columns (rows, k * k * c): the windows of rows output cells */
+extern void eng_cpu_unroll(const EngConvShape *shape, float *columns,
+						   const float *x, int64_t first, int64_t rows);
 extern int64_t eng_cpu_column_rows(const EngConvShape *shape);
 extern size_t eng_cpu_column_workspace(const EngConvShape *shape,
 									   int threads);
@@ -58,6 +61,20 @@ extern bool eng_cpu_column_weight(const EngConvShape *shape, int threads,
 								  float *dweight, const float *x,
 								  const float *dy, void *workspace,
 								  EngStatus *status);
+
+/*
+ * sparse.c: both ways back when few rows of dy are not zero; *done false:
+ * they are too many, nothing was written
+ */
+extern size_t eng_cpu_sparse_workspace(const EngConvShape *shape);
+extern bool eng_cpu_sparse_weight(const EngConvShape *shape, float *dweight,
+								  float *dbias, const float *x,
+								  const float *dy, void *workspace,
+								  bool *done, EngStatus *status);
+extern bool eng_cpu_sparse_data(const EngConvShape *shape, float *dx,
+								const float *dy, const float *weight,
+								void *workspace, bool *done,
+								EngStatus *status);
 
 /* rows.c: work on (rows, channels) arrays, split over the threads */
 extern void eng_cpu_bias_relu(float *y, const float *bias, int64_t rows,

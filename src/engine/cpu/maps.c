@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/core/arena.h"
-#include "engine/core/simd.h"
+#include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
 #define PIECE_COUNT	8192		/* elements of a flat piece */

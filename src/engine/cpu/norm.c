@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "engine/core/arena.h"
-#include "engine/core/simd.h"
+#include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
 #define PIECE_ROWS	256

@@ -5,7 +5,7 @@
  * Rows are cut into pieces of fixed size whose partial sums are added in
  * order, so that results do not depend on the number of threads.
  */
-#include "engine/core/simd.h"
+#include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
 #define PIECE_ROWS		512

@@ -4,7 +4,7 @@
  */
 #include <math.h>
 
-#include "engine/core/simd.h"
+#include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
 #define PIECE_COUNT	16384

@@ -318,7 +318,8 @@ run_head(EngModel *model, const EngDetectorConfig *config, const Head *head,
 	int32_t		anchors = config->anchors.size_count *
 		config->anchors.ratio_count;
 	EngConvSpec spec = {.name = "", .label = "rpn", .k = 3, .stride = 1,
-						.channels = config->fpn_channels, .relu = true};
+						.channels = config->fpn_channels, .relu = true,
+						.sparse = true};
 	char		name[24];
 	int			i;
 

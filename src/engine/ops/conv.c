@@ -77,6 +77,7 @@ conv_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	shape.pad = op->pad;
 	shape.bias = op->bias >= 0 || op->folded >= 0;
 	shape.relu = op->relu;
+	shape.sparse = op->sparse;
 	shape.need_data = op->want_gradient[0];
 	shape.add_data = op->add_gradient[0];
 	shape.need_weight = op->backward_active &&
@@ -210,6 +211,7 @@ eng_layer_conv(EngModel *model, const EngConvSpec *spec, int32_t input)
 	op->stride = spec->stride;
 	op->pad = spec->k / 2;
 	op->relu = spec->relu;
+	op->sparse = spec->sparse;
 	eng_op_input(op, input);
 	eng_op_output(op, output);
 	return output;

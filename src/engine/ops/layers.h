@@ -27,6 +27,7 @@ typedef struct EngConvSpec
 	int32_t		k;
 	int32_t		stride;
 	bool		relu;
+	bool		sparse;			/* its gradient is zero but at a few cells */
 } EngConvSpec;
 
 /* conv.c: padding k / 2 (the stem's 7 has 3, a 3 has 1, a 1 has 0) */

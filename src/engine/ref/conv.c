@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/core/simd.h"
+#include "engine/core/clones.h"
 #include "engine/ref/ref.h"
 
 struct EngKernel
