@@ -163,37 +163,72 @@ put_boxes(Datum *values, bool *nulls, const AvcFrameRow *row,
 										   FLOAT4OID, 4, true, TYPALIGN_INT));
 }
 
-/* The frames of one batch as rows of the result. */
-static void
-put_batch(ReturnSetInfo *result, AvcFrameScan *scan, const AvcLabelMap *map,
-		  AvcFrameIds *ids, const AvcPermutation *order,
-		  const AvcBatchOptions *options, int64 batch)
+/* What the rows of one call are made from. */
+typedef struct BatchSource
 {
-	int64		count = avc_frame_ids_count(ids);
-	int64		position = batch * options->batch_size;
-	int64		end = Min(position + options->batch_size, count);
+	const AvcBatchOptions *options;
+	AvcFrameIds *ids;
+	AvcLabelMap *map;
+	AvcFrameScan *scan;
+	AvcPermutation order;
+} BatchSource;
+
+/* The frames of one batch as rows; resets the current context at each. */
+static void
+put_batch(ReturnSetInfo *result, const BatchSource *source, int64 batch)
+{
+	int64		count = avc_frame_ids_count(source->ids);
+	int64		position = batch * source->options->batch_size;
+	int64		end = Min(position + source->options->batch_size, count);
 
 	for (; position < end; position++)
 	{
 		Datum		values[BATCH_COLUMNS];
 		bool		nulls[BATCH_COLUMNS] = {false};
 		AvcFrameRow row;
-		int64		rank;
+		int64		rank = position;
 
 		CHECK_FOR_INTERRUPTS();
-		rank = order ? avc_permutation_at(order, position) : position;
-		avc_frame_scan_find(scan, avc_frame_ids_at(ids, rank), &row);
+		if (source->options->shuffle)
+			rank = avc_permutation_at(&source->order, position);
+		avc_frame_scan_find(source->scan,
+							avc_frame_ids_at(source->ids, rank), &row);
 		values[BATCH_NO] = Int64GetDatum(batch);
 		values[POSITION] = Int64GetDatum(position);
 		values[FRAME_ID] = Int64GetDatum(row.frame_id);
 		values[IMAGE_BYTES] = row.image;
 		values[WIDTH] = Int32GetDatum(row.width);
 		values[HEIGHT] = Int32GetDatum(row.height);
-		put_boxes(values, nulls, &row, map);
+		put_boxes(values, nulls, &row, source->map);
 		tuplestore_putvalues(result->setResult, result->setDesc, values,
 							 nulls);
 		MemoryContextReset(CurrentMemoryContext);
 	}
+}
+
+/* The batches of the call's rank, from start_batch on. */
+static void
+put_batches(ReturnSetInfo *result, const BatchCall *call,
+			const BatchSource *source)
+{
+	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext,
+													  "avcurate batch row",
+													  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(row_context);
+	int64		total = avc_batch_total(source->options,
+										avc_frame_ids_count(source->ids));
+	int64		left = call->num_batches < 0 ? total : call->num_batches;
+	int64		batch;
+
+	for (batch = call->start_batch; batch < total && left > 0; batch++)
+	{
+		if (batch % source->options->world_size != source->options->rank)
+			continue;
+		put_batch(result, source, batch);
+		left--;
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(row_context);
 }
 
 Datum
@@ -201,45 +236,23 @@ avc_batches(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	BatchCall	call;
+	BatchSource source;
 	AvcPin		pin;
-	AvcFrameIds *ids;
-	AvcLabelMap *map;
-	AvcFrameScan *scan;
-	AvcPermutation order;
-	MemoryContext row_context;
-	MemoryContext old;
-	int64		total;
-	int64		batch;
-	int64		left;
 
 	read_arguments(fcinfo, &call);
 	InitMaterializedSRF(fcinfo, 0);
 	avc_pin_open(&pin, call.options.slice, 0, call.options.version);
 	avc_pin_check_images(&pin);
-	map = avc_label_map_load(call.options.label_map, CurrentMemoryContext);
-	ids = avc_pin_ids(&pin);
-	avc_permutation_init(&order, avc_frame_ids_count(ids), pin.version,
-						 call.options.seed, call.options.epoch);
-	scan = avc_frame_scan_open(&pin);
-	total = avc_batch_total(&call.options, avc_frame_ids_count(ids));
-
-	row_context = AllocSetContextCreate(CurrentMemoryContext,
-										"avcurate batch row",
-										ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(row_context);
-	left = call.num_batches < 0 ? total : call.num_batches;
-	for (batch = call.start_batch; batch < total && left > 0; batch++)
-	{
-		if (batch % call.options.world_size != call.options.rank)
-			continue;
-		put_batch(result, scan, map, ids,
-				  call.options.shuffle ? &order : NULL, &call.options, batch);
-		left--;
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(row_context);
-	avc_frame_scan_close(scan);
-	avc_pin_ids_release(ids);
+	source.options = &call.options;
+	source.map = avc_label_map_load(call.options.label_map,
+									CurrentMemoryContext);
+	source.ids = avc_pin_ids(&pin);
+	avc_permutation_init(&source.order, avc_frame_ids_count(source.ids),
+						 pin.version, call.options.seed, call.options.epoch);
+	source.scan = avc_frame_scan_open(&pin);
+	put_batches(result, &call, &source);
+	avc_frame_scan_close(source.scan);
+	avc_pin_ids_release(source.ids);
 	return (Datum) 0;
 }
 

@@ -128,36 +128,46 @@ order_truths(const AvcCocoTruth *truths, int count, int range,
 	return counted;
 }
 
+/* All overlaps, (detections, truths), and blank outcomes. */
+static void
+start_outcomes(const AvcCocoImage *image, double *ious,
+			   AvcCocoOutcome *outcomes)
+{
+	int			d;
+	int			g;
+
+	memset(outcomes, 0, sizeof(*outcomes) * image->count);
+	for (d = 0; d < image->count; d++)
+	{
+		outcomes[d].score = image->detections[d].score;
+		outcomes[d].rank = d;
+		outcomes[d].truth = -1;
+		for (g = 0; g < image->truth_count; g++)
+			ious[(size_t) d * image->truth_count + g] =
+				avc_coco_iou(image->detections[d].box, image->truths[g].box,
+							 image->truths[g].crowd);
+	}
+}
+
 void
-avc_coco_match(const AvcCocoTruth *truths, int truth_count,
-			   const AvcCocoDetection *detections, int count, void *scratch,
+avc_coco_match(const AvcCocoImage *image, void *scratch,
 			   AvcCocoOutcome *outcomes, int64_t positives[AVC_COCO_AREAS])
 {
+	int			truth_count = image->truth_count;
 	double	   *ious = scratch;
-	int32_t    *order = (int32_t *) (ious + (size_t) truth_count * count);
+	int32_t    *order = (int32_t *) (ious + (size_t) truth_count *
+									 image->count);
 	bool	   *ignored = (bool *) (order + truth_count);
-	Pass		pass = {ious, order, truths, truth_count, 0,
+	Pass		pass = {ious, order, image->truths, truth_count, 0,
 	ignored + truth_count};
 	int			range;
 	int			d;
-	int			g;
 	int			t;
 
-	for (d = 0; d < count; d++)
-	{
-		outcomes[d].score = detections[d].score;
-		outcomes[d].matched = outcomes[d].ignored = 0;
-		outcomes[d].rank = d;
-		outcomes[d].truth = -1;
-		outcomes[d].iou = 0;
-		for (g = 0; g < truth_count; g++)
-			ious[(size_t) d * truth_count + g] =
-				avc_coco_iou(detections[d].box, truths[g].box,
-							 truths[g].crowd);
-	}
+	start_outcomes(image, ious, outcomes);
 	for (range = 0; range < AVC_COCO_AREAS; range++)
 	{
-		pass.counted = order_truths(truths, truth_count, range, order,
+		pass.counted = order_truths(image->truths, truth_count, range, order,
 									ignored);
 		positives[range] += pass.counted;
 		for (t = 0; t < AVC_COCO_THRESHOLDS; t++)
@@ -165,10 +175,10 @@ avc_coco_match(const AvcCocoTruth *truths, int truth_count,
 			uint64_t	bit = UINT64_C(1) << (range * AVC_COCO_THRESHOLDS + t);
 
 			memset(pass.taken, 0, truth_count * sizeof(bool));
-			for (d = 0; d < count; d++)
+			for (d = 0; d < image->count; d++)
 			{
 				int			truth = best_truth(&pass, d, iou_threshold(t));
-				const double *box = detections[d].box;
+				const double *box = image->detections[d].box;
 
 				if (truth >= 0)
 				{

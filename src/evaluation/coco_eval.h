@@ -48,6 +48,15 @@ typedef struct AvcCocoDetection
 	double		score;
 } AvcCocoDetection;
 
+/* One image and category. */
+typedef struct AvcCocoImage
+{
+	const AvcCocoTruth *truths; /* in the document's order */
+	int			truth_count;
+	const AvcCocoDetection *detections; /* by falling score */
+	int			count;			/* at most AVC_COCO_DETECTIONS */
+} AvcCocoImage;
+
 /* What became of one detection; bit area * AVC_COCO_THRESHOLDS + threshold. */
 typedef struct AvcCocoOutcome
 {
@@ -86,14 +95,12 @@ extern const char *const avc_coco_metric_names[AVC_COCO_METRICS];
 extern size_t avc_coco_match_scratch(int truths, int detections);
 
 /*
- * Match the detections of one image and category, sorted by falling score
- * and at most AVC_COCO_DETECTIONS, with its truths, for every area range and
- * threshold.  Writes one outcome a detection and adds the truths that count
- * to positives[area].
+ * Match the detections of one image and category with its truths, for every
+ * area range and threshold.  Writes one outcome a detection and adds the
+ * truths that count to positives[area].
  */
-extern void avc_coco_match(const AvcCocoTruth *truths, int truth_count,
-						   const AvcCocoDetection *detections, int count,
-						   void *scratch, AvcCocoOutcome *outcomes,
+extern void avc_coco_match(const AvcCocoImage *image, void *scratch,
+						   AvcCocoOutcome *outcomes,
 						   int64_t positives[AVC_COCO_AREAS]);
 
 /*

@@ -188,13 +188,15 @@ close_group(Comparison *comparison, BoxGroup *group, int side)
 	int64		positives[AVC_COCO_AREAS] = {0};
 	int32		frame = find_frame(comparison, group->frame_id);
 	uint64		mask = (1 << AVC_COCO_THRESHOLDS) - 1;
+	AvcCocoImage image = {group->truths, (int) group->truth_count,
+		group->detections, group->detection_count
+	};
 	void	   *scratch;
 	int64		i;
 
 	scratch = palloc(avc_coco_match_scratch(group->truth_count,
 											group->detection_count) + 1);
-	avc_coco_match(group->truths, group->truth_count, group->detections,
-				   group->detection_count, scratch, outcomes, positives);
+	avc_coco_match(&image, scratch, outcomes, positives);
 	pfree(scratch);
 	for (i = 0; i < group->detection_count; i++)
 	{

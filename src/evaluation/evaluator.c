@@ -119,6 +119,7 @@ add_group(AvcEvaluator *evaluator, int category, AvcImageTruth *truths,
 	CategoryState *state = &evaluator->categories[category];
 	AvcCocoOutcome *outcomes;
 	int			used = Min(dn, AVC_COCO_DETECTIONS);
+	AvcCocoImage image;
 	int			i;
 
 	reserve(evaluator, state, tn, used);
@@ -127,8 +128,11 @@ add_group(AvcEvaluator *evaluator, int category, AvcImageTruth *truths,
 		evaluator->truths[i] = truths[i].truth;
 	for (i = 0; i < used; i++)
 		evaluator->detections[i] = detections[i].detection;
-	avc_coco_match(evaluator->truths, tn, evaluator->detections, used,
-				   evaluator->scratch, outcomes, state->positives);
+	image.truths = evaluator->truths;
+	image.truth_count = tn;
+	image.detections = evaluator->detections;
+	image.count = used;
+	avc_coco_match(&image, evaluator->scratch, outcomes, state->positives);
 	for (i = 0; i < used; i++)
 	{
 		detections[i].rank = i;
