@@ -65,6 +65,23 @@ extern char *avc_slice_version_digest(const AvcSlice *slice, int64 version);
 /* Rows of a version. */
 extern int64 avc_slice_version_rows(const AvcSlice *slice, int64 version);
 
+/* ---- version_read.c ---- */
+
+typedef struct AvcVerdict
+{
+	int64		version;
+	int64		rows;			/* counted */
+	char	   *digest;			/* recomputed */
+	bool		is_verified;
+	char	   *detail;			/* what is wrong, or that nothing is */
+} AvcVerdict;
+
+/*
+ * What verify_slice tells, for dropped slices too (avc_slice_find_by_id).
+ * version 0 = the newest.  The right to ask is the caller's business.
+ */
+extern AvcVerdict *avc_slice_verify(AvcSlice *slice, int64 version);
+
 /* ---- archive.c ---- */
 
 /*

@@ -43,7 +43,6 @@ typedef struct Reading
 static void
 reading_begin(Reading *reading, AvcSlice *slice)
 {
-	avc_slice_check_readable(slice);
 	reading->slice = slice;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	avc_catalog_enter(&reading->scope);
@@ -68,12 +67,16 @@ reading_version(Reading *reading, int64 version)
 	return found;
 }
 
-/* The slice whose row type the first argument has, kept from being dropped. */
+/*
+ * The slice whose row type the first argument has, kept from being dropped,
+ * if the current user may read it.
+ */
 static AvcSlice *
 slice_of_row_type(FunctionCallInfo fcinfo)
 {
 	Oid			type = get_fn_expr_argtype(fcinfo->flinfo, 0);
 	Oid			relid = OidIsValid(type) ? get_typ_typrelid(type) : InvalidOid;
+	AvcSlice   *slice;
 
 	if (!OidIsValid(relid))
 		ereport(ERROR,
@@ -81,7 +84,9 @@ slice_of_row_type(FunctionCallInfo fcinfo)
 				 errmsg("row_type is not the row type of a slice"),
 				 errhint("Write NULL::name_of_the_slice.")));
 	LockRelationOid(relid, AccessShareLock);
-	return avc_slice_find(relid, false);
+	slice = avc_slice_find(relid, false);
+	avc_slice_check_readable(slice);
+	return slice;
 }
 
 static int64
@@ -361,41 +366,61 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 				  differing);
 }
 
-Datum
-avc_verify_slice(PG_FUNCTION_ARGS)
+AvcVerdict *
+avc_slice_verify(AvcSlice *slice, int64 number)
 {
-	AvcSlice   *slice;
-	AvcVersion *version;
-	Verdict		verdict = {0};
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum		values[6];
-	bool		nulls[6] = {false};
-	Reading		reading;
+	AvcVerdict *result = palloc0_object(AvcVerdict);
 	MemoryContext caller = CurrentMemoryContext;
+	Verdict		verdict = {0};
+	AvcVersion *version;
+	Reading		reading;
 
-	InitMaterializedSRF(fcinfo, 0);
-	if (PG_ARGISNULL(0))
-		return (Datum) 0;
-	slice = avc_slice_find(PG_GETARG_OID(0), false);
-	LockRelationOid(slice->relid, AccessShareLock);
+	if (OidIsValid(slice->relid))
+		LockRelationOid(slice->relid, AccessShareLock);
 	reading_begin(&reading, slice);
-	version = reading_version(&reading, PG_ARGISNULL(1) ? slice->version :
-							  PG_GETARG_INT64(1));
+	version = reading_version(&reading, number == 0 ? slice->version : number);
 	initStringInfo(&verdict.faults);
 	verify_rows(&reading, version, &verdict);
 	verify_images(&reading, version, &verdict);
 	verify_view(&reading, version, &verdict);
 
-	MemoryContextSwitchTo(caller);
-	values[0] = Int64GetDatum(version->version);
-	values[1] = Int64GetDatum(verdict.rows);
-	values[2] = Int64GetDatum(0);
-	values[3] = CStringGetTextDatum(verdict.digest);
-	values[4] = BoolGetDatum(verdict.faults.len == 0);
-	values[5] = CStringGetTextDatum(verdict.faults.len ? verdict.faults.data :
-									verdict.has_images ?
-									"rows and images match" : "rows match");
-	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	result->version = version->version;
+	result->rows = verdict.rows;
+	result->is_verified = verdict.faults.len == 0;
+	result->digest = MemoryContextStrdup(caller, verdict.digest);
+	result->detail = MemoryContextStrdup(caller, verdict.faults.len ?
+										 verdict.faults.data :
+										 verdict.has_images ?
+										 "rows and images match" :
+										 "rows match");
 	reading_end(&reading);
+	return result;
+}
+
+Datum
+avc_verify_slice(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum		values[6];
+	bool		nulls[6] = {false};
+	AvcSlice   *slice;
+	AvcVerdict *verdict;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		return (Datum) 0;
+	slice = avc_slice_find(PG_GETARG_OID(0), false);
+	avc_slice_check_readable(slice);
+	if (!PG_ARGISNULL(1) && PG_GETARG_INT64(1) == 0)
+		avc_version_missing(slice, 0);
+	verdict = avc_slice_verify(slice, PG_ARGISNULL(1) ? 0 :
+							   PG_GETARG_INT64(1));
+	values[0] = Int64GetDatum(verdict->version);
+	values[1] = Int64GetDatum(verdict->rows);
+	values[2] = Int64GetDatum(0);
+	values[3] = CStringGetTextDatum(verdict->digest);
+	values[4] = BoolGetDatum(verdict->is_verified);
+	values[5] = CStringGetTextDatum(verdict->detail);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	return (Datum) 0;
 }
