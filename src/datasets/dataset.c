@@ -238,7 +238,9 @@ avc_dataset_find(Oid relid, bool missing_ok)
 	avc_catalog_leave(&scope);
 	SPI_finish();
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	if (!is_null && HeapTupleIsValid(tuple))
+	/* its owner can make a table into a view: that is no dataset any more */
+	if (!is_null && HeapTupleIsValid(tuple) &&
+		((Form_pg_class) GETSTRUCT(tuple))->relkind == RELKIND_RELATION)
 	{
 		Form_pg_class class = (Form_pg_class) GETSTRUCT(tuple);
 
@@ -363,36 +365,51 @@ avc_drop_dataset(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* An aggregate over a column, or NULL where the owner has dropped it. */
+static const char *
+count_of(const AvcDataset *dataset, const char *column, const char *aggregate)
+{
+	if (avc_dataset_column(dataset, column) == InvalidAttrNumber)
+		return "NULL::pg_catalog.int8";
+	return aggregate;
+}
+
 /*
  * dataset_counts(dataset) returns (frames, labelled_frames, image_bytes,
- * boxes), counted with the rights of the caller.
+ * boxes), counted with the rights of the caller; NULLs for what is no
+ * dataset any more, so that one such table does not spoil the view.
  */
 Datum
 avc_dataset_counts(PG_FUNCTION_ARGS)
 {
-	Oid			relid = PG_GETARG_OID(0);
-	AvcDataset *dataset = avc_dataset_find(relid, false);
+	AvcDataset *dataset = avc_dataset_find(PG_GETARG_OID(0), true);
 	TupleDesc	desc;
-	Datum		values[4];
-	bool		nulls[4];
+	Datum		values[4] = {0};
+	bool		nulls[4] = {true, true, true, true};
 	HeapTuple	tuple;
 	int			i;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
-	SPI_connect();
-	avc_spi_exec(psprintf("SELECT pg_catalog.count(*),"
-						  " pg_catalog.count(ann_categories),"
-						  " coalesce(pg_catalog.sum(pg_catalog.octet_length(image_bytes)), 0)::pg_catalog.int8,"
-						  " coalesce(pg_catalog.sum(pg_catalog.cardinality(ann_categories)), 0)::pg_catalog.int8"
-						  " FROM %s", dataset->quoted_name),
-				 0, NULL, true, 0);
-	for (i = 0; i < 4; i++)
-		values[i] = SPI_getbinval(SPI_tuptable->vals[0],
-								  SPI_tuptable->tupdesc, i + 1, &nulls[i]);
-	/* these are pass-by-value */
-	SPI_finish();
+	if (dataset != NULL)
+	{
+		SPI_connect();
+		avc_spi_exec(psprintf("SELECT pg_catalog.count(*), %s, %s, %s FROM %s",
+							  count_of(dataset, "ann_categories",
+									   "pg_catalog.count(ann_categories)"),
+							  count_of(dataset, "image_bytes",
+									   "coalesce(pg_catalog.sum(pg_catalog.octet_length(image_bytes)), 0)::pg_catalog.int8"),
+							  count_of(dataset, "ann_categories",
+									   "coalesce(pg_catalog.sum(pg_catalog.cardinality(ann_categories)), 0)::pg_catalog.int8"),
+							  dataset->quoted_name),
+					 0, NULL, true, 0);
+		for (i = 0; i < 4; i++)
+			values[i] = SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, i + 1, &nulls[i]);
+		/* these are pass-by-value */
+		SPI_finish();
+	}
 	tuple = heap_form_tuple(desc, values, nulls);
 	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
 }

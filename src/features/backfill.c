@@ -541,20 +541,40 @@ record_failures(Backfill *run, const int64 *ids, int count)
 	avc_catalog_leave(&scope);
 }
 
-/* Errors of frames that were deleted meanwhile. */
+/*
+ * Errors of frames that were deleted meanwhile.  The dataset is looked into
+ * as its owner: nothing of a user's may run with the catalog's rights.
+ */
 static void
 forget_deleted_frames(Backfill *run)
 {
+	AvcParam	dataset = AVC_REGCLASS(run->dataset->relid);
 	AvcRoleScope scope;
+	Datum		ids;
+	bool		is_null;
 
 	avc_catalog_enter(&scope);
-	avc_spi_exec(psprintf("DELETE FROM _avcurate.feature_errors e"
-						  " WHERE e.dataset = $1 AND NOT EXISTS"
-						  " (SELECT 1 FROM ONLY %s f"
-						  " WHERE f.frame_id = e.frame_id)",
-						  run->dataset->quoted_name),
-				 1, (AvcParam[]) {AVC_REGCLASS(run->dataset->relid)},
-				 false, 0);
+	ids = avc_spi_value("SELECT pg_catalog.array_agg(DISTINCT frame_id)"
+						" FROM _avcurate.feature_errors WHERE dataset = $1",
+						1, &dataset, CurrentMemoryContext, &is_null);
+	avc_catalog_leave(&scope);
+	if (is_null)
+		return;
+	avc_role_enter(&scope, run->dataset->owner);
+	ids = avc_spi_value(psprintf("SELECT pg_catalog.array_agg(i.id)"
+								 " FROM pg_catalog.unnest($1) i(id)"
+								 " WHERE NOT EXISTS (SELECT 1 FROM ONLY %s f"
+								 " WHERE f.frame_id OPERATOR(pg_catalog.=) i.id)",
+								 run->dataset->quoted_name),
+						1, (AvcParam[]) {{INT8ARRAYOID, ids, false}},
+						CurrentMemoryContext, &is_null);
+	avc_role_leave(&scope);
+	if (is_null)
+		return;
+	avc_catalog_enter(&scope);
+	avc_spi_exec("DELETE FROM _avcurate.feature_errors"
+				 " WHERE dataset = $1 AND frame_id = ANY ($2)", 2,
+				 (AvcParam[]) {dataset, {INT8ARRAYOID, ids, false}}, false, 0);
 	avc_catalog_leave(&scope);
 }
 

@@ -162,6 +162,30 @@ deparse(const AvcDataset *dataset, Node *expression)
 	return text;
 }
 
+/*
+ * Typmod of the expression, or -1.  Results of functions carry none, but our
+ * hashes are 64 bits wide, and a column may as well say so.
+ */
+static int32
+find_typmod(Node *node)
+{
+	static const char *const hashes[] = {"dhash", "dhash_scaled"};
+	Oid			function;
+	int			i;
+
+	if (!IsA(node, FuncExpr) || exprTypmod(node) != -1)
+		return exprTypmod(node);
+	function = ((FuncExpr *) node)->funcid;
+	if (get_func_namespace(function) != get_namespace_oid("avcurate", true))
+		return -1;
+	for (i = 0; i < lengthof(hashes); i++)
+	{
+		if (strcmp(get_func_name(function), hashes[i]) == 0)
+			return 64;
+	}
+	return -1;
+}
+
 AvcExpression *
 avc_expression_analyze(const AvcDataset *dataset, const char *text)
 {
@@ -189,7 +213,7 @@ avc_expression_analyze(const AvcDataset *dataset, const char *text)
 						format_type_be(type)),
 				 errhint("Cast it to the type that the feature is to have.")));
 	/* with its typmod: "bit" alone would be bit(1) */
-	expression->type = format_type_extended(type, exprTypmod(node),
+	expression->type = format_type_extended(type, find_typmod(node),
 											FORMAT_TYPE_TYPEMOD_GIVEN |
 											FORMAT_TYPE_FORCE_QUALIFY);
 	expression->resolved = deparse(dataset, node);

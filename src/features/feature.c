@@ -584,13 +584,16 @@ Datum
 avc_feature_counts(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	AvcDataset *dataset = avc_dataset_find(PG_GETARG_OID(0), false);
+	AvcDataset *dataset = avc_dataset_find(PG_GETARG_OID(0), true);
 	StringInfoData sql;
 	List	   *features;
 	ListCell   *cell;
 	bool		is_null;
 
 	InitMaterializedSRF(fcinfo, 0);
+	if (dataset == NULL ||
+		avc_dataset_column(dataset, AVC_MARKS_COLUMN) == InvalidAttrNumber)
+		return (Datum) 0;
 	SPI_connect();
 	features = avc_features_load(dataset->relid);
 	initStringInfo(&sql);

@@ -90,6 +90,8 @@ SELECT avcurate.drop_dataset('"Odd one"."Da""ta"');
 SELECT avcurate.create_dataset('"Odd one".second');
 SELECT avcurate.create_dataset('third');
 DROP VIEW third_boxes;
+ALTER TABLE third DROP COLUMN image_bytes CASCADE;
+SELECT dataset, frames, image_bytes FROM avcurate.datasets WHERE dataset = 'third'::regclass;
 SELECT avcurate.drop_dataset('third');
 SET client_min_messages = warning;
 DROP SCHEMA "Odd one" CASCADE;

@@ -177,6 +177,31 @@ CREATE FUNCTION sneak(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; 
 SELECT avcurate.add_feature('drive', 'sneak', 'sneak(width)');
 CALL avcurate.backfill('drive', 'sneak');
 SELECT message, count(*) FROM avcurate.feature_errors WHERE feature = 'sneak' GROUP BY 1;
+-- a table that its owner made into a view is no dataset any more
+CREATE SCHEMA lab AUTHORIZATION avc_engineer;
+SET ROLE avc_engineer;
+SELECT avcurate.create_dataset('lab.trap');
+SELECT avcurate.add_feature('lab.trap', 'f', '1');
+SET client_min_messages = warning;
+DROP VIEW lab.trap_boxes;
+DROP TRIGGER avc_check_frame ON lab.trap;
+ALTER TABLE lab.trap DROP CONSTRAINT trap_pkey, DROP CONSTRAINT trap_image_id_key, ALTER frame_id DROP IDENTITY;
+VACUUM lab.trap;
+DO $$ BEGIN
+	EXECUTE format('CREATE RULE "_RETURN" AS ON SELECT TO lab.trap DO INSTEAD SELECT %s',
+		(SELECT string_agg(format('NULL::%s AS %I', format_type(atttypid, atttypmod), attname), ', ' ORDER BY attnum)
+		FROM pg_attribute WHERE attrelid = 'lab.trap'::regclass AND attnum > 0));
+END $$;
+RESET client_min_messages;
+RESET ROLE;
+SELECT relkind FROM pg_class WHERE oid = 'lab.trap'::regclass;
+CALL avcurate.backfill('lab.trap');
+SELECT avcurate.drop_dataset('lab.trap');
+SELECT dataset, frames FROM avcurate.datasets ORDER BY 1;
+SELECT DISTINCT dataset FROM avcurate.feature_status;
+DROP VIEW lab.trap;
+DROP SCHEMA lab;
+SELECT dataset FROM _avcurate.datasets;
 SELECT avcurate.drop_dataset('drive');
 SELECT (SELECT count(*) FROM _avcurate.features) + (SELECT count(*) FROM _avcurate.feature_errors)
 	+ (SELECT count(*) FROM _avcurate.ingest_errors) + (SELECT count(*) FROM _avcurate.ingest_progress) AS left_behind;

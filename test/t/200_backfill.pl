@@ -154,7 +154,7 @@ SKIP:
 		SELECT avcurate.add_feature('bdd100k', 'has_person', $$avcurate.has_category(ann_categories, 'person')$$);
 		SELECT avcurate.add_feature('bdd100k', 'person_pct', $$avcurate.largest_box_area_pct(ann_categories, ann_bboxes, width, height, 'person')$$);
 		SELECT avcurate.add_feature('bdd100k', 'brightness', 'avcurate.brightness(image_bytes)');
-		SELECT avcurate.add_feature('bdd100k', 'hash', 'avcurate.dhash(image_bytes)::bit(64)')});
+		SELECT avcurate.add_feature('bdd100k', 'hash', 'dhash(image_bytes)')});
 	like(backfill("'bdd100k'"), qr/backfilled 216 rows of "bdd100k", 0 errors/, 'the four features of real frames');
 	is(query('SELECT feature, done, pending, failed FROM avcurate.feature_status WHERE dataset = \'bdd100k\'::regclass ORDER BY 1'),
 		"brightness|216|0|0\nhas_person|216|0|0\nhash|216|0|0\nperson_pct|216|0|0", 'all done');
