@@ -345,6 +345,24 @@ CREATE VIEW avcurate.slices AS
 	WHERE pg_catalog.has_table_privilege(s.slice, 'SELECT');
 COMMENT ON VIEW avcurate.slices IS
 	'tracked slices that the current role may read';
+COMMENT ON COLUMN avcurate.slices.slice IS
+	'the materialized view';
+COMMENT ON COLUMN avcurate.slices.dataset IS
+	'where its frames come from';
+COMMENT ON COLUMN avcurate.slices.filter IS
+	'what create_slice was given; NULL for a view that a user made';
+COMMENT ON COLUMN avcurate.slices.definition IS
+	'query of the view';
+COMMENT ON COLUMN avcurate.slices.version IS
+	'newest version';
+COMMENT ON COLUMN avcurate.slices.rows IS
+	'rows of the newest version';
+COMMENT ON COLUMN avcurate.slices.refreshed_at IS
+	'when the newest version was made';
+COMMENT ON COLUMN avcurate.slices.incremental IS
+	'can be refreshed by difference';
+COMMENT ON COLUMN avcurate.slices.reason IS
+	'why it cannot';
 GRANT SELECT ON avcurate.slices TO PUBLIC;
 
 CREATE VIEW avcurate.slice_versions AS
@@ -366,4 +384,32 @@ CREATE VIEW avcurate.slice_versions AS
 	WHERE pg_catalog.has_table_privilege(s.slice, 'SELECT');
 COMMENT ON VIEW avcurate.slice_versions IS
 	'versions of the slices that the current role may read';
+COMMENT ON COLUMN avcurate.slice_versions.slice IS
+	'the materialized view';
+COMMENT ON COLUMN avcurate.slice_versions.version IS
+	'counted from 1 per slice';
+COMMENT ON COLUMN avcurate.slice_versions.created_at IS
+	'start of the transaction that refreshed';
+COMMENT ON COLUMN avcurate.slice_versions.created_by IS
+	'role that refreshed';
+COMMENT ON COLUMN avcurate.slice_versions.rows IS
+	'rows of the version';
+COMMENT ON COLUMN avcurate.slice_versions.added IS
+	'frames that the version before lacks';
+COMMENT ON COLUMN avcurate.slice_versions.removed IS
+	'frames of the version before that this one lacks';
+COMMENT ON COLUMN avcurate.slice_versions.changed IS
+	'frames of both whose rows differ';
+COMMENT ON COLUMN avcurate.slice_versions.mode IS
+	'how it was made: initial, incremental, full';
+COMMENT ON COLUMN avcurate.slice_versions.definition IS
+	'query of the view, names qualified';
+COMMENT ON COLUMN avcurate.slice_versions.digest IS
+	'order-free digest of the rows, 32 hex digits';
+COMMENT ON COLUMN avcurate.slice_versions.tags IS
+	'names given by tag_slice';
+COMMENT ON COLUMN avcurate.slice_versions.note IS
+	'what the caller of refresh_slice wrote';
+COMMENT ON COLUMN avcurate.slice_versions.pinned_by IS
+	'checkpoints that were trained on it';
 GRANT SELECT ON avcurate.slice_versions TO PUBLIC;
