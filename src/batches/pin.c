@@ -151,11 +151,14 @@ void
 avc_pin_check_slice(const AvcPin *pin)
 {
 	AclResult	result;
+	bool		is_dropped = false;
 
 	if (!OidIsValid(pin->slice))
 		return;
-	result = pg_class_aclcheck(pin->slice, GetUserId(), ACL_SELECT);
-	if (result != ACLCHECK_OK)
+	/* A view that was dropped since leaves its pinned version behind. */
+	result = pg_class_aclcheck_ext(pin->slice, GetUserId(), ACL_SELECT,
+								   &is_dropped);
+	if (result != ACLCHECK_OK && !is_dropped)
 		aclcheck_error(result, OBJECT_MATVIEW, get_rel_name(pin->slice));
 }
 
