@@ -405,14 +405,24 @@ engine_read(AvcEngine *engine)
 	}
 }
 
-/* Sleep until the socket is ready; cancel, terminate and the like end it. */
+/*
+ * Sleep until the socket is ready or there is something on stderr; cancel,
+ * terminate and the like end it.
+ */
 static void
 engine_wait(AvcEngine *engine, int events)
 {
-	(void) WaitLatchOrSocket(MyLatch,
-							 events | WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
-							 WL_TIMEOUT,
-							 engine->process.socket, 1000, PG_WAIT_EXTENSION);
+	WaitEventSet *set = CreateWaitEventSet(CurrentMemoryContext, 4);
+	WaitEvent	event;
+
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(set, events, engine->process.socket, NULL, NULL);
+	if (engine->process.errors >= 0)
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine->process.errors,
+						  NULL, NULL);
+	(void) WaitEventSetWait(set, -1, &event, 1, PG_WAIT_EXTENSION);
+	FreeWaitEventSet(set);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

@@ -188,6 +188,12 @@ avc_engine_process_listen(AvcEngineProcess *process)
 		got = read(process->errors, buffer, sizeof(buffer));
 		if (got < 0 && errno == EINTR)
 			continue;
+		if (got == 0)
+		{
+			/* It closed its end: there is nothing more to wait for. */
+			close(process->errors);
+			process->errors = -1;
+		}
 		if (got <= 0)
 			break;
 		if ((size_t) got >= AVC_ENGINE_LAST_WORDS)

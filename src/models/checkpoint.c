@@ -529,46 +529,22 @@ static void
 check_pin(ReturnSetInfo *result, const AvcCheckpoint *checkpoint,
 		  const char *recorded)
 {
-	AvcSlice   *slice;
-	AvcParam	params[2];
-	bool		ok = false;
-	char	   *detail;
+	AvcSlice   *slice = avc_slice_find_by_id(checkpoint->slice_id, true);
+	AvcVerdict *verdict;
+	bool		ok;
 
-	slice = avc_slice_find_by_id(checkpoint->slice_id, true);
-	if (slice == NULL || !OidIsValid(slice->relid))
+	if (slice == NULL)
 	{
-		add_check(result, "pin", false,
-				  "the slice was dropped; its version is kept but cannot be verified by name");
+		add_check(result, "pin", false, "the slice is gone");
 		return;
 	}
-	params[0] = AVC_REGCLASS(slice->relid);
-	params[1] = AVC_INT8(checkpoint->version);
-	SPI_connect();
-	if (avc_spi_exec("SELECT verified, digest, detail "
-					 "FROM avcurate.verify_slice($1, $2)",
-					 2, params, false, 0) > 0)
-	{
-		bool		no_verified;
-		bool		no_digest;
-		bool		no_words;
-		bool		verified = DatumGetBool(avc_spi_column(0, "verified",
-														   &no_verified));
-		Datum		digest = avc_spi_column(0, "digest", &no_digest);
-		Datum		words = avc_spi_column(0, "detail", &no_words);
-
-		ok = !no_verified && verified && !no_digest && recorded != NULL &&
-			strcmp(TextDatumGetCString(digest), recorded) == 0;
-		detail = psprintf("version " INT64_FORMAT " of %s, digest %s%s%s",
-						  checkpoint->version, slice->name,
-						  no_digest ? "?" : TextDatumGetCString(digest),
-						  no_words ? "" : ": ",
-						  no_words ? "" : TextDatumGetCString(words));
-	}
-	else
-		detail = psprintf("version " INT64_FORMAT " of %s is gone",
-						  checkpoint->version, slice->name);
-	add_check(result, "pin", ok, detail);
-	SPI_finish();
+	verdict = avc_slice_verify(slice, checkpoint->version);
+	ok = verdict->is_verified && recorded != NULL &&
+		strcmp(verdict->digest, recorded) == 0;
+	add_check(result, "pin", ok,
+			  psprintf("version " INT64_FORMAT " of %s, digest %s: %s",
+					   checkpoint->version, slice->name, verdict->digest,
+					   verdict->detail));
 }
 
 static char *

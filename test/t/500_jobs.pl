@@ -233,6 +233,15 @@ $job = train(qq({"max_steps": $steps, "batch_size": 4, "checkpoint_every": 2, "v
 wait_for($job);
 is(weights_of($node, $job), $weights, 'the old version can be asked for');
 
+# --- a dropped slice: the pin stays
+$node->safe_psql('postgres', "SELECT avcurate.create_slice('passing', 'frames', 'frame_id < 9')");
+$job = $node->safe_psql('postgres', "SELECT avcurate.train('passing', 'm', '$options')");
+poll($node, "SELECT count(*) > 1 FROM avcurate.job_progress WHERE job = $job", 't');
+$node->safe_psql('postgres', 'DROP MATERIALIZED VIEW passing');
+is((wait_for($job))[0], 'succeeded', 'a job whose slice is dropped goes on');
+is($node->safe_psql('postgres', "SELECT string_agg(check_name || ' ' || ok, ', ' ORDER BY check_name) FROM avcurate.verify_checkpoint((SELECT checkpoint FROM avcurate.jobs WHERE job = $job))"),
+	'pin true, tensors true', 'its pin can still be verified');
+
 # --- who may do what
 $node->safe_psql('postgres', q{CREATE ROLE ann LOGIN; CREATE ROLE bob LOGIN;
 	GRANT SELECT ON all_frames, frames TO ann, bob});
