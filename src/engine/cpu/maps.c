@@ -46,7 +46,7 @@ add_relu_flat(float *y, const float *x, const float *add, int64_t count)
 	{
 		float		sum = x[i] + add[i];
 
-		y[i] = sum > 0 ? sum : 0;
+		y[i] = sum < 0 ? 0 : sum;
 	}
 }
 

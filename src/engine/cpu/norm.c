@@ -155,7 +155,7 @@ apply_rows(const EngNormArgs *a, const float *scale, const float *shift,
 			{
 				float		value = x[c] * scale[c] + shift[c];
 
-				y[c] = value > 0 ? value : 0;
+				y[c] = value < 0 ? 0 : value;
 			}
 		else
 			for (c = 0; c < channels; c++)

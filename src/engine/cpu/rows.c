@@ -26,7 +26,7 @@ bias_relu_rows(float *y, const float *bias, int64_t rows, int32_t channels,
 				y[c] += bias[c];
 		if (relu)
 			for (c = 0; c < channels; c++)
-				y[c] = y[c] > 0 ? y[c] : 0;
+				y[c] = y[c] < 0 ? 0 : y[c];
 	}
 }
 

@@ -30,7 +30,7 @@ ref_add_relu(EngBackend *backend, float *y, const float *x, const float *add,
 	{
 		float		sum = x[i] + add[i];
 
-		y[i] = sum > 0 ? sum : 0;
+		y[i] = sum < 0 ? 0 : sum;
 	}
 }
 
