@@ -22,6 +22,7 @@
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/timestamp.h"
@@ -55,13 +56,6 @@ typedef struct Level
 	SPIPlanPtr	store;			/* all of them at once */
 } Level;
 
-typedef struct Failure
-{
-	const Target *target;
-	int64		frame_id;
-	AvcFailure	why;
-} Failure;
-
 typedef struct Backfill
 {
 	const AvcDataset *dataset;
@@ -71,7 +65,7 @@ typedef struct Backfill
 	List	   *levels;			/* Level * */
 	SPIPlanPtr	claim;
 	List	   *plans;			/* every plan, to be freed */
-	List	   *failures;		/* Failure *, of the batch */
+	List	   *failures;		/* AvcFeatureFailure *, of the batch */
 	int64		rows;			/* taken in this run */
 	int64		failed;
 	TimestampTz last_notice;
@@ -347,18 +341,29 @@ execute(SPIPlanPtr plan, Datum *values)
 	return SPI_processed;
 }
 
-/* Lock up to "limit" rows after "after"; their ids, ascending. */
+/*
+ * Lock up to "limit" rows after "after"; their ids, ascending.  The planner
+ * is held to the index, or each batch might scan and sort the whole table.
+ */
 static int
 claim_rows(Backfill *run, int64 after, int64 limit, int64 **ids)
 {
+	static const char *const others[] = {
+		"enable_seqscan", "enable_bitmapscan", "enable_sort"
+	};
 	Datum		values[2];
+	int			level = NewGUCNestLevel();
 	int			count;
 	int			i;
 	bool		is_null;
 
+	for (i = 0; i < lengthof(others); i++)
+		(void) set_config_option(others[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
 	values[0] = Int64GetDatum(after);
 	values[1] = Int64GetDatum(limit);
 	count = execute(run->claim, values);
+	AtEOXact_GUC(false, level);
 	*ids = palloc(Max(count, 1) * sizeof(int64));
 	for (i = 0; i < count; i++)
 		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
@@ -418,7 +423,7 @@ mark_failed(Backfill *run, Target *target, int64 frame_id,
 	Datum		value = Int64GetDatum(frame_id);
 	Oid			types[1] = {INT8OID};
 	const char *column = quote_identifier(target->feature->name);
-	Failure    *failure;
+	AvcFeatureFailure *failure;
 
 	check_is_of_row(target, why);
 	if (target->fail == NULL)
@@ -432,8 +437,8 @@ mark_failed(Backfill *run, Target *target, int64 frame_id,
 											 target->feature->number),
 							   1, types);
 	execute(target->fail, &value);
-	failure = palloc(sizeof(Failure));
-	failure->target = target;
+	failure = palloc(sizeof(AvcFeatureFailure));
+	failure->feature = target->feature;
 	failure->frame_id = frame_id;
 	failure->why = *why;
 	run->failures = lappend(run->failures, failure);
@@ -486,98 +491,6 @@ store_level(Backfill *run, Level *level, const int64 *ids, int count)
 		store_level(run, level, ids + i, Min(piece, count - i));
 }
 
-/* Errors that the rows had before and have no more, and those they have. */
-static void
-record_failures(Backfill *run, const int64 *ids, int count)
-{
-	Datum	   *rows = palloc(Max(count, 1) * sizeof(Datum));
-	Datum	   *bad = palloc((list_length(run->failures) + 1) * sizeof(Datum));
-	AvcParam	dataset = AVC_REGCLASS(run->dataset->relid);
-	AvcRoleScope scope;
-	ListCell   *cell,
-			   *failed;
-	int			i;
-
-	for (i = 0; i < count; i++)
-		rows[i] = Int64GetDatum(ids[i]);
-	avc_catalog_enter(&scope);
-	foreach(cell, run->targets)
-	{
-		Target	   *target = lfirst(cell);
-		int			bad_count = 0;
-
-		foreach(failed, run->failures)
-		{
-			if (((Failure *) lfirst(failed))->target == target)
-				bad[bad_count++] =
-					Int64GetDatum(((Failure *) lfirst(failed))->frame_id);
-		}
-		avc_spi_exec("DELETE FROM _avcurate.feature_errors"
-					 " WHERE dataset = $1 AND feature = $2"
-					 " AND frame_id = ANY ($3) AND frame_id <> ALL ($4)", 4,
-					 (AvcParam[]) {dataset,
-						 {NAMEOID, CStringGetDatum(target->feature->name), false},
-						 {INT8ARRAYOID, PointerGetDatum(construct_array(rows, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)), false},
-						 {INT8ARRAYOID, PointerGetDatum(construct_array(bad, bad_count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)), false}},
-					 false, 0);
-	}
-	foreach(failed, run->failures)
-	{
-		Failure    *failure = lfirst(failed);
-
-		avc_spi_exec("INSERT INTO _avcurate.feature_errors AS e (dataset,"
-					 " feature, frame_id, sqlstate, message)"
-					 " VALUES ($1, $2, $3, $4, $5)"
-					 " ON CONFLICT (dataset, feature, frame_id) DO UPDATE SET"
-					 " attempts = e.attempts + 1, last_at = EXCLUDED.last_at,"
-					 " sqlstate = EXCLUDED.sqlstate,"
-					 " message = EXCLUDED.message", 5,
-					 (AvcParam[]) {dataset,
-						 {NAMEOID, CStringGetDatum(failure->target->feature->name), false},
-						 AVC_INT8(failure->frame_id),
-						 AVC_TEXT(unpack_sql_state(failure->why.sqlstate)),
-						 AVC_TEXT(failure->why.message)}, false, 0);
-	}
-	avc_catalog_leave(&scope);
-}
-
-/*
- * Errors of frames that were deleted meanwhile.  The dataset is looked into
- * as its owner: nothing of a user's may run with the catalog's rights.
- */
-static void
-forget_deleted_frames(Backfill *run)
-{
-	AvcParam	dataset = AVC_REGCLASS(run->dataset->relid);
-	AvcRoleScope scope;
-	Datum		ids;
-	bool		is_null;
-
-	avc_catalog_enter(&scope);
-	ids = avc_spi_value("SELECT pg_catalog.array_agg(DISTINCT frame_id)"
-						" FROM _avcurate.feature_errors WHERE dataset = $1",
-						1, &dataset, CurrentMemoryContext, &is_null);
-	avc_catalog_leave(&scope);
-	if (is_null)
-		return;
-	avc_role_enter(&scope, run->dataset->owner);
-	ids = avc_spi_value(psprintf("SELECT pg_catalog.array_agg(i.id)"
-								 " FROM pg_catalog.unnest($1) i(id)"
-								 " WHERE NOT EXISTS (SELECT 1 FROM ONLY %s f"
-								 " WHERE f.frame_id OPERATOR(pg_catalog.=) i.id)",
-								 run->dataset->quoted_name),
-						1, (AvcParam[]) {{INT8ARRAYOID, ids, false}},
-						CurrentMemoryContext, &is_null);
-	avc_role_leave(&scope);
-	if (is_null)
-		return;
-	avc_catalog_enter(&scope);
-	avc_spi_exec("DELETE FROM _avcurate.feature_errors"
-				 " WHERE dataset = $1 AND frame_id = ANY ($2)", 2,
-				 (AvcParam[]) {dataset, {INT8ARRAYOID, ids, false}}, false, 0);
-	avc_catalog_leave(&scope);
-}
-
 static void
 say_progress(Backfill *run)
 {
@@ -613,7 +526,10 @@ run_batch(Backfill *run, int64 *after, int64 limit)
 	avc_role_leave(&scope);
 	if (count > 0)
 	{
-		record_failures(run, ids, count);
+		foreach(cell, run->targets)
+			avc_feature_errors_settle(run->dataset->relid,
+									  ((Target *) lfirst(cell))->feature,
+									  ids, count, run->failures);
 		*after = ids[count - 1];
 		run->rows += count;
 	}
@@ -683,7 +599,7 @@ avc_backfill(PG_FUNCTION_ARGS)
 		if (count == 0)
 			break;
 	}
-	forget_deleted_frames(run);
+	avc_feature_errors_forget(run->dataset);
 	ereport(NOTICE,
 			(errmsg("backfilled " INT64_FORMAT " rows of \"%s\", "
 					INT64_FORMAT " errors",

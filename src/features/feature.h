@@ -7,6 +7,7 @@
 
 #include "nodes/pg_list.h"
 
+#include "common/attempt.h"
 #include "datasets/dataset.h"
 
 typedef struct AvcFeature
@@ -30,6 +31,26 @@ extern List *avc_feature_inputs(const AvcFeature *feature);
 
 /* The features that it reads, directly or not; AvcFeature *, distinct. */
 extern List *avc_feature_all_needs(const AvcFeature *feature);
+
+/* One row in which the expression of a feature failed. */
+typedef struct AvcFeatureFailure
+{
+	const AvcFeature *feature;
+	int64		frame_id;
+	AvcFailure	why;
+} AvcFeatureFailure;
+
+/*
+ * After a batch over the rows "ids": drop the errors of this feature that
+ * are no more, and record those of "failures" (AvcFeatureFailure *) that are
+ * its.  SPI must be connected, as for the next.
+ */
+extern void avc_feature_errors_settle(Oid dataset, const AvcFeature *feature,
+									  const int64 *ids, int count,
+									  List *failures);
+
+/* Drop the errors of frames that were deleted. */
+extern void avc_feature_errors_forget(const AvcDataset *dataset);
 
 /* What add_feature learns from the text of an expression. */
 typedef struct AvcExpression
