@@ -145,6 +145,8 @@ foreach my $phase ([ 'slow_load 20000', 'loading', 1.0 ], [ 'slow 20000', 'in a 
 	poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'running');
 	if ($name eq 'saving') { poll($node, "SELECT count(*) > 1 FROM avcurate.job_progress WHERE job = $job", 't') }
 	else { poll($node, "SELECT " . 1, '1'); select undef, undef, undef, 0.5 }
+	is($node->safe_psql('postgres', "SELECT xact_start IS NULL, backend_xmin IS NULL, count(l.*) FROM pg_stat_activity a LEFT JOIN pg_locks l ON l.pid = a.pid AND l.locktype = 'relation' WHERE backend_type = 'avcurate job worker' GROUP BY 1, 2"),
+		't|t|0', 'no transaction, snapshot or relation lock is held meanwhile') if $name eq 'in a step';
 	is($node->safe_psql('postgres', "SELECT avcurate.cancel_job($job)"), 't', "cancel while $name");
 	my $took = poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'cancelled');
 	ok(defined $took && $took < $limit, "ends within $limit s" . (defined $took ? sprintf ' (%.2f s)', $took : ''));
