@@ -62,7 +62,7 @@ CREATE FUNCTION avcurate.drop_dataset(
 COMMENT ON FUNCTION avcurate.drop_dataset(regclass, boolean) IS
 	'drop a dataset; refused while slices or checkpoints hold its frames';
 
--- Called through the view only; it counts with the rights of the caller.
+-- Called through the view only; it counts as the owner of the dataset.
 CREATE FUNCTION _avcurate.dataset_counts(
 	dataset				regclass,
 	OUT frames			bigint,
@@ -82,7 +82,7 @@ FROM _avcurate.datasets d,
 	LATERAL _avcurate.dataset_counts(d.dataset) c
 WHERE pg_catalog.has_table_privilege(d.dataset, 'SELECT');
 COMMENT ON VIEW avcurate.datasets IS
-	'datasets that the caller may read, with what is in them';
+	'datasets that the caller may read, with what is in them; NULL where row security applies to him';
 COMMENT ON COLUMN avcurate.datasets.dataset IS 'the table';
 COMMENT ON COLUMN avcurate.datasets.frames IS 'rows';
 COMMENT ON COLUMN avcurate.datasets.labelled_frames IS

@@ -131,7 +131,7 @@ CREATE PROCEDURE avcurate.backfill(
 COMMENT ON PROCEDURE avcurate.backfill(regclass, name, integer, bigint) IS
 	'compute what is pending, committing per batch';
 
--- Called through the view only; it counts with the rights of the caller.
+-- Called through the view only; it counts as the owner of the dataset.
 CREATE FUNCTION _avcurate.feature_counts(dataset regclass)
 	RETURNS TABLE (
 		feature		name,
@@ -171,7 +171,7 @@ SELECT d.dataset, c.feature, c.total, c.done, c.pending, c.failed
 FROM _avcurate.datasets d, LATERAL _avcurate.feature_counts(d.dataset) c
 WHERE pg_catalog.has_table_privilege(d.dataset, 'SELECT');
 COMMENT ON VIEW avcurate.feature_status IS
-	'how many rows of each feature are done, pending and failed';
+	'how many rows of each feature are done, pending and failed; not where row security applies to the caller';
 COMMENT ON COLUMN avcurate.feature_status.dataset IS 'whose column it is';
 COMMENT ON COLUMN avcurate.feature_status.feature IS
 	'name of feature and column';

@@ -17,6 +17,7 @@
 #include "catalog/pg_am.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -25,6 +26,7 @@
 #include "utils/snapmgr.h"
 
 #include "batches/frame_scan.h"
+#include "datasets/dataset.h"
 #include "slices/slice.h"
 
 /* Look-ups by frame_id in one table. */
@@ -149,6 +151,22 @@ next_keyed(KeyedTable *table)
 	return found;
 }
 
+/* Values are taken as what they were made: locked, so that they stay it. */
+static void
+check_dataset(const AvcPin *pin)
+{
+	const char *column;
+
+	LockRelationOid(pin->dataset, AccessShareLock);
+	column = avc_dataset_strange_column(pin->dataset);
+	if (column != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of the dataset of slice \"%s\" is missing or has another type than it was made with",
+						column, pin->slice_name),
+				 errhint("Give the column its type back with ALTER TABLE.")));
+}
+
 AvcFrameScan *
 avc_frame_scan_open(const AvcPin *pin)
 {
@@ -157,6 +175,7 @@ avc_frame_scan_open(const AvcPin *pin)
 
 	scan->pin = pin;
 	open_keyed(&scan->history, pin, pin->history);
+	check_dataset(pin);
 	open_keyed(&scan->dataset, pin, pin->dataset);
 	for (i = 0; i < HISTORY_COLUMNS; i++)
 	{
@@ -167,9 +186,6 @@ avc_frame_scan_open(const AvcPin *pin)
 	}
 	scan->dataset_sha256 = get_attnum(pin->dataset, "image_sha256");
 	scan->dataset_image = get_attnum(pin->dataset, "image_bytes");
-	if (scan->dataset_sha256 == InvalidAttrNumber ||
-		scan->dataset_image == InvalidAttrNumber)
-		elog(ERROR, "dataset of slice \"%s\" has no images", pin->slice_name);
 	scan->archived = AllocSetContextCreate(CurrentMemoryContext,
 										   "avcurate archived image",
 										   ALLOCSET_SMALL_SIZES);

@@ -19,6 +19,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
@@ -111,33 +112,29 @@ static const char comments_sql[] =
 "COMMENT ON COLUMN $table.image_bytes IS 'the JPEG file';\n"
 "COMMENT ON COLUMN $table." AVC_MARKS_COLUMN " IS 'which features of the row are done or failed; kept by avcurate';\n";
 
-static char *
-replace_all(const char *text, const char *what, const char *by)
-{
-	StringInfoData out;
-	size_t		len = strlen(what);
-
-	initStringInfo(&out);
-	while (*text != '\0')
-	{
-		if (strncmp(text, what, len) == 0)
-		{
-			appendStringInfoString(&out, by);
-			text += len;
-		}
-		else
-			appendStringInfoChar(&out, *text++);
-	}
-	return out.data;
-}
-
+/* Both names go in at once: a name may look like a place for the other. */
 static void
 run_ddl(const char *sql, const char *table, const char *boxes)
 {
-	char	   *text = replace_all(sql, "$table", table);
+	StringInfoData text;
 
-	text = replace_all(text, "$boxes", boxes);
-	avc_spi_exec(text, 0, NULL, false, 0);
+	initStringInfo(&text);
+	while (*sql != '\0')
+	{
+		if (strncmp(sql, "$table", 6) == 0)
+		{
+			appendStringInfoString(&text, table);
+			sql += 6;
+		}
+		else if (strncmp(sql, "$boxes", 6) == 0)
+		{
+			appendStringInfoString(&text, boxes);
+			sql += 6;
+		}
+		else
+			appendStringInfoChar(&text, *sql++);
+	}
+	avc_spi_exec(text.data, 0, NULL, false, 0);
 }
 
 static void
@@ -286,6 +283,44 @@ avc_dataset_column(const AvcDataset *dataset, const char *column)
 	return get_attnum(dataset->relid, column);
 }
 
+const char *
+avc_dataset_strange_column(Oid relid)
+{
+	static const struct
+	{
+		const char *name;
+		Oid			type;
+	}			columns[] =
+	{
+		{"frame_id", INT8OID},
+		{"image_sha256", BYTEAOID},
+		{"image_bytes", BYTEAOID},
+		{"ann_categories", TEXTARRAYOID},
+		{AVC_MARKS_COLUMN, BYTEAOID},
+	};
+	int			i;
+
+	for (i = 0; i < lengthof(columns); i++)
+	{
+		AttrNumber	number = get_attnum(relid, columns[i].name);
+
+		if (number <= 0 || get_atttype(relid, number) != columns[i].type)
+			return columns[i].name;
+	}
+	return NULL;
+}
+
+bool
+avc_dataset_is_countable(const AvcDataset *dataset)
+{
+	AclResult	acl;
+
+	acl = pg_class_aclcheck(dataset->relid, GetUserId(), ACL_SELECT);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_TABLE, dataset->table_name);
+	return check_enable_rls(dataset->relid, GetUserId(), true) != RLS_ENABLED;
+}
+
 /* What slices and checkpoints would lose, as text; NULL if nothing. */
 static char *
 find_holders(Oid relid)
@@ -365,18 +400,46 @@ avc_drop_dataset(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* An aggregate over a column, or NULL where the owner has dropped it. */
+/* An aggregate over a column, or NULL where the owner changed that. */
 static const char *
-count_of(const AvcDataset *dataset, const char *column, const char *aggregate)
+count_of(const AvcDataset *dataset, const char *column, Oid type,
+		 const char *aggregate)
 {
-	if (avc_dataset_column(dataset, column) == InvalidAttrNumber)
+	AttrNumber	number = avc_dataset_column(dataset, column);
+
+	if (number <= 0 || get_atttype(dataset->relid, number) != type)
 		return "NULL::pg_catalog.int8";
 	return aggregate;
 }
 
+static void
+count_frames(const AvcDataset *dataset, Datum *values, bool *nulls)
+{
+	AvcRoleScope scope;
+	int			i;
+
+	SPI_connect();
+	avc_role_enter(&scope, dataset->owner);
+	avc_spi_exec(psprintf("SELECT pg_catalog.count(*), %s, %s, %s FROM ONLY %s",
+						  count_of(dataset, "ann_categories", TEXTARRAYOID,
+								   "pg_catalog.count(ann_categories)"),
+						  count_of(dataset, "image_bytes", BYTEAOID,
+								   "coalesce(pg_catalog.sum(pg_catalog.octet_length(image_bytes)), 0)::pg_catalog.int8"),
+						  count_of(dataset, "ann_categories", TEXTARRAYOID,
+								   "coalesce(pg_catalog.sum(pg_catalog.cardinality(ann_categories)), 0)::pg_catalog.int8"),
+						  dataset->quoted_name),
+				 0, NULL, true, 0);
+	for (i = 0; i < 4; i++)
+		values[i] = SPI_getbinval(SPI_tuptable->vals[0],
+								  SPI_tuptable->tupdesc, i + 1, &nulls[i]);
+	avc_role_leave(&scope);
+	/* these are pass-by-value */
+	SPI_finish();
+}
+
 /*
  * dataset_counts(dataset) returns (frames, labelled_frames, image_bytes,
- * boxes), counted with the rights of the caller; NULLs for what is no
+ * boxes); NULLs where row security applies to the caller, and for what is no
  * dataset any more, so that one such table does not spoil the view.
  */
 Datum
@@ -386,32 +449,13 @@ avc_dataset_counts(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 	Datum		values[4] = {0};
 	bool		nulls[4] = {true, true, true, true};
-	HeapTuple	tuple;
-	int			i;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	desc = BlessTupleDesc(desc);
-	if (dataset != NULL)
-	{
-		SPI_connect();
-		avc_spi_exec(psprintf("SELECT pg_catalog.count(*), %s, %s, %s FROM %s",
-							  count_of(dataset, "ann_categories",
-									   "pg_catalog.count(ann_categories)"),
-							  count_of(dataset, "image_bytes",
-									   "coalesce(pg_catalog.sum(pg_catalog.octet_length(image_bytes)), 0)::pg_catalog.int8"),
-							  count_of(dataset, "ann_categories",
-									   "coalesce(pg_catalog.sum(pg_catalog.cardinality(ann_categories)), 0)::pg_catalog.int8"),
-							  dataset->quoted_name),
-					 0, NULL, true, 0);
-		for (i = 0; i < 4; i++)
-			values[i] = SPI_getbinval(SPI_tuptable->vals[0],
-									  SPI_tuptable->tupdesc, i + 1, &nulls[i]);
-		/* these are pass-by-value */
-		SPI_finish();
-	}
-	tuple = heap_form_tuple(desc, values, nulls);
-	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
+	if (dataset != NULL && avc_dataset_is_countable(dataset))
+		count_frames(dataset, values, nulls);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
 /*

@@ -41,4 +41,21 @@ extern AvcDataset *avc_dataset_find_owned(Oid relid);
 extern AttrNumber avc_dataset_column(const AvcDataset *dataset,
 									 const char *column);
 
+/*
+ * The first of the columns that our own statements and scans rely on that is
+ * missing or was given another type; NULL if there is none.  Statements that
+ * run with other rights than the owner's ask first: a cast that the owner
+ * made for a type of his own would run with these rights.  The caller holds
+ * a lock on the table.
+ */
+extern const char *avc_dataset_strange_column(Oid relid);
+
+/*
+ * May rows be counted for the current user, who must be allowed to read the
+ * dataset?  Not where row security hides rows from him.  The counting itself
+ * runs as the owner: who merely looks at a list of datasets must not run the
+ * functions of policies, casts and views of their owners.
+ */
+extern bool avc_dataset_is_countable(const AvcDataset *dataset);
+
 #endif

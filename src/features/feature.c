@@ -260,7 +260,8 @@ rebuild_trigger(const AvcDataset *dataset)
 			if (get_attnum(dataset->relid, lfirst(input)) == InvalidAttrNumber)
 				continue;
 			columns = add_distinct(columns, lfirst(input));
-			if (follows_image(lfirst(input)))
+			if (follows_image(lfirst(input)) &&
+				get_attnum(dataset->relid, "image_bytes") != InvalidAttrNumber)
 				columns = add_distinct(columns, "image_bytes");
 			appendStringInfo(&args, "%s'%d', %s", args.len > 0 ? ", " : "",
 							 feature->number,

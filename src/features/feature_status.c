@@ -4,10 +4,13 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
 
+#include "common/catalog.h"
 #include "common/spi.h"
 #include "features/feature.h"
 #include "features/marks.h"
@@ -16,7 +19,7 @@ PG_FUNCTION_INFO_V1(avc_feature_counts);
 
 /*
  * feature_counts(dataset) returns (feature, total, done, pending, failed) a
- * feature, counted in one scan with the rights of the caller.
+ * feature, counted in one scan; no rows where the caller does not see all.
  */
 Datum
 avc_feature_counts(PG_FUNCTION_ARGS)
@@ -26,11 +29,15 @@ avc_feature_counts(PG_FUNCTION_ARGS)
 	StringInfoData sql;
 	List	   *features;
 	ListCell   *cell;
+	AvcRoleScope scope;
+	AttrNumber	marks;
 	bool		is_null;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (dataset == NULL ||
-		avc_dataset_column(dataset, AVC_MARKS_COLUMN) == InvalidAttrNumber)
+	if (dataset == NULL || !avc_dataset_is_countable(dataset))
+		return (Datum) 0;
+	marks = avc_dataset_column(dataset, AVC_MARKS_COLUMN);
+	if (marks <= 0 || get_atttype(dataset->relid, marks) != BYTEAOID)
 		return (Datum) 0;
 	SPI_connect();
 	features = avc_features_load(dataset->relid);
@@ -47,8 +54,10 @@ avc_feature_counts(PG_FUNCTION_ARGS)
 							 ", %d) OPERATOR(pg_catalog.=) %d)",
 							 number, state);
 	}
-	appendStringInfo(&sql, " FROM %s", dataset->quoted_name);
+	appendStringInfo(&sql, " FROM ONLY %s", dataset->quoted_name);
+	avc_role_enter(&scope, dataset->owner);
 	avc_spi_exec(sql.data, 0, NULL, true, 0);
+	avc_role_leave(&scope);
 	foreach(cell, features)
 	{
 		AvcFeature *feature = lfirst(cell);

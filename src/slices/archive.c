@@ -283,17 +283,20 @@ unheld_query(Oid dataset)
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT a.ctid FROM _avcurate.archive a "
 						   "WHERE a.dataset = $1");
-	avc_spi_exec("SELECT slice_id FROM _avcurate.slices WHERE dataset = $1 "
-				 "AND 'image_sha256' = ANY (columns)", 1, &param, false, 0);
+	avc_spi_exec("SELECT slice_id FROM _avcurate.slices WHERE dataset = $1",
+				 1, &param, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		bool		is_null;
+		int64		slice_id = DatumGetInt64(avc_spi_column(i, "slice_id",
+															&is_null));
 
+		if (!avc_history_has_images(slice_id))
+			continue;
 		appendStringInfo(&sql, " AND NOT EXISTS (SELECT FROM %s h WHERE "
 						 "h.frame_id = a.frame_id "
 						 "AND h.image_sha256 = a.image_sha256)",
-						 avc_history_name(DatumGetInt64(
-														avc_spi_column(i, "slice_id", &is_null))));
+						 avc_history_name(slice_id));
 	}
 	return sql.data;
 }

@@ -127,7 +127,7 @@ warn_of_lost_images(const AvcSlice *slice)
 	AvcRoleScope scope;
 	int64		lost;
 
-	if (get_attnum(slice->history, "image_sha256") <= 0)
+	if (!avc_history_has_images(slice->slice_id))
 		return;
 	avc_catalog_enter(&scope);
 	SPI_connect();

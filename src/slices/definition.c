@@ -266,12 +266,21 @@ avc_definition_missing(Oid relid)
 char *
 avc_definition_source(Oid dataset)
 {
+	const char *column;
+
 	LockRelationOid(dataset, AccessShareLock);
 	/* in PostgreSQL 15 an owner can still turn an empty table into a view */
 	if (get_rel_relkind(dataset) != RELKIND_RELATION)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("dataset with OID %u is not a table", dataset)));
+	column = avc_dataset_strange_column(dataset);
+	if (column != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of dataset \"%s\" is missing or has another type than it was made with",
+						column, get_rel_name(dataset)),
+				 errhint("Give the column its type back with ALTER TABLE.")));
 	return psprintf("ONLY %s", avc_relation_name(dataset));
 }
 

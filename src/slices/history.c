@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
@@ -27,6 +28,21 @@ char *
 avc_history_name(int64 slice_id)
 {
 	return psprintf("_avcurate.history_" INT64_FORMAT, slice_id);
+}
+
+bool
+avc_history_has_images(int64 slice_id)
+{
+	Oid			history;
+	AttrNumber	number;
+
+	history = get_relname_relid(avc_history_name(slice_id) +
+								strlen("_avcurate."),
+								get_namespace_oid("_avcurate", false));
+	if (!OidIsValid(history))
+		return false;
+	number = get_attnum(history, "image_sha256");
+	return number > 0 && get_atttype(history, number) == BYTEAOID;
 }
 
 /* "name" type [COLLATE c], for CREATE TABLE. */

@@ -170,6 +170,13 @@ extern void avc_history_create(int64 slice_id, Oid relid);
 extern void avc_history_drop(int64 slice_id);
 extern char *avc_history_name(int64 slice_id);
 
+/*
+ * Does the history say which images its rows mean?  A column of that name
+ * but of a user's type does not: nothing is ever compared with it, or the
+ * user's casts would run as the extension's owner.
+ */
+extern bool avc_history_has_images(int64 slice_id);
+
 /* Give rows a name that the next statements of this SPI connection know. */
 extern void avc_rows_register(const char *name, Tuplestorestate *rows,
 							  TupleDesc desc);

@@ -293,7 +293,7 @@ verify_images(Reading *reading, const AvcVersion *version, Verdict *verdict)
 	int64		missing;
 	int64		changed;
 
-	if (get_attnum(slice->history, "image_sha256") <= 0)
+	if (!avc_history_has_images(slice->slice_id))
 		return;
 	verdict->has_images = true;
 	if (!OidIsValid(slice->dataset))

@@ -1,0 +1,91 @@
+-- What an owner of a dataset cannot gain by making something else of it:
+-- nobody ever runs his functions with more rights than he has.
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS avcurate;
+RESET client_min_messages;
+CREATE ROLE regress_mallory;
+CREATE SCHEMA lair AUTHORIZATION regress_mallory;
+SET ROLE regress_mallory;
+SET search_path = lair;
+CREATE FUNCTION picture(seed text) RETURNS bytea LANGUAGE sql IMMUTABLE
+	RETURN '\xffd8fffe'::bytea || int2send((octet_length(seed) + 2)::int2) || convert_to(seed, 'UTF8')
+		|| '\xffc000110800320064'::bytea || '\x03012200021101031101'::bytea;
+
+-- a type whose cast to bytea says whose rights it has
+CREATE TYPE bait AS (content bytea);
+CREATE FUNCTION spring(bait) RETURNS bytea LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE NOTICE 'runs as %', current_user;
+	RETURN ($1).content;
+END $$;
+CREATE CAST (bait AS bytea) WITH FUNCTION spring(bait) AS IMPLICIT;
+
+SELECT avcurate.create_dataset('frames');
+INSERT INTO frames (image_id, image_bytes, ann_categories, ann_bboxes)
+	SELECT 'f' || n, picture(n::text), '{car}', '{{1,1,5,5}}' FROM generate_series(1, 3) n;
+SELECT avcurate.add_feature('frames', 'wide', 'width > 10');
+
+-- as the hash of a view's rows
+CREATE MATERIALIZED VIEW hashes AS SELECT frame_id, ROW(image_sha256)::bait AS image_sha256 FROM frames;
+CREATE UNIQUE INDEX ON hashes (frame_id);
+SELECT avcurate.track_slice('hashes');
+SELECT verified, detail FROM avcurate.verify_slice('hashes');
+UPDATE frames SET image_bytes = picture('new') WHERE frame_id = 1;
+SELECT avcurate.refresh_slice('hashes');
+SELECT version, pruned FROM avcurate.prune_slice('hashes', 1);
+SELECT frame_id, labels FROM avcurate.batches('hashes', 2);
+DROP MATERIALIZED VIEW hashes;
+
+-- as the images of the dataset
+SELECT avcurate.create_slice('all_frames', 'frames', 'true');
+SET client_min_messages = warning;
+ALTER TABLE frames DROP COLUMN image_bytes CASCADE;
+RESET client_min_messages;
+ALTER TABLE frames ADD COLUMN image_bytes bait DEFAULT ROW('\x00');
+SELECT verified FROM avcurate.verify_slice('all_frames');
+SELECT frame_id, image_bytes FROM avcurate.batches('all_frames', 2);
+SELECT version FROM avcurate.prune_slice('all_frames', 1);
+RESET ROLE;
+SELECT dataset, frames, image_bytes FROM avcurate.datasets WHERE dataset = 'frames'::regclass;
+SELECT feature, total FROM avcurate.feature_status WHERE dataset = 'frames'::regclass;
+SET ROLE regress_mallory;
+-- an image of fixed length would be taken for a pointer
+ALTER TABLE frames DROP COLUMN image_bytes;
+ALTER TABLE frames ADD COLUMN image_bytes bigint DEFAULT 42;
+SELECT frame_id, image_bytes FROM avcurate.batches('all_frames', 2);
+SET client_min_messages = warning;
+DROP TABLE frames CASCADE;
+RESET client_min_messages;
+
+-- row security that others run into when they list datasets
+SELECT avcurate.create_dataset('guarded');
+INSERT INTO guarded (image_id, image_bytes) SELECT 'f' || n, picture(n::text) FROM generate_series(1, 3) n;
+SELECT avcurate.add_feature('guarded', 'wide', 'width > 10');
+CREATE FUNCTION guard() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN RAISE NOTICE 'runs as %', current_user; RETURN true; END $$;
+CREATE POLICY trap ON guarded USING (lair.guard());
+ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+GRANT USAGE ON SCHEMA lair TO PUBLIC;
+GRANT SELECT ON guarded TO PUBLIC;
+RESET ROLE;
+CREATE ROLE regress_passer_by;
+SET ROLE regress_passer_by;
+SELECT dataset, frames, boxes FROM avcurate.datasets WHERE dataset = 'guarded'::regclass;
+SELECT feature, total, pending FROM avcurate.feature_status WHERE dataset = 'guarded'::regclass;
+RESET ROLE;
+SELECT dataset, frames, boxes FROM avcurate.datasets WHERE dataset = 'guarded'::regclass;
+SELECT feature, total, pending FROM avcurate.feature_status WHERE dataset = 'guarded'::regclass;
+
+-- names that look like a part of our own statements
+SET ROLE regress_mallory;
+SELECT avcurate.create_dataset('"a $boxes and ""a $table"');
+SELECT avcurate.drop_dataset('"a $boxes and ""a $table"');
+
+RESET ROLE;
+RESET search_path;
+SET client_min_messages = warning;
+DROP SCHEMA lair CASCADE;
+DROP ROLE regress_mallory;
+DROP ROLE regress_passer_by;
