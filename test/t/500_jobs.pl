@@ -156,7 +156,7 @@ foreach my $phase ([ 'slow_load 20000', 'loading', 1.0 ], [ 'slow 20000', 'in a 
 is($node->safe_psql('postgres', "SELECT avcurate.cancel_job($job)"), 'f', 'a cancelled job is not cancelled again');
 
 # --- limits: three at once, the rest wait, in order; waiting jobs can be cancelled
-behave($node, 'slow 300');
+behave($node, 'slow 600');
 my @jobs = map { train() } 1 .. 5;
 poll($node, "SELECT count(*) FROM avcurate.jobs WHERE state = 'running'", '3');
 is($node->safe_psql('postgres', "SELECT string_agg(job::text, ' ' ORDER BY job) FROM avcurate.jobs WHERE state = 'pending'"), "$jobs[3] $jobs[4]",
@@ -167,21 +167,24 @@ is((wait_for($_))[0], 'succeeded', "job $_ succeeds") foreach @jobs[ 0 .. 3 ];
 is($node->safe_psql('postgres', 'SELECT avcurate.run_pending()'), '0', 'nothing is left to run');
 
 # --- a worker that is terminated: the job goes on in another
-behave($node, 'slow 200');
+behave($node, 'hang_at 4');
 $job = train();
-poll($node, "SELECT count(*) > 3 FROM avcurate.job_progress WHERE job = $job", 't');
+poll($node, "SELECT count(*) FROM avcurate.job_progress WHERE job = $job", '4');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend(worker_pid) FROM _avcurate.jobs WHERE job = $job");
 poll($node, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'avcurate job worker'", '0');
 is(engines_of($double), 0, 'a terminated worker takes its engine along');
 is(state_of($node, $job), 'running', 'its job has no worker');
+behave($node);
 is($node->safe_psql('postgres', 'SELECT avcurate.run_pending()'), '1', 'run_pending starts one');
 is((wait_for($job))[0], 'succeeded', 'the job succeeds');
 is($node->safe_psql('postgres', "SELECT attempts FROM avcurate.jobs WHERE job = $job"), '2', 'at the second attempt');
 is(weights_of($node, $job), $weights, 'with the weights of an undisturbed run');
 
 # --- the same, found by wait_job itself
+behave($node, 'hang_at 4');
 $job = train();
-poll($node, "SELECT count(*) > 2 FROM avcurate.job_progress WHERE job = $job", 't');
+poll($node, "SELECT count(*) FROM avcurate.job_progress WHERE job = $job", '4');
+behave($node);
 $node->safe_psql('postgres', "SELECT pg_terminate_backend(worker_pid) FROM _avcurate.jobs WHERE job = $job");
 is((wait_for($job))[0], 'succeeded', 'wait_job finds a new worker by itself');
 is(weights_of($node, $job), $weights, 'the weights are the same');
@@ -189,8 +192,10 @@ is(weights_of($node, $job), $weights, 'the weights are the same');
 # --- immediate stop, and kill -9 of the postmaster
 foreach my $how ('immediate', 'kill9', 'fast')
 {
+	behave($node, 'hang_at 4');
 	$job = train();
-	poll($node, "SELECT count(*) > 2 FROM avcurate.job_progress WHERE job = $job", 't');
+	poll($node, "SELECT count(*) FROM avcurate.job_progress WHERE job = $job", '4');
+	behave($node);
 	my @children = children_of($node->{_pid});
 	if ($how eq 'kill9') { $node->kill9 } else { $node->stop($how) }
 	# killed this way, its children let the shared memory go by themselves
@@ -206,7 +211,7 @@ foreach my $how ('immediate', 'kill9', 'fast')
 }
 
 # --- a job that loses its worker again and again
-behave($node, 'slow 200');
+behave($node, 'hang_at 0');
 $job = train();
 foreach my $attempt (1 .. 3)
 {

@@ -4,6 +4,7 @@
 # file "behaviour" beside this program holds words, one a line:
 #
 #   slow MS              each step takes so long
+#   hang_at STEP         that step takes a minute
 #   slow_load MS         LOAD takes so long
 #   slow_save MS         SAVE takes so long
 #   kill_at STEP         ends itself by SIGKILL at that step
@@ -128,6 +129,7 @@ while (1)
 		my $step = $json->{step};
 		my $hit = sub { exists $do{"$_[0]_at"} && $do{"$_[0]_at"} == $step };
 		usleep(1000 * $do{slow}) if $do{slow};
+		sleep 60 if $hit->('hang');
 		kill 'KILL', $$ if $hit->('kill');
 		if ($hit->('exit')) { print STDERR "first line\nthe double gave up\n"; exit 3 }
 		if ($hit->('garbage')) { syswrite $socket, 'x' x 100; sleep 5; exit 0 }
