@@ -75,7 +75,7 @@ CREATE FUNCTION _avcurate.dataset_counts(
 COMMENT ON FUNCTION _avcurate.dataset_counts(regclass) IS
 	'count frames, labels, bytes and boxes of a dataset';
 
-CREATE VIEW avcurate.datasets AS
+CREATE VIEW avcurate.datasets WITH (security_barrier) AS
 SELECT d.dataset, c.frames, c.labelled_frames, c.image_bytes, c.boxes,
 	d.created_at
 FROM _avcurate.datasets d,

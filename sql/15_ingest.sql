@@ -62,7 +62,7 @@ COMMENT ON COLUMN _avcurate.ingest_progress.dropped_boxes IS
 COMMENT ON COLUMN _avcurate.ingest_progress.clipped_boxes IS
 	'boxes cut to the frame';
 
-CREATE VIEW avcurate.ingest_errors AS
+CREATE VIEW avcurate.ingest_errors WITH (security_barrier) AS
 SELECT e.dataset, e.source, e.at, e.sqlstate, e.message
 FROM _avcurate.ingest_errors e
 WHERE pg_catalog.has_table_privilege(e.dataset, 'SELECT');
@@ -76,7 +76,7 @@ COMMENT ON COLUMN avcurate.ingest_errors.sqlstate IS 'kind of the error';
 COMMENT ON COLUMN avcurate.ingest_errors.message IS 'what is wrong with it';
 GRANT SELECT ON avcurate.ingest_errors TO PUBLIC;
 
-CREATE VIEW avcurate.ingest_progress AS
+CREATE VIEW avcurate.ingest_progress WITH (security_barrier) AS
 SELECT p.dataset, p.source,
 	CASE WHEN p.state = 'running' AND NOT EXISTS (
 			SELECT 1 FROM pg_catalog.pg_stat_activity a

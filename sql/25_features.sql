@@ -145,7 +145,7 @@ CREATE FUNCTION _avcurate.feature_counts(dataset regclass)
 COMMENT ON FUNCTION _avcurate.feature_counts(regclass) IS
 	'count the states of a dataset''s features in one scan';
 
-CREATE VIEW avcurate.features AS
+CREATE VIEW avcurate.features WITH (security_barrier) AS
 SELECT f.dataset, f.feature,
 	pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
 	f.expression, f.reads, f.created_at, f.altered_at
@@ -166,7 +166,7 @@ COMMENT ON COLUMN avcurate.features.altered_at IS
 	'when its expression was last changed';
 GRANT SELECT ON avcurate.features TO PUBLIC;
 
-CREATE VIEW avcurate.feature_status AS
+CREATE VIEW avcurate.feature_status WITH (security_barrier) AS
 SELECT d.dataset, c.feature, c.total, c.done, c.pending, c.failed
 FROM _avcurate.datasets d, LATERAL _avcurate.feature_counts(d.dataset) c
 WHERE pg_catalog.has_table_privilege(d.dataset, 'SELECT');
@@ -183,7 +183,7 @@ COMMENT ON COLUMN avcurate.feature_status.failed IS
 	'rows whose expression failed; see feature_errors';
 GRANT SELECT ON avcurate.feature_status TO PUBLIC;
 
-CREATE VIEW avcurate.feature_errors AS
+CREATE VIEW avcurate.feature_errors WITH (security_barrier) AS
 SELECT e.dataset, e.feature, e.frame_id, e.attempts, e.last_at, e.sqlstate,
 	e.message
 FROM _avcurate.feature_errors e

@@ -333,7 +333,7 @@ CREATE FUNCTION _avcurate.slice_pins()
 COMMENT ON FUNCTION _avcurate.slice_pins() IS
 	'what holds versions: tags, checkpoints, evaluations, unfinished jobs';
 
-CREATE VIEW avcurate.slices AS
+CREATE VIEW avcurate.slices WITH (security_barrier) AS
 	SELECT s.slice, s.dataset, s.filter,
 		   pg_catalog.pg_get_viewdef(s.slice) AS definition,
 		   s.version, v.rows, v.created_at AS refreshed_at,
@@ -365,7 +365,7 @@ COMMENT ON COLUMN avcurate.slices.reason IS
 	'why it cannot';
 GRANT SELECT ON avcurate.slices TO PUBLIC;
 
-CREATE VIEW avcurate.slice_versions AS
+CREATE VIEW avcurate.slice_versions WITH (security_barrier) AS
 	SELECT s.slice, v.version, v.created_at, v.created_by, v.rows,
 		   v.added, v.removed, v.changed, v.mode, v.definition, v.digest,
 		   ARRAY(SELECT t.tag FROM _avcurate.slice_tags t

@@ -78,6 +78,25 @@ RESET ROLE;
 SELECT dataset, frames, boxes FROM avcurate.datasets WHERE dataset = 'guarded'::regclass;
 SELECT feature, total, pending FROM avcurate.feature_status WHERE dataset = 'guarded'::regclass;
 
+-- rows that a view hides are not shown to a function in the query either
+SET client_min_messages = warning;
+SELECT avcurate.create_slice('public.regress_hidden', 'guarded', $$weather = 'hidden'$$);
+SELECT avcurate.add_feature('guarded', 'hidden', $$'hidden'$$);
+REVOKE SELECT ON guarded FROM PUBLIC;
+RESET client_min_messages;
+SET ROLE regress_mallory;
+CREATE FUNCTION peep(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$
+BEGIN RAISE NOTICE 'sees %', $1; RETURN true; END $$;
+SET ROLE regress_passer_by;
+SELECT count(*) FROM avcurate.slices WHERE lair.peep(filter);
+SELECT count(*) FROM avcurate.slice_versions WHERE lair.peep(definition);
+SELECT count(*) FROM avcurate.features WHERE lair.peep(expression);
+RESET ROLE;
+SELECT relname FROM pg_class WHERE relnamespace = 'avcurate'::regnamespace AND relkind = 'v'
+	AND pg_get_viewdef(oid) ~ 'has_[a-z]+_privilege|has_privs|pg_has_role'
+	AND NOT coalesce(reloptions, '{}') @> '{security_barrier=true}' ORDER BY 1;
+DROP MATERIALIZED VIEW public.regress_hidden;
+
 -- names that look like a part of our own statements
 SET ROLE regress_mallory;
 SELECT avcurate.create_dataset('"a $boxes and ""a $table"');
