@@ -130,7 +130,7 @@ test_overfit(EngFrame *frames, EngOptimizerKind kind, float lr, int steps)
 		eng_detector_free(detector);
 		return;
 	}
-	tap_ok(end.loss < start.loss / 3, "%s: loss falls from %g to %g",
+	tap_ok(end.loss < start.loss / 2, "%s: loss falls from %g to %g",
 		   kind == ENG_OPTIMIZER_SGD ? "sgd" : "adamw", start.loss, end.loss);
 	for (i = 0; i < FRAMES; i++)
 	{
