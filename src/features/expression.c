@@ -66,6 +66,18 @@ check_is_expression(const char *text)
 				 errhint("Give what could stand in a SELECT list, without an alias.")));
 }
 
+/* row.* is one in the text, but not what it stands for. */
+static void
+check_is_one_value(const Query *query, const char *text)
+{
+	if (list_length(query->targetList) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("\"%s\" stands for %d values, not one", text,
+						list_length(query->targetList)),
+				 errhint("Name the column that is meant.")));
+}
+
 static void
 add_read(ReadsContext *context, AttrNumber number)
 {
@@ -197,6 +209,7 @@ avc_expression_analyze(const AvcDataset *dataset, const char *text)
 
 	check_is_expression(text);
 	query = analyze(dataset, text);
+	check_is_one_value(query, text);
 	if (query->hasAggs || query->hasWindowFuncs)
 		refuse("aggregate or window functions",
 			   "It is computed from one row; a subquery over unnest() of the row's arrays may aggregate.");

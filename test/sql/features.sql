@@ -43,6 +43,7 @@ SELECT avcurate.add_feature('drive', 'f', 'drive IS NULL');
 SELECT avcurate.add_feature('drive', 'f', 'ctid');
 SELECT avcurate.add_feature('drive', 'f', 'feature_marks');
 SELECT avcurate.add_feature('drive', 'f', '1, 2');
+SELECT avcurate.add_feature('drive', 'f', 'drive.*');
 SELECT avcurate.add_feature('drive', 'f', '1 FROM drive');
 SELECT avcurate.add_feature('drive', 'f', '1; DROP TABLE drive');
 SELECT avcurate.add_feature('drive', 'f', '1) FROM drive; DROP TABLE drive; SELECT (1');
