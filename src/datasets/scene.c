@@ -61,7 +61,7 @@ set_light(Scene *scene, SceneRandom *random)
 		ambient *= 0.92;
 	for (c = 0; c < 3; c++)
 		scene->ambient[c] = ambient * tints[scene->time][c];
-	scene->headlight = scene->time == SCENE_NIGHT ? 0.85 : 0.0;
+	scene->headlight = scene->time == SCENE_NIGHT ? 0.20 : 0.0;
 	scene->fog = fogs[scene->time][scene->weather];
 	scene->fog_length = lengths[scene->weather] *
 		scene_between(random, 0.7, 1.3);

@@ -47,7 +47,7 @@ static const AvcSceneOptions base_options = {
 	.person = 0.55, .distant = 0.10,
 	.person_near = 6, .person_far = 26,
 	.distant_near = 24, .distant_far = 55,
-	.rider_near = 7, .rider_far = 40,
+	.rider_near = 8, .rider_far = 28,
 	.vehicles = 6, .traffic_light = 0.50, .zebra = 0.35
 };
 
