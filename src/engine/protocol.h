@@ -55,8 +55,8 @@
  *			"decay_rule": "all" | "matrices"}, "trainable_layers",
  *			"freeze_norm": bool, "hflip", "memory_limit"}
  *			Only architecture is required.  The blob is a safetensors file of
- *			weights, or of weights and optimizer.* tensors; it is empty when
- *			init is true.  memory_limit is in bytes, 0 = none.  A LOAD
+ *			weights, or of weights and optimizer.* tensors, or one of PyTorch's
+ *			own files of weights; it is empty when init is true.  memory_limit is in bytes, 0 = none.  A LOAD
  *			replaces what an earlier one loaded; one that fails leaves nothing
  *			loaded.
  *			OK {"parameters", "arena_bytes": {}, "threads",

@@ -15,6 +15,7 @@
 #include "engine/channel.h"
 #include "engine/core/random.h"
 #include "engine/io/json.h"
+#include "engine/io/pth.h"
 #include "engine/machine.h"
 #include "engine/nets/detector.h"
 #include "engine/request.h"
@@ -87,12 +88,16 @@ load_weights(Session *session, const EngLoadRequest *request,
 
 /*
  * The file of weights in the blob; NULL with status still ok if there is
- * none and none is needed.
+ * none and none is needed.  One of PyTorch's own is turned into a
+ * safetensors file in "converted", which must stay as long as *file.
  */
 static bool
 open_weights(const EngLoadRequest *request, const EngMessage *message,
-			 EngTensorFile **file, EngStatus *status)
+			 EngBuffer *converted, EngTensorFile **file, EngStatus *status)
 {
+	const uint8_t *image = message->blob.data;
+	size_t		size = message->blob.size;
+
 	*file = NULL;
 	if (message->blob.size == 0)
 	{
@@ -101,8 +106,14 @@ open_weights(const EngLoadRequest *request, const EngMessage *message,
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"LOAD has no weights and init is not true");
 	}
-	*file = eng_tensor_file_open(message->blob.data, message->blob.size,
-								 status);
+	if (eng_pth_recognise(image, size))
+	{
+		if (!eng_pth_convert(image, size, NULL, converted, status))
+			return false;
+		image = converted->data;
+		size = converted->size;
+	}
+	*file = eng_tensor_file_open(image, size, status);
 	return *file != NULL;
 }
 
@@ -112,14 +123,19 @@ load(Session *session, EngLoadRequest *request, const EngMessage *message,
 {
 	EngDetectorConfig config;
 	EngLoadOptions options = {0};
+	EngBuffer	converted = {0};
 	EngTensorFile *file;
 	bool		fine;
 
 	if (!eng_detector_config_parse(&config, request->architecture,
 								   request->options, request->num_classes,
-								   status) ||
-		!open_weights(request, message, &file, status))
+								   status))
 		return false;
+	if (!open_weights(request, message, &converted, &file, status))
+	{
+		eng_buffer_free(&converted);
+		return false;
+	}
 	session->detector = eng_detector_create(&config, request->device,
 											request->threads, request->train,
 											status);
@@ -130,6 +146,7 @@ load(Session *session, EngLoadRequest *request, const EngMessage *message,
 	else
 		unload(session);
 	eng_tensor_file_free(file);
+	eng_buffer_free(&converted);
 	session->train = request->train;
 	session->seed = request->seed;
 	session->hflip = request->hflip;

@@ -1,8 +1,8 @@
 /*
  * models/weights_file.c
- *		Weights in and out of the database as safetensors files.
+ *		Weights in and out of the database as files.
  *
- * A file that comes in passes through an engine: it is loaded strictly into
+ * A file that comes in, safetensors or PyTorch's, passes through an engine: it is loaded strictly into
  * the model's network and saved again, so names, shapes and types are known
  * to be the network's own before anything is stored.  A file that goes out
  * carries format "pt" and the checkpoint's provenance as metadata strings.
@@ -34,25 +34,24 @@ PG_FUNCTION_INFO_V1(avc_export_checkpoint_file);
 
 /* ---- in ------------------------------------------------------------- */
 
-static void
-check_is_safetensors(const AvcFileImage *file)
+/*
+ * PyTorch's own files hold a pickle: only the engine, which cannot hurt the
+ * server, looks into them.
+ */
+static bool
+is_pytorch_file(const AvcFileImage *file)
 {
 	const uint8 *bytes = (const uint8 *) file->data;
 
-	if (file->len >= 2 && ((bytes[0] == 'P' && bytes[1] == 'K') ||
-						   (bytes[0] == 0x80 && bytes[1] == 2)))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("file is a PyTorch archive, not a safetensors file"),
-				 errhint("Convert it first: avcurate-engine convert FILE.pth FILE.safetensors.")));
+	return file->len >= 2 && ((bytes[0] == 'P' && bytes[1] == 'K') ||
+							  bytes[0] == 0x80);
 }
 
+/* What a safetensors file says about itself. */
 static char *
-import_provenance(const AvcModel *model, const AvcEngine *engine,
-				  const AvcFileImage *file, const char *path)
+file_metadata(const AvcFileImage *file)
 {
 	EngTensorFile *tensors = avc_tensor_file_open(file->data, file->len);
-	StringInfoData json;
 	StringInfoData metadata;
 	int			i;
 
@@ -62,6 +61,15 @@ import_provenance(const AvcModel *model, const AvcEngine *engine,
 		avc_json_add(&metadata, tensors->metadata[i].key,
 					 tensors->metadata[i].value);
 	appendStringInfoChar(&metadata, '}');
+	return metadata.data;
+}
+
+static char *
+import_provenance(const AvcModel *model, const AvcEngine *engine,
+				  const AvcFileImage *file, const char *metadata,
+				  const char *path)
+{
+	StringInfoData json;
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
@@ -69,7 +77,9 @@ import_provenance(const AvcModel *model, const AvcEngine *engine,
 	if (path != NULL)
 		avc_json_add(&json, "path", path);
 	avc_json_add_int(&json, "file_bytes", (int64) file->len);
-	avc_json_add_raw(&json, "file_metadata", metadata.data);
+	avc_json_add(&json, "file_format",
+				 is_pytorch_file(file) ? "pth" : "safetensors");
+	avc_json_add_raw(&json, "file_metadata", metadata);
 	avc_model_add_identity(&json, model);
 	avc_model_add_versions(&json, engine);
 	appendStringInfoChar(&json, '}');
@@ -85,23 +95,24 @@ import_file(const char *name, const AvcFileImage *file, const char *path)
 	AvcCheckpointRow row;
 	AvcEngine  *engine;
 	AvcReply   *reply;
+	const char *metadata = "{}";
 	int64		checkpoint;
 
 	PreventCommandIfReadOnly("import_checkpoint()");
 	avc_model_check_usable(model);
-	check_is_safetensors(file);
 	load.device = avc_model_device(NULL);
 	load.threads = avc_threads;
 	memset(&row, 0, sizeof(row));
 	row.model = model->model;
 
 	/* A malformed file is refused before an engine is started for it. */
-	(void) avc_tensor_file_open(file->data, file->len);
+	if (!is_pytorch_file(file))
+		metadata = file_metadata(file);
 	engine = avc_engine_start();
 	avc_reply_free(avc_model_load(engine, model, &load, file));
 	reply = avc_engine_call(engine, &save);
 	row.provenance = avc_json_to_jsonb(import_provenance(model, engine, file,
-														 path));
+														 metadata, path));
 	avc_engine_stop(engine);
 	checkpoint = avc_checkpoint_store(&row, reply->blob, reply->blob_len);
 	avc_reply_free(reply);

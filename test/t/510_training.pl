@@ -1,6 +1,7 @@
 # Training with the real engine: the same weights whatever happens on the way.
 use strict;
 use warnings;
+use File::Copy;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -160,7 +161,14 @@ like($err, qr/ERROR:.*(shape|tensor)/, "another model's weights are refused") an
 ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.import_checkpoint('m', '\\x00'::bytea)");
 like($err, qr/ERROR/, 'nonsense is refused') and note $err;
 ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.import_checkpoint('m', 'PK34'::bytea)");
-like($err, qr/PyTorch archive/, 'so is a .pth file');
+like($err, qr/ERROR/, 'so is a broken .pth file') and note $err;
+foreach my $kind ('zip', 'stream')
+{
+	copy("$ENV{AVC_ROOT}/test/data/state_$kind.pth", $node->basedir . "/$kind.pth") or die "copy: $!";
+	my $path = $node->basedir . "/$kind.pth";
+	($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.import_checkpoint('m', '$path')");
+	like($err, qr/ERROR:.*tensor/, "a .pth file ($kind) is read, its tensors are not the model's") and note $err;
+}
 
 # --- fine-tuning starts from a checkpoint
 $job = train(qq({"max_steps": 2, "batch_size": 2, "from_checkpoint": $checkpoint, "max_frames": 4}));
