@@ -1,8 +1,11 @@
 -- Installing, settings and their refusals.
 \set VERBOSITY terse
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS avcurate CASCADE;
+RESET client_min_messages;
 CREATE EXTENSION avcurate;
 SELECT extversion FROM pg_extension WHERE extname = 'avcurate';
-SELECT avcurate.version() ~ '^0\.1, engine 0\.1, libraries .*oneDNN' AS version_names_engine_and_libraries;
+SELECT avcurate.version() ~ '^0\.1, engine 0\.1, libraries .*onednn' AS version_names_engine_and_libraries;
 SELECT check_name, ok, hint IS NOT NULL AS has_hint FROM avcurate.doctor()
 	WHERE check_name <> 'pg_cron' ORDER BY check_name;
 
