@@ -295,6 +295,8 @@ test_refused(EngDetector *detector, EngFrame *frame)
 	bad.labels = &label;
 	tap_ok(!step(detector, &bad, 1, &result, &status), "%s", status.message);
 	tap_ok(!step(detector, &bad, 0, &result, &status), "%s", status.message);
+	bad.boxes = NULL;
+	tap_ok(!step(detector, &bad, 1, &result, &status), "%s", status.message);
 	bad = *frame;
 	bad.box_count = 0;
 	tap_ok(step(detector, &bad, 1, &result, &status) && result.skipped,

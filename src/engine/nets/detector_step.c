@@ -11,8 +11,9 @@
 #include "engine/nets/detector_private.h"
 #include "engine/optim/optimizer.h"
 
-#define MOST_FRAMES		4096
+#define MOST_FRAMES		1024
 #define LEAST_SIDE		2		/* pixels of a frame */
+#define MOST_BOXES		100000	/* of a frame */
 #define MOST_SIDE		65500	/* of a JPEG */
 
 static bool
@@ -27,6 +28,12 @@ check_frame(const EngDetector *detector, const EngFrame *frame, bool train,
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"frame %" PRId64 " of %dx%d pixels cannot be used",
 						frame->frame_id, frame->width, frame->height);
+	if (train && (frame->box_count < 0 || frame->box_count > MOST_BOXES ||
+				  (frame->box_count > 0 &&
+				   (frame->boxes == NULL || frame->labels == NULL))))
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"frame %" PRId64 " has %d boxes", frame->frame_id,
+						frame->box_count);
 	for (i = 0; train && i < frame->box_count; i++)
 	{
 		const float *box = frame->boxes + 4 * i;
@@ -124,13 +131,7 @@ fill_truth(EngRegions *r, const EngFrame *frames, EngStatus *status)
 	int32_t		i;
 
 	for (i = 0; i < r->images; i++)
-	{
-		if (frames[i].box_count < 0 || frames[i].box_count > 1 << 20)
-			return eng_fail(status, ENG_BAD_ARGUMENT,
-							"frame %" PRId64 " has %d boxes",
-							frames[i].frame_id, frames[i].box_count);
 		total += frames[i].box_count;
-	}
 	if (!eng_regions_truth_room(r, total, status))
 		return false;
 	boxes = r->truth_boxes;
@@ -138,8 +139,8 @@ fill_truth(EngRegions *r, const EngFrame *frames, EngStatus *status)
 	{
 		int32_t		count = frames[i].box_count;
 
-		memcpy(boxes, frames[i].boxes != NULL ? frames[i].boxes : boxes,
-			   sizeof(float) * 4 * count);
+		if (count > 0)
+			memcpy(boxes, frames[i].boxes, sizeof(float) * 4 * count);
 		if (frames[i].flip)
 			eng_boxes_flip(boxes, boxes, count, frames[i].width);
 		eng_boxes_scale(boxes, boxes, count, r->original[i], r->resized[i]);
