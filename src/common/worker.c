@@ -55,6 +55,28 @@ avc_worker_register(const char *entry, const char *name, bool after_commit)
 	return RegisterDynamicBackgroundWorker(&worker, &handle);
 }
 
+/*
+ * Settings of the database are meant for its users; a worker that queues for
+ * rows or is refused to write would only fail.
+ */
+static void
+pin_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"}
+	};
+	int			i;
+
+	for (i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+						PGC_S_OVERRIDE);
+}
+
 bool
 avc_worker_begin(void)
 {
@@ -67,6 +89,7 @@ avc_worker_begin(void)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
+	pin_settings();
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
