@@ -52,11 +52,29 @@ typedef struct JobRow
 	bool		is_mine;		/* written or locked by this transaction */
 } JobRow;
 
+/*
+ * More workers than may run at once would hold the server's slots until the
+ * commit, only to leave then.
+ */
 bool
 avc_job_worker_register(bool after_commit)
 {
-	return avc_worker_register(AVC_JOB_WORKER_ENTRY, "avcurate job worker",
-							   after_commit);
+	static TransactionId transaction = InvalidTransactionId;
+	static int	registered = 0;
+
+	if (after_commit && transaction != GetTopTransactionId())
+	{
+		transaction = GetTopTransactionId();
+		registered = 0;
+	}
+	if (after_commit && registered >= avc_max_workers)
+		return true;
+	if (!avc_worker_register(AVC_JOB_WORKER_ENTRY, "avcurate job worker",
+							 after_commit))
+		return after_commit && registered > 0;
+	if (after_commit)
+		registered++;
+	return true;
 }
 
 /* ---- add and claim -------------------------------------------------- */
