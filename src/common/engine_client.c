@@ -230,7 +230,9 @@ raise_engine_error(AvcEngine *engine, Incoming *frame)
 	json_t	   *json = json_loadb(frame->json, frame->json_len, 0, NULL);
 	const char *code = json_string_value(json_object_get(json, "code"));
 	const char *text = json_string_value(json_object_get(json, "message"));
+	json_t	   *frame_id = json_object_get(json, "frame_id");
 	bool		fatal = json_is_true(json_object_get(json, "fatal"));
+	char	   *detail = NULL;
 	int			state = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
 	char	   *message;
 
@@ -243,11 +245,16 @@ raise_engine_error(AvcEngine *engine, Incoming *frame)
 	else if (code != NULL && strcmp(code, "unsupported") == 0)
 		state = ERRCODE_FEATURE_NOT_SUPPORTED;
 	message = pstrdup(text != NULL ? text : "engine failed without a message");
+	if (json_is_integer(frame_id))
+		detail = psprintf("Frame %lld.",
+						  (long long) json_integer_value(frame_id));
 	json_decref(json);
 	MemoryContextDelete(frame->context);
 	if (fatal)
 		engine_kill(engine, false);
-	ereport(ERROR, (errcode(state), errmsg("%s", message)));
+	ereport(ERROR,
+			(errcode(state), errmsg("%s", message),
+			 detail ? errdetail("%s", detail) : 0));
 }
 
 static void engine_read(AvcEngine *engine);
