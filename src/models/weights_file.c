@@ -302,42 +302,58 @@ avc_export_checkpoint(PG_FUNCTION_ARGS)
 	PG_RETURN_BYTEA_P(result);
 }
 
-/* Whole or not at all: a temporary file beside it, synced, then renamed. */
-static void
-write_server_file(const char *path, const AvcFileImage *image)
+/* False with errno set if the bytes are not all in the file. */
+static bool
+write_all(int fd, const AvcFileImage *image)
 {
-	char	   *temporary = psprintf("%s.tmp.%d", path, MyProcPid);
 	size_t		done = 0;
-	int			fd;
 
-	fd = OpenTransientFilePerm(temporary, O_WRONLY | O_CREAT | O_TRUNC |
-							   PG_BINARY, 0644);
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", temporary)));
 	while (done < image->len)
 	{
 		ssize_t		n = write(fd, image->data + done,
 							  Min(image->len - done, (size_t) 8 << 20));
 
-		if (n < 0)
-		{
-			int			error = errno;
-
-			(void) unlink(temporary);
-			errno = error;
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 errmsg("could not write file \"%s\": %m", temporary)));
-		}
+		if (n == 0)
+			errno = ENOSPC;
+		if (n <= 0)
+			return false;
 		done += n;
 	}
-	if (pg_fsync(fd) != 0 || CloseTransientFile(fd) != 0)
+	return pg_fsync(fd) == 0;
+}
+
+/*
+ * Whole or not at all: a new file beside it, synced, then renamed.  Nothing
+ * is left behind when that fails.
+ */
+static void
+write_server_file(const char *path, const AvcFileImage *image)
+{
+	char	   *temporary = psprintf("%s.tmp.%d", path, MyProcPid);
+	int			error = 0;
+	int			fd;
+
+	(void) unlink(temporary);
+	fd = OpenTransientFilePerm(temporary, O_WRONLY | O_CREAT | O_EXCL |
+							   PG_BINARY, 0644);
+	if (fd < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not sync file \"%s\": %m", temporary)));
-	(void) durable_rename(temporary, path, ERROR);
+				 errmsg("could not create file \"%s\": %m", temporary)));
+	if (!write_all(fd, image))
+		error = errno;
+	if (CloseTransientFile(fd) != 0 && error == 0)
+		error = errno;
+	if (error == 0 && rename(temporary, path) != 0)
+		error = errno;
+	if (error != 0)
+	{
+		(void) unlink(temporary);
+		errno = error;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", path)));
+	}
 }
 
 /*
