@@ -133,7 +133,4 @@ extern const char *avc_label_map_category(const AvcLabelMap *map, int32 label);
 /* Largest class id of the map; a detector needs one class more. */
 extern int32 avc_label_map_max(const AvcLabelMap *map);
 
-/* Error with a hint listing the known maps unless the map exists. */
-extern void avc_label_map_check(const char *name);
-
 #endif							/* AVC_BATCHES_BATCHES_H */

@@ -108,23 +108,6 @@ avc_label_map_load(const char *name, MemoryContext context)
 	return map;
 }
 
-void
-avc_label_map_check(const char *name)
-{
-	AvcRoleScope scope;
-	AvcParam	param = AVC_TEXT(name);
-	uint64		rows;
-
-	SPI_connect();
-	avc_catalog_enter(&scope);
-	rows = avc_spi_exec("SELECT 1 FROM _avcurate.label_maps "
-						"WHERE label_map = $1", 1, &param, true, 1);
-	avc_catalog_leave(&scope);
-	if (rows == 0)
-		raise_unknown_map(name);
-	SPI_finish();
-}
-
 int32
 avc_label_map_label(const AvcLabelMap *map, const char *category,
 					size_t length)

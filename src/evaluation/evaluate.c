@@ -15,7 +15,6 @@
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
@@ -27,7 +26,7 @@
 #include "evaluation/options.h"
 #include "evaluation/result.h"
 #include "jobs/job.h"
-#include "models/checkpoint.h"
+#include "models/model.h"
 #include "slices/slice.h"
 
 #define BATCH_FRAMES 8
@@ -142,6 +141,8 @@ prepare(Evaluation *evaluation, MemoryContext weights_context)
 	MemoryContextSwitchTo(job->context);
 	avc_evaluate_options_read(&evaluation->options, job->options);
 	evaluation->checkpoint = avc_checkpoint_find(job->checkpoint, false);
+	avc_model_check_usable(evaluation->checkpoint->model);
+	avc_model_check_labels(evaluation->checkpoint->model);
 	list_classes(evaluation);
 	open_reader(evaluation);
 	evaluation->writer = avc_result_open(job->context, job->job,
@@ -164,38 +165,17 @@ prepare(Evaluation *evaluation, MemoryContext weights_context)
 	return weights;
 }
 
-/* "auto" is the CPU as long as there is no other backend. */
-static const char *
-device_of(const AvcEvaluateOptions *options)
-{
-	const char *device = options->device ? options->device : avc_device;
-
-	return strcmp(device, "auto") == 0 ? "cpu" : device;
-}
-
 static void
 load_model(Evaluation *evaluation, const AvcFileImage *weights)
 {
-	const AvcModel *model = evaluation->checkpoint->model;
-	const AvcEvaluateOptions *options = &evaluation->options;
-	AvcBlobPart part = {weights->data, weights->len};
-	AvcMessage	message = {ENG_KIND_LOAD, NULL, &part, 1};
-	StringInfoData json;
+	AvcLoad		load = {"infer", NULL, 0, 0, false, true, NULL};
 
-	initStringInfo(&json);
-	appendStringInfoString(&json, "{\"architecture\": ");
-	escape_json(&json, model->architecture);
-	appendStringInfo(&json, ", \"options\": %s, \"num_classes\": %d, "
-					 "\"mode\": \"infer\", \"strict\": true, \"threads\": %d, "
-					 "\"device\": ",
-					 model->options, model->num_classes,
-					 options->threads >= 0 ? options->threads : avc_threads);
-	escape_json(&json, device_of(options));
-	appendStringInfo(&json, ", \"memory_limit\": %lld}",
-					 (long long) avc_engine_memory_limit * 1024 * 1024);
-	message.json = json.data;
+	load.device = evaluation->options.device;
+	load.threads = evaluation->options.threads;
 	evaluation->engine = avc_engine_start();
-	avc_engine_call(evaluation->engine, &message);
+	avc_reply_free(avc_model_load(evaluation->engine,
+								  evaluation->checkpoint->model, &load,
+								  weights));
 }
 
 /* Read the next batch and put it on its way. */
@@ -522,9 +502,14 @@ avc_evaluate(PG_FUNCTION_ARGS)
 	avc_evaluate_options_read(&options, PG_GETARG_JSONB_P(2));
 	checkpoint = avc_checkpoint_find(checkpoint_id, false);
 	avc_model_check_usable(checkpoint->model);
-	avc_label_map_check(checkpoint->model->label_map);
+	avc_model_check_labels(checkpoint->model);
 	slice = avc_slice_find(relid, false);
 	avc_slice_check_readable(slice);
+	/* Settings of the caller, which the worker does not have. */
+	options.device = avc_model_device(options.device);
+	avc_model_check_device(options.device);
+	if (options.threads < 0)
+		options.threads = avc_threads;
 	options.version = avc_slice_version_pin(slice, options.version);
 	check_readable(slice, options.version);
 
@@ -536,6 +521,6 @@ avc_evaluate(PG_FUNCTION_ARGS)
 	request.model = checkpoint->model->model;
 	request.checkpoint = checkpoint_id;
 	request.options = avc_evaluate_options_json(&options);
-	request.device = device_of(&options);
+	request.device = options.device;
 	PG_RETURN_INT64(avc_job_add(&request));
 }

@@ -13,7 +13,7 @@ typedef struct AvcEvaluateOptions
 	bool		lancedb;		/* mode */
 	double		min_score;
 	int64		max_frames;		/* 0 = all */
-	char	   *device;			/* NULL = the setting */
+	const char *device;			/* NULL = the setting */
 	int			threads;		/* -1 = the setting */
 } AvcEvaluateOptions;
 

@@ -46,6 +46,9 @@ extern AvcModel *avc_model_find(const char *model, bool missing_ok);
 /* Error unless the current user may use (is a member of the owner of) it. */
 extern void avc_model_check_usable(const AvcModel *model);
 
+/* Error if its label map is gone, or has labels that the model has not. */
+extern void avc_model_check_labels(const AvcModel *model);
+
 /* checkpoint.c */
 
 /* Look a checkpoint up; NULL if missing_ok and there is none. */

@@ -8,6 +8,7 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -64,6 +65,30 @@ avc_jsonb_to_text(Jsonb *jsonb)
 	return JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
 }
 
+/*
+ * The engine's code cuts messages at a number of bytes, which may be in the
+ * middle of a character; what is no text in this encoding becomes "?".
+ */
+static char *
+valid_text(const char *message)
+{
+	char	   *text = pstrdup(message);
+	char	   *at = text;
+	int			left = strlen(text);
+
+	for (;;)
+	{
+		int			valid = pg_encoding_verifymbstr(GetDatabaseEncoding(), at,
+													left);
+
+		if (valid >= left)
+			return text;
+		at[valid] = '?';
+		at += valid + 1;
+		left -= valid + 1;
+	}
+}
+
 void
 avc_raise_status(const EngStatus *status)
 {
@@ -77,7 +102,7 @@ avc_raise_status(const EngStatus *status)
 		state = ERRCODE_OUT_OF_MEMORY;
 	else if (status->code == ENG_UNSUPPORTED)
 		state = ERRCODE_FEATURE_NOT_SUPPORTED;
-	ereport(ERROR, (errcode(state), errmsg("%s", status->message)));
+	ereport(ERROR, (errcode(state), errmsg("%s", valid_text(status->message))));
 	pg_unreachable();
 }
 
@@ -89,6 +114,16 @@ avc_model_device(const char *device)
 	if (device == NULL)
 		device = avc_device;
 	return strcmp(device, "auto") == 0 ? "cpu" : device;
+}
+
+void
+avc_model_check_device(const char *device)
+{
+	if (strcmp(device, "cpu") != 0 && strcmp(device, "ref") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("device \"%s\" is not available", device),
+				 errhint("Set avcurate.device to \"cpu\".")));
 }
 
 /* Bytes that an engine may plan for. */
@@ -261,6 +296,20 @@ count_classes(const char *label_map)
 				 errmsg("label map \"%s\" does not exist", label_map),
 				 errhint("Label maps are listed in avcurate.label_maps.")));
 	return label + 1;
+}
+
+void
+avc_model_check_labels(const AvcModel *model)
+{
+	int			classes = count_classes(model->label_map);
+
+	if (classes > model->num_classes)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("label map \"%s\" goes up to label %d, but model \"%s\" was made for labels up to %d",
+						model->label_map, classes - 1, model->model,
+						model->num_classes - 1),
+				 errhint("Make a new model with avcurate.create_model().")));
 }
 
 static void

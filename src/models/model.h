@@ -34,6 +34,9 @@ extern AvcReply *avc_model_load(AvcEngine *engine, const AvcModel *model,
 /* avcurate.device, "auto" resolved to what this server has. */
 extern const char *avc_model_device(const char *device);
 
+/* Error with a hint unless this server has the device. */
+extern void avc_model_check_device(const char *device);
+
 /* Key, colon and string value as JSON, with a comma before all but the first. */
 extern void avc_json_add(StringInfo json, const char *key, const char *value);
 

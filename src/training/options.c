@@ -303,12 +303,7 @@ check_together(const AvcTrainOptions *options)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("option \"amp\" of train cannot be bf16 on device \"%s\" yet",
 						options->device)));
-	if (strcmp(options->device, "cpu") != 0 &&
-		strcmp(options->device, "ref") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("device \"%s\" is not available", options->device),
-				 errhint("Set avcurate.device to \"cpu\".")));
+	avc_model_check_device(options->device);
 }
 
 void
