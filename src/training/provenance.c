@@ -67,8 +67,8 @@ avc_train_add_pin(StringInfo json, const AvcTrainPin *pin)
 	avc_json_add_raw(json, "features", pin->features);
 }
 
-void
-avc_train_add_label_map(StringInfo json, const char *label_map)
+char *
+avc_train_read_labels(const char *label_map)
 {
 	MemoryContext context = CurrentMemoryContext;
 	AvcRoleScope scope;
@@ -83,7 +83,7 @@ avc_train_add_label_map(StringInfo json, const char *label_map)
 	labels = text_of("labels", context);
 	SPI_finish();
 	avc_catalog_leave(&scope);
-	avc_json_add_raw(json, "labels", labels);
+	return labels;
 }
 
 char *

@@ -26,7 +26,9 @@ extern void avc_train_read_pin(AvcTrainPin *pin, int64 slice_id,
 
 /* Members of the provenance. */
 extern void avc_train_add_pin(StringInfo json, const AvcTrainPin *pin);
-extern void avc_train_add_label_map(StringInfo json, const char *label_map);
+
+/* The label map as a JSON object: category to class id. */
+extern char *avc_train_read_labels(const char *label_map);
 
 /*
  * A JSON object of everything outside the pin and the options that decides

@@ -50,6 +50,9 @@ typedef struct Training
 	AvcTrainOptions options;
 	AvcModel   *model;
 	AvcFeed		feed;
+	/* for the provenance, as they were when the frames were opened */
+	AvcTrainPin pin;
+	char	   *labels;			/* JSON: category to class id */
 	char	   *environment;	/* JSON: versions, device, threads */
 	int64		first_step;		/* where this attempt begins */
 	instr_time	last_answer;
@@ -312,9 +315,12 @@ prepare(Training *training)
 	MemoryContextSwitchTo(job->context);
 	training->model = avc_model_find(job->model, false);
 	avc_model_check_usable(training->model);
+	avc_model_check_labels(training->model);
 	avc_train_options_resolve(&training->options, job->options,
 							  training->model);
 	open_reader(training);
+	avc_train_read_pin(&training->pin, job->slice_id, job->version);
+	training->labels = avc_train_read_labels(training->model->label_map);
 	state = avc_checkpoint_newest_state(job->job);
 	if (state != 0)
 		found = avc_checkpoint_find(state, false);
@@ -382,7 +388,7 @@ set_result(AvcJob *job, int64 checkpoint)
 
 /* Everything that made these weights. */
 static Jsonb *
-describe_result(Training *training, const AvcTrainPin *pin)
+describe_result(Training *training)
 {
 	AvcJob	   *job = training->job;
 	AvcFeed    *feed = &training->feed;
@@ -392,8 +398,8 @@ describe_result(Training *training, const AvcTrainPin *pin)
 	appendStringInfoChar(&json, '{');
 	avc_json_add(&json, "origin", "trained");
 	avc_model_add_identity(&json, training->model);
-	avc_train_add_pin(&json, pin);
-	avc_train_add_label_map(&json, training->model->label_map);
+	avc_train_add_pin(&json, &training->pin);
+	avc_json_add_raw(&json, "labels", training->labels);
 	avc_json_add_int(&json, "job", job->job);
 	avc_json_add_int(&json, "frames", avc_batch_reader_frames(feed->reader));
 	avc_json_add_int(&json, "unlabelled_frames",
@@ -417,20 +423,18 @@ store_weights(Training *training, const AvcReply *saved)
 	AvcJob	   *job = training->job;
 	AvcFeed    *feed = &training->feed;
 	AvcCheckpointRow row;
-	AvcTrainPin pin;
 
-	avc_train_read_pin(&pin, job->slice_id, job->version);
 	memset(&row, 0, sizeof(row));
 	row.model = job->model;
 	row.job = job->job;
 	row.slice_id = job->slice_id;
 	row.version = job->version;
-	row.digest = pin.digest;
-	row.rows = pin.rows;
+	row.digest = training->pin.digest;
+	row.rows = training->pin.rows;
 	row.parent = training->options.from_checkpoint;
 	row.step = feed->total;
 	row.epoch = (int) ((feed->total - 1) / feed->per_epoch);
-	row.provenance = describe_result(training, &pin);
+	row.provenance = describe_result(training);
 	set_result(job, avc_checkpoint_store(&row, saved->blob, saved->blob_len));
 }
 
@@ -528,6 +532,7 @@ avc_train(PG_FUNCTION_ARGS)
 	avc_slice_check_complete(slice);
 	model = avc_model_find(text_to_cstring(PG_GETARG_TEXT_PP(1)), false);
 	avc_model_check_usable(model);
+	avc_model_check_labels(model);
 	avc_train_options_resolve(&options, PG_GETARG_JSONB_P(2), model);
 	if (options.from_checkpoint != 0)
 		avc_model_check_usable(avc_checkpoint_find(options.from_checkpoint,
