@@ -4,7 +4,7 @@ CALL avcurate.ingest_synthetic('public.tap_frames', 3, 1, 'train', '{"width": 96
 BEGIN;
 SET search_path = public, avcurate;
 SET client_min_messages = warning;
-SELECT plan(76);
+SELECT plan(77);
 
 -- columns are a contract
 CREATE FUNCTION columns_of(relation regclass) RETURNS text LANGUAGE sql AS $$
@@ -24,6 +24,9 @@ SELECT results_eq($$SELECT model, label_map, num_classes FROM models ORDER BY mo
 SELECT throws_like($$SELECT create_model('x', 'no_such_net')$$, '%no_such_net%fasterrcnn_resnet50_fpn%', 'an unknown architecture is refused with those known');
 SELECT throws_like($$SELECT create_model('x', 'small', '{"min_sice": 3}')$$, '%min_sice%min_size%', 'an unknown option is refused with those known');
 SELECT throws_like($$SELECT create_model('x', 'small', '{"min_size": "big"}')$$, '%min_size%', 'an option of the wrong type is refused');
+CREATE FUNCTION message_of(command text) RETURNS text LANGUAGE plpgsql AS $$
+	BEGIN EXECUTE command; RETURN NULL; EXCEPTION WHEN OTHERS THEN RETURN sqlerrm; END $$;
+SELECT alike(convert_from(convert_to(message_of(format('SELECT create_model(''x'', %L)', repeat('é', 600))), 'UTF8'), 'UTF8'), '%éé?', 'a message that is cut stays text');
 SELECT throws_ok($$SELECT create_model('x', 'small', '[1]')$$, '22023', 'options of a model must be a JSON object', 'options are an object');
 SELECT throws_ok($$SELECT create_model('x', 'small', '{}', 'no_map')$$, '42704', 'label map "no_map" does not exist', 'an unknown label map is refused');
 SELECT throws_ok($$SELECT create_model('small_one', 'small')$$, '42710', 'model "small_one" already exists', 'names are unique');
