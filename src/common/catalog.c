@@ -82,6 +82,25 @@ avc_scope_leave(AvcRoleScope *scope)
 }
 
 void
+avc_pin_text_format(void)
+{
+	static const char *const settings[][2] = {
+		{"timezone", "UTC"},
+		{"datestyle", "ISO, YMD"},
+		{"intervalstyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"lc_monetary", "C"},
+	};
+	int			i;
+
+	for (i = 0; i < lengthof(settings); i++)
+		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+}
+
+void
 avc_require_owner(Oid relid)
 {
 	if (!pg_class_ownercheck(relid, GetUserId()))

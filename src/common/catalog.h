@@ -36,6 +36,14 @@ extern void avc_scope_leave(AvcRoleScope *scope);
 #define avc_catalog_leave(scope) avc_scope_leave(scope)
 #define avc_role_leave(scope) avc_scope_leave(scope)
 
+/*
+ * Until the end of the GUC nest level that the caller opened (every scope
+ * opens one), the text of a value does not depend on the session's settings:
+ * dates, intervals, floats, bytes and money read back as what they were,
+ * whoever reads them.  For whatever is hashed, stored or parsed again.
+ */
+extern void avc_pin_text_format(void);
+
 /* Raise an error unless the current user owns the relation. */
 extern void avc_require_owner(Oid relid);
 

@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
 
+#include "common/catalog.h"
 #include "features/feature.h"
 
 #define PINNED_PATH "pg_catalog, avcurate, pg_temp"
@@ -167,6 +168,7 @@ deparse(const AvcDataset *dataset, Node *expression)
 
 	(void) set_config_option("search_path", PINNED_PATH, PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	avc_pin_text_format();
 	text = deparse_expression(expression,
 							  deparse_context_for("frame", dataset->relid),
 							  false, false);

@@ -124,6 +124,7 @@ deparse_qualified(Node *condition, Oid dataset)
 	(void) set_config_option("search_path", "pg_catalog, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 							 true, 0, false);
+	avc_pin_text_format();
 	text = deparse_expression(condition,
 							  deparse_context_for(get_rel_name(dataset),
 												  dataset), false, false);

@@ -314,6 +314,7 @@ avc_delta_by_definition(const AvcSlice *slice, Relation rel)
 	bool		is_null;
 
 	avc_catalog_enter(&scope);
+	avc_pin_text_format();
 	SPI_connect();
 	newest = newest_version(slice);
 	/* with every name qualified, as the search_path of this scope is empty */

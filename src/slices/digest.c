@@ -22,6 +22,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "common/catalog.h"
 #include "common/spi.h"
 #include "slices/refresh.h"
 
@@ -49,13 +50,6 @@ sum_from_hex(const char *digest)
 	for (c = digest; *c; c++)
 		sum = sum << 4 | (Sum) (*c <= '9' ? *c - '0' : *c - 'a' + 10);
 	return sum;
-}
-
-static void
-pin(const char *setting, const char *value)
-{
-	(void) set_config_option(setting, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 static Sum
@@ -101,13 +95,9 @@ void
 avc_digest_pin(AvcDigester *digester)
 {
 	digester->guc_level = NewGUCNestLevel();
-	pin("timezone", "UTC");
-	pin("datestyle", "ISO, YMD");
-	pin("intervalstyle", "postgres");
-	pin("extra_float_digits", "1");
-	pin("bytea_output", "hex");
-	pin("lc_monetary", "C");
-	pin("search_path", "pg_catalog");
+	avc_pin_text_format();
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 void

@@ -191,6 +191,7 @@ write_version(const AvcRefresh *refresh, const AvcDelta *delta, int64 version)
 	params[11] = AVC_INT8(delta->rows);
 
 	avc_catalog_enter(&scope);
+	avc_pin_text_format();
 	SPI_connect();
 	if (avc_spi_exec("UPDATE _avcurate.slices SET version = $2, "
 					 "must_recompute = $3, "

@@ -355,6 +355,7 @@ avc_slice_register(Oid relid, Oid dataset, const char *filter)
 	params[5] = AVC_BOOL(avc_definition_missing(relid) == NULL);
 
 	avc_catalog_enter(&scope);
+	avc_pin_text_format();
 	SPI_connect();
 	slice_id = avc_spi_int64("INSERT INTO _avcurate.slices (slice, slice_name, "
 							 "dataset, filter, definition, columns, complete) "
