@@ -99,5 +99,6 @@ COMMENT ON FUNCTION _avcurate.dataset_dropped() IS
 	'forget datasets that are gone';
 CREATE EVENT TRIGGER avc_dataset_dropped ON sql_drop
 	EXECUTE FUNCTION _avcurate.dataset_dropped();
+ALTER EVENT TRIGGER avc_dataset_dropped ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER avc_dataset_dropped IS
 	'forget datasets that are gone, whichever command dropped them';

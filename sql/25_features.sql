@@ -206,6 +206,7 @@ COMMENT ON FUNCTION _avcurate.feature_dropped() IS
 	'forget features of datasets and columns that are gone';
 CREATE EVENT TRIGGER avc_feature_dropped ON sql_drop
 	EXECUTE FUNCTION _avcurate.feature_dropped();
+ALTER EVENT TRIGGER avc_feature_dropped ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER avc_feature_dropped IS
 	'forget features of datasets and columns that are gone';
 

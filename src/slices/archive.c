@@ -348,6 +348,7 @@ avc_archive_free(Oid dataset)
 		{
 			bool		is_null;
 
+			CHECK_FOR_INTERRUPTS();
 			free_row(archive,
 					 (ItemPointer) DatumGetPointer(avc_spi_column(i, "ctid",
 																  &is_null)),

@@ -44,3 +44,13 @@ REFRESH MATERIALIZED VIEW late_slice;
 SELECT slice, version, rows FROM avcurate.slice_versions WHERE slice IN ('late_slice'::regclass, 'large_slice'::regclass) ORDER BY 1;
 DROP TABLE moments CASCADE;
 DROP FUNCTION picture(text);
+
+-- what is dropped by a session that fires ordinary triggers only is forgotten, too
+SELECT avcurate.create_dataset('replica');
+SELECT avcurate.add_feature('replica', 'wide', 'width > 10');
+SET session_replication_role = replica;
+ALTER TABLE replica DROP COLUMN wide CASCADE;
+SELECT count(*) FROM _avcurate.features;
+DROP TABLE replica CASCADE;
+RESET session_replication_role;
+SELECT count(*) FROM _avcurate.datasets WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = dataset);
