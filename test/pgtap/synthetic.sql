@@ -28,7 +28,8 @@ SELECT results_eq($$SELECT split, count(*) FROM drives GROUP BY 1 ORDER BY 1$$, 
 SELECT is_empty($$SELECT image_id FROM drives WHERE (width, height) <> (160, 90)
 	OR weather NOT IN ('clear', 'overcast', 'rainy', 'foggy', 'snowy')
 	OR scene NOT IN ('city street', 'residential') OR timeofday NOT IN ('daytime', 'dawn/dusk', 'night')
-	OR ann_categories IS NULL OR ann_occluded IS NULL OR ann_truncated IS NULL$$, 'rows are complete');
+	OR ann_categories IS NULL OR ann_bboxes IS NULL
+	OR (ann_categories <> '{}' AND (ann_occluded IS NULL OR ann_truncated IS NULL))$$, 'rows are complete');
 SELECT is_empty($$SELECT category FROM drives_boxes WHERE category NOT IN ('person', 'rider', 'car', 'truck', 'bus',
 	'bicycle', 'motorcycle', 'traffic light')$$, 'spellings are the folded ones');
 SELECT cmp_ok(count(*), '>', 30::bigint, 'there are boxes') FROM drives_boxes;
