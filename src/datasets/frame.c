@@ -199,6 +199,41 @@ check_frame_id(HeapTuple old_tuple, HeapTuple new_tuple, Relation rel,
 				 errhint("Insert a new frame and delete the old one.")));
 }
 
+/*
+ * Sizes and hash of the row's image into values[]: those of the old row, if an
+ * UPDATE keeps the image and nobody made them NULL.
+ */
+static void
+find_image_columns(Datum *values, TriggerData *trigger, HeapTuple tuple,
+				   const FrameLayout *layout)
+{
+	Relation	rel = trigger->tg_relation;
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		is_null;
+	Datum		image = heap_getattr(tuple, layout->number[FRAME_IMAGE], desc,
+									 &is_null);
+	bool		is_known;
+	int			i;
+
+	if (is_null)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("column \"image_bytes\" of dataset \"%s\" must not be NULL",
+						RelationGetRelationName(rel)),
+				 errhint("A frame has an image; give the bytes of its JPEG file.")));
+	is_known = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) &&
+		is_same_image(image, trigger->tg_trigtuple, desc,
+					  layout->number[FRAME_IMAGE]);
+	for (i = FRAME_WIDTH; is_known && i <= FRAME_SHA256; i++)
+	{
+		values[i] = heap_getattr(trigger->tg_trigtuple, layout->number[i],
+								 desc, &is_null);
+		is_known = !is_null;
+	}
+	if (!is_known)
+		read_image(values, image, rel);
+}
+
 Datum
 avc_check_frame(PG_FUNCTION_ARGS)
 {
@@ -206,10 +241,8 @@ avc_check_frame(PG_FUNCTION_ARGS)
 	Relation	rel;
 	FrameLayout *layout;
 	HeapTuple	tuple;
-	Datum		image;
 	Datum		values[FRAME_COLUMNS];
 	bool		nulls[FRAME_COLUMNS] = {0};
-	bool		is_null;
 	bool		is_insert;
 	int			columns[4];
 	int			count = 3;
@@ -229,28 +262,7 @@ avc_check_frame(PG_FUNCTION_ARGS)
 		check_frame_id(trigger->tg_trigtuple, tuple, rel,
 					   layout->number[FRAME_ID]);
 
-	image = heap_getattr(tuple, layout->number[FRAME_IMAGE],
-						 RelationGetDescr(rel), &is_null);
-	if (is_null)
-		ereport(ERROR,
-				(errcode(ERRCODE_NOT_NULL_VIOLATION),
-				 errmsg("column \"image_bytes\" of dataset \"%s\" must not be NULL",
-						RelationGetRelationName(rel)),
-				 errhint("A frame has an image; give the bytes of its JPEG file.")));
-	if (!is_insert &&
-		is_same_image(image, trigger->tg_trigtuple, RelationGetDescr(rel),
-					  layout->number[FRAME_IMAGE]))
-	{
-		int			i;
-
-		for (i = FRAME_WIDTH; i <= FRAME_SHA256; i++)
-			values[i] = heap_getattr(trigger->tg_trigtuple,
-									 layout->number[i], RelationGetDescr(rel),
-									 &nulls[i]);
-	}
-	else
-		read_image(values, image, rel);
-
+	find_image_columns(values, trigger, tuple, layout);
 	columns[0] = layout->number[FRAME_WIDTH];
 	columns[1] = layout->number[FRAME_HEIGHT];
 	columns[2] = layout->number[FRAME_SHA256];
