@@ -15,7 +15,8 @@
 #include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
-#define PIECE_BYTES	((size_t) 512 << 10)
+#define STEM_RUN	21			/* 7 cells of 3 channels */
+#define PIECE_BYTES	((size_t) 192 << 10)
 
 int64_t
 eng_cpu_column_rows(const EngConvShape *s)
@@ -46,6 +47,18 @@ eng_cpu_column_workspace(const EngConvShape *s, int threads)
 }
 
 /*
+ * The stem's runs are too short for a call each.
+ */
+static inline void
+copy_run(float *out, const float *in, size_t run)
+{
+	if (run == STEM_RUN)
+		memcpy(out, in, STEM_RUN * sizeof(float));
+	else
+		memcpy(out, in, run * sizeof(float));
+}
+
+/*
  * The window of one output cell: k runs of k * c floats, zero outside.
  */
 static inline void
@@ -63,7 +76,7 @@ unroll_cell(const EngConvShape *s, float *out, const float *image,
 		if (top + u < 0 || top + u >= s->h)
 			memset(out, 0, run * sizeof(float));
 		else if (left >= 0 && left + s->k <= s->w)
-			memcpy(out, line + (int64_t) left * s->c, run * sizeof(float));
+			copy_run(out, line + (int64_t) left * s->c, run);
 		else
 			for (v = 0; v < s->k; v++)
 			{
