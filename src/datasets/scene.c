@@ -257,18 +257,14 @@ place_vehicles(Scene *scene)
 
 /* ---- people ---------------------------------------------------------- */
 
-/*
- * Is a figure this far away large enough to be found, width in metres?  A
- * little more than what a label asks for: a person of 3 x 8 pixels is one
- * in name only.
- */
+/* Is a figure this far away large enough to be labelled, width in metres? */
 static bool
 is_large_enough(const Scene *scene, const SceneThing *thing, double width)
 {
 	double		scale = scene->focal / 2.0 / thing->z;
 
-	return scale * width > 3.6 && scale * thing->height > 9.0 &&
-		scale * scale * width * thing->height > 48.0;
+	return scale * width > 3.0 && scale * thing->height > 7.0 &&
+		scale * scale * width * thing->height > 32.0;
 }
 
 /* A place on the pavement or on the road, in view. */
