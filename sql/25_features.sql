@@ -210,6 +210,18 @@ ALTER EVENT TRIGGER avc_feature_dropped ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER avc_feature_dropped IS
 	'forget features of datasets and columns that are gone';
 
+CREATE FUNCTION _avcurate.feature_renamed() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'avc_feature_renamed'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION _avcurate.feature_renamed() IS
+	'refuse to rename the column of a feature';
+CREATE EVENT TRIGGER avc_feature_renamed ON ddl_command_end
+	WHEN TAG IN ('ALTER TABLE')
+	EXECUTE FUNCTION _avcurate.feature_renamed();
+ALTER EVENT TRIGGER avc_feature_renamed ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER avc_feature_renamed IS
+	'refuse to rename the column of a feature';
+
 -- ---- functions of the annotation arrays ------------------------------------
 
 CREATE FUNCTION avcurate.has_category(

@@ -28,6 +28,7 @@ PG_FUNCTION_INFO_V1(avc_alter_feature);
 PG_FUNCTION_INFO_V1(avc_drop_feature);
 PG_FUNCTION_INFO_V1(avc_retry_feature);
 PG_FUNCTION_INFO_V1(avc_feature_dropped);
+PG_FUNCTION_INFO_V1(avc_feature_renamed);
 
 #define TRIGGER_NAME "avc_reset_features"
 
@@ -638,6 +639,43 @@ avc_feature_dropped(PG_FUNCTION_ARGS)
 		avc_spi_exec(statements[i], 0, NULL, false, 0);
 	avc_catalog_leave(&scope);
 	restore_triggers();
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/*
+ * Event trigger at the end of ALTER TABLE: the registry goes by names, so the
+ * column of a feature keeps its own.  (A dropped one has left the registry.)
+ */
+Datum
+avc_feature_renamed(PG_FUNCTION_ARGS)
+{
+	AvcRoleScope scope;
+	char	   *feature = NULL;
+	bool		is_null;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("feature_renamed is an event trigger")));
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	if (avc_spi_exec("SELECT f.feature FROM _avcurate.features f"
+					 " JOIN pg_catalog.pg_event_trigger_ddl_commands() c"
+					 " ON c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass"
+					 " AND c.objid = f.dataset::pg_catalog.oid"
+					 " WHERE NOT EXISTS (SELECT 1"
+					 " FROM pg_catalog.pg_attribute a"
+					 " WHERE a.attrelid = f.dataset AND a.attname = f.feature)",
+					 0, NULL, false, 1) > 0)
+		feature = NameStr(*DatumGetName(avc_spi_column(0, "feature",
+													   &is_null)));
+	avc_catalog_leave(&scope);
+	if (feature != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot rename the column of feature \"%s\"", feature),
+				 errhint("Add a feature of the new name and drop this one with avcurate.drop_feature().")));
 	SPI_finish();
 	PG_RETURN_NULL();
 }

@@ -203,6 +203,12 @@ SELECT DISTINCT dataset FROM avcurate.feature_status;
 DROP VIEW lab.trap;
 DROP SCHEMA lab;
 SELECT dataset FROM _avcurate.datasets;
+-- the registry goes by names
+SELECT avcurate.add_feature('drive', 'named', 'width + 1');
+ALTER TABLE drive RENAME COLUMN named TO renamed;
+ALTER TABLE drive RENAME COLUMN scene TO place;
+ALTER TABLE drive DROP COLUMN named;
+SELECT count(*) FROM avcurate.features WHERE feature = 'named';
 SELECT avcurate.drop_dataset('drive');
 SELECT (SELECT count(*) FROM _avcurate.features) + (SELECT count(*) FROM _avcurate.feature_errors)
 	+ (SELECT count(*) FROM _avcurate.ingest_errors) + (SELECT count(*) FROM _avcurate.ingest_progress) AS left_behind;
