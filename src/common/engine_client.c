@@ -564,15 +564,3 @@ avc_engine_hello(const AvcEngine *engine)
 {
 	return engine->hello;
 }
-
-int
-avc_engine_pid(const AvcEngine *engine)
-{
-	return (int) engine->process.pid;
-}
-
-int
-avc_engine_unanswered(const AvcEngine *engine)
-{
-	return engine->unanswered;
-}

@@ -50,9 +50,6 @@ extern AvcEngine *avc_engine_start(void);
 /* The JSON of the engine's answer to HELLO; lives as long as the engine. */
 extern const char *avc_engine_hello(const AvcEngine *engine);
 
-/* Process id of the engine. */
-extern int	avc_engine_pid(const AvcEngine *engine);
-
 /*
  * Send one message and return once the socket has taken it whole.  What
  * the engine sends meanwhile is kept for avc_engine_receive, so neither
@@ -73,9 +70,6 @@ extern void avc_reply_free(AvcReply *reply);
 
 /* Send and receive; no other request may be unanswered. */
 extern AvcReply *avc_engine_call(AvcEngine *engine, const AvcMessage *message);
-
-/* Requests sent and not yet answered. */
-extern int	avc_engine_unanswered(const AvcEngine *engine);
 
 /* End the engine: BYE when it is idle, else SIGTERM, then SIGKILL; reaped. */
 extern void avc_engine_stop(AvcEngine *engine);

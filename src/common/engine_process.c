@@ -136,6 +136,25 @@ fork_engine(const char *path, const int *fds, int status_read, int *exec_error)
 	return pid;
 }
 
+/* Close the pairs made so far and raise the error that errno tells. */
+static void
+give_up(const int *sockets, const int *errors)
+{
+	int			error = errno;
+
+	close(sockets[0]);
+	close(sockets[1]);
+	if (errors != NULL)
+	{
+		close(errors[0]);
+		close(errors[1]);
+	}
+	errno = error;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+			 errmsg("could not create a pipe: %m")));
+}
+
 void
 avc_engine_process_start(AvcEngineProcess *process)
 {
@@ -151,8 +170,10 @@ avc_engine_process_start(AvcEngineProcess *process)
 	engine_program(path);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0)
 		ereport(ERROR, (errmsg("could not create a socket pair: %m")));
-	if (pipe2(errors, O_CLOEXEC) < 0 || pipe2(status, O_CLOEXEC) < 0)
-		ereport(ERROR, (errmsg("could not create a pipe: %m")));
+	if (pipe2(errors, O_CLOEXEC) < 0)
+		give_up(sockets, NULL);
+	if (pipe2(status, O_CLOEXEC) < 0)
+		give_up(sockets, errors);
 	set_nonblocking(sockets[0]);
 	set_nonblocking(errors[0]);
 	child[0] = sockets[1];

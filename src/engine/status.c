@@ -41,14 +41,3 @@ eng_code_name(EngCode code)
 		return "internal";
 	return code_names[code];
 }
-
-EngCode
-eng_code_from_name(const char *name)
-{
-	size_t		i;
-
-	for (i = 0; i < sizeof(code_names) / sizeof(code_names[0]); i++)
-		if (strcmp(code_names[i], name) == 0)
-			return (EngCode) i;
-	return ENG_INTERNAL;
-}

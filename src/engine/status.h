@@ -37,7 +37,4 @@ extern bool eng_fail(EngStatus *status, EngCode code, const char *format,...)
 /* Word of a code in the engine's protocol ("bad_argument", ...). */
 extern const char *eng_code_name(EngCode code);
 
-/* The code that a word names; ENG_INTERNAL when it names none. */
-extern EngCode eng_code_from_name(const char *name);
-
 #endif
