@@ -96,6 +96,18 @@ recorded_options(const AvcCheckpoint *checkpoint)
 	return JsonbValueToJsonb(&value);
 }
 
+static char *
+device_of(Jsonb *options)
+{
+	JsonbValue	value;
+
+	if (getKeyJsonValueFromContainer(&options->root, "device",
+									 strlen("device"), &value) == NULL ||
+		value.type != jbvString)
+		return NULL;
+	return pnstrdup(value.val.string.val, value.val.string.len);
+}
+
 /*
  * reproduce(checkpoint) returns bigint: the job.
  */
@@ -110,6 +122,7 @@ avc_reproduce(PG_FUNCTION_ARGS)
 	avc_model_check_usable(checkpoint->model);
 	memset(&request, 0, sizeof(request));
 	request.options = recorded_options(checkpoint);
+	request.device = device_of(request.options);
 	slice = avc_slice_find_by_id(checkpoint->slice_id, false);
 	request.kind = AVC_REPRODUCE_KIND;
 	request.body = "avc_job_train";

@@ -137,7 +137,7 @@ foreach my $round (1 .. $rounds)
 my $checkpoint = $node->safe_psql('postgres', "SELECT checkpoint FROM avcurate.jobs WHERE job = $first");
 $job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($checkpoint)");
 is((wait_for($job))[0], 'succeeded', 'reproduce');
-is($node->safe_psql('postgres', "SELECT result, checkpoint FROM avcurate.jobs WHERE job = $job"), "same weights|$checkpoint", 'gives the same weights');
+is($node->safe_psql('postgres', "SELECT result, checkpoint, device FROM avcurate.jobs WHERE job = $job"), "same weights|$checkpoint|cpu", 'gives the same weights');
 $node->safe_psql('postgres', "UPDATE _avcurate.checkpoints SET provenance = jsonb_set(provenance, '{weights_sha256}', '\"00\"') WHERE checkpoint = $checkpoint");
 $job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($checkpoint)");
 wait_for($job);
