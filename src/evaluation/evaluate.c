@@ -499,6 +499,7 @@ avc_evaluate(PG_FUNCTION_ARGS)
 	AvcSlice   *slice;
 	AvcJobRequest request = {0};
 
+	PreventCommandIfReadOnly("evaluate()");
 	avc_evaluate_options_read(&options, PG_GETARG_JSONB_P(2));
 	checkpoint = avc_checkpoint_find(checkpoint_id, false);
 	avc_model_check_usable(checkpoint->model);

@@ -326,6 +326,7 @@ avc_cancel_job(PG_FUNCTION_ARGS)
 	int64		job = PG_GETARG_INT64(0);
 	JobRow		row;
 
+	PreventCommandIfReadOnly("cancel_job()");
 	read_row(job, true, &row);
 	if (row.state == AVC_JOB_PENDING)
 		change_state(job, AVC_JOB_PENDING, AVC_JOB_CANCELLED);
@@ -352,6 +353,7 @@ avc_resume_job(PG_FUNCTION_ARGS)
 	int64		job = PG_GETARG_INT64(0);
 	JobRow		row;
 
+	PreventCommandIfReadOnly("resume_job()");
 	read_row(job, true, &row);
 	if (row.state != AVC_JOB_FAILED && row.state != AVC_JOB_CANCELLED)
 		PG_RETURN_BOOL(false);

@@ -347,6 +347,7 @@ avc_create_model(PG_FUNCTION_ARGS)
 	int			num_classes;
 	AvcRoleScope scope;
 
+	PreventCommandIfReadOnly("create_model()");
 	if (!PG_ARGISNULL(2))
 	{
 		Jsonb	   *jsonb = PG_GETARG_JSONB_P(2);

@@ -2,10 +2,11 @@
  * models/weights_file.c
  *		Weights in and out of the database as files.
  *
- * A file that comes in, safetensors or PyTorch's, passes through an engine: it is loaded strictly into
- * the model's network and saved again, so names, shapes and types are known
- * to be the network's own before anything is stored.  A file that goes out
- * carries format "pt" and the checkpoint's provenance as metadata strings.
+ * A file that comes in, safetensors or PyTorch's, passes through an engine:
+ * it is loaded strictly into the model's network and saved again, so names,
+ * shapes and types are known to be the network's own before anything is
+ * stored.  A file that goes out carries format "pt" and the checkpoint's
+ * provenance as metadata strings.
  */
 #include "postgres.h"
 
@@ -31,6 +32,12 @@ PG_FUNCTION_INFO_V1(avc_import_checkpoint);
 PG_FUNCTION_INFO_V1(avc_import_checkpoint_file);
 PG_FUNCTION_INFO_V1(avc_export_checkpoint);
 PG_FUNCTION_INFO_V1(avc_export_checkpoint_file);
+
+/*
+ * Longest metadata string, in bytes, that a provenance keeps.  Each way out
+ * and in quotes the provenance once more, which doubles its backslashes.
+ */
+#define MAX_METADATA 16384
 
 /* ---- in ------------------------------------------------------------- */
 
@@ -58,8 +65,15 @@ file_metadata(const AvcFileImage *file)
 	initStringInfo(&metadata);
 	appendStringInfoChar(&metadata, '{');
 	for (i = 0; i < tensors->metadata_count; i++)
-		avc_json_add(&metadata, tensors->metadata[i].key,
-					 tensors->metadata[i].value);
+	{
+		const char *value = tensors->metadata[i].value;
+		size_t		len = strlen(value);
+
+		if (len > MAX_METADATA)
+			value = psprintf("(%zu bytes are left out)", len);
+		if (strlen(tensors->metadata[i].key) <= MAX_METADATA)
+			avc_json_add(&metadata, tensors->metadata[i].key, value);
+	}
 	appendStringInfoChar(&metadata, '}');
 	return metadata.data;
 }

@@ -4,7 +4,7 @@ CALL avcurate.ingest_synthetic('public.tap_frames', 3, 1, 'train', '{"width": 96
 BEGIN;
 SET search_path = public, avcurate;
 SET client_min_messages = warning;
-SELECT plan(77);
+SELECT plan(83);
 
 -- columns are a contract
 CREATE FUNCTION columns_of(relation regclass) RETURNS text LANGUAGE sql AS $$
@@ -53,6 +53,14 @@ SELECT throws_ok($$SELECT export_checkpoint((SELECT max(checkpoint) FROM checkpo
 SELECT throws_ok($$SELECT export_checkpoint((SELECT max(checkpoint) FROM checkpoints), 'relative/path', 'safetensors')$$, '22023', 'path "relative/path" is not absolute', 'paths are absolute');
 
 SELECT throws_like($$SELECT reproduce((SELECT max(checkpoint) FROM checkpoints))$$, 'checkpoint % was not trained here', 'only trainings are reproduced');
+
+SELECT create_model('tiny', 'small', '{"min_size": 64, "max_size": 112, "fpn_channels": 16, "representation_size": 32, "widths": [8, 8, 8, 8]}') \g /dev/null
+CREATE FUNCTION out_and_in(checkpoint bigint, times int) RETURNS int LANGUAGE plpgsql AS $$
+	BEGIN
+		FOR i IN 1 .. times LOOP checkpoint := import_checkpoint('tiny', export_checkpoint(checkpoint)); END LOOP;
+		RETURN (SELECT length(c.provenance::text) FROM checkpoints AS c WHERE c.checkpoint = out_and_in.checkpoint);
+	END $$;
+SELECT cmp_ok(out_and_in(create_checkpoint('tiny'), 9), '<', 60000, 'files that go out and in do not grow for ever');
 
 -- something to train on
 CREATE MATERIALIZED VIEW thin AS SELECT frame_id FROM tap_frames;
@@ -119,6 +127,23 @@ SELECT is(cancel_job(:small_job), true, 'a pending job is cancelled');
 SELECT is(cancel_job(:small_job), false, 'once');
 SELECT is(resume_job(:small_job), true, 'and resumed');
 SELECT throws_ok($$SELECT run_pending(-1)$$, '22023', 'max_jobs must not be negative', 'run_pending');
+
+-- read-only transactions
+CREATE FUNCTION refused_to_readers(command text, name text) RETURNS text LANGUAGE plpgsql AS $$
+	DECLARE message text;
+	BEGIN
+		BEGIN
+			SET LOCAL transaction_read_only = on;
+			EXECUTE 'SELECT ' || command;
+		EXCEPTION WHEN read_only_sql_transaction THEN message := sqlerrm;
+		END;
+		RETURN is(message, format('cannot execute %s in a read-only transaction', name), command);
+	END $$;
+SELECT refused_to_readers('cancel_job(1)', 'cancel_job()');
+SELECT refused_to_readers('resume_job(1)', 'resume_job()');
+SELECT refused_to_readers('run_pending()', 'run_pending()');
+SELECT refused_to_readers($$create_model('y', 'small')$$, 'create_model()');
+SELECT refused_to_readers($$evaluate(1, 'three')$$, 'evaluate()');
 
 -- rights
 CREATE ROLE tap_user;
