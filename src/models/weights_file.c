@@ -344,9 +344,15 @@ static void
 write_server_file(const char *path, const AvcFileImage *image)
 {
 	char	   *temporary = psprintf("%s.tmp.%d", path, MyProcPid);
+	struct stat found;
 	int			error = 0;
 	int			fd;
 
+	/* A rename replaces whatever has the name, devices and pipes included. */
+	if (stat(path, &found) == 0 && !S_ISREG(found.st_mode))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a regular file", path)));
 	(void) unlink(temporary);
 	fd = OpenTransientFilePerm(temporary, O_WRONLY | O_CREAT | O_EXCL |
 							   PG_BINARY, 0644);

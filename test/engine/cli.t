@@ -5,6 +5,7 @@ use warnings;
 use File::Temp qw(tempdir);
 use FindBin;
 use JSON::PP;
+use POSIX ();
 use Test::More;
 
 my $engine = $ENV{AVC_ENGINE} || "$FindBin::Bin/../../avcurate-engine";
@@ -127,6 +128,9 @@ ok(slurp("$dir/a") eq slurp("$dir/b"), 'equal seeds give equal files');
 ok(slurp("$dir/a") ne slurp("$dir/c"), 'another seed gives another file');
 ($status) = run_engine('convert', "$dir/a", "$dir/d");
 ok($status == 0 && slurp("$dir/a") eq slurp("$dir/d"), 'convert writes the same file again');
+POSIX::mkfifo("$dir/pipe", 0600) or die "mkfifo: $!";
+refused('what is no file is not replaced', 1, qr/"\Q$dir\E\/pipe" is not a regular file/, 'convert', "$dir/a", "$dir/pipe");
+ok(-p "$dir/pipe", 'and stays what it is');
 foreach my $kind (qw(zip stream))
 {
 	($status, $out, $err) =

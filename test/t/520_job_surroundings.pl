@@ -5,6 +5,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use POSIX ();
 use Time::HiRes qw(usleep);
 
 use FindBin;
@@ -163,11 +164,16 @@ is(query("SELECT slice IS NULL, version, rows FROM avcurate.checkpoints WHERE jo
 my $folder = $node->basedir . '/exports';
 mkdir $folder;
 mkdir "$folder/taken";
-like(refused("SELECT avcurate.export_checkpoint($fresh, '$folder/taken', 'safetensors')"), qr/could not write file ".*taken": Is a directory/,
-	'a folder is not overwritten');
+POSIX::mkfifo("$folder/pipe", 0600) or die "mkfifo: $!";
+foreach my $name ('taken', 'pipe')
+{
+	like(refused("SELECT avcurate.export_checkpoint($fresh, '$folder/$name', 'safetensors')"),
+		qr/"\Q$folder\E\/$name" is not a regular file/, "$name is not replaced");
+}
+ok(-d "$folder/taken" && -p "$folder/pipe", 'folders and pipes stay what they are');
 cmp_ok(query("SELECT avcurate.export_checkpoint($fresh, '$folder/weights', 'safetensors')"), '>', 0, 'a file is written') for 1 .. 2;
 opendir my $dir, $folder or die "opendir: $!";
-is(join(' ', sort grep { !/^\./ } readdir $dir), 'taken weights', 'and no temporary one is left');
+is(join(' ', sort grep { !/^\./ } readdir $dir), 'pipe taken weights', 'and no temporary one is left');
 
 # --- a picture that cannot be decoded, by name; a stopped engine
 query("ALTER SYSTEM SET avcurate.engine_path = ''; SELECT pg_reload_conf();

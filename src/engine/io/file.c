@@ -137,14 +137,31 @@ create_beside(const char *path, char *name, size_t size)
 	return fd;
 }
 
+/*
+ * A rename replaces whatever has the name, devices and pipes included.
+ */
+static bool
+check_replaceable(const char *path, EngStatus *status)
+{
+	struct stat found;
+
+	if (stat(path, &found) == 0 && !S_ISREG(found.st_mode))
+		return eng_fail(status, ENG_IO, "\"%.200s\" is not a regular file",
+						path);
+	return true;
+}
+
 bool
 eng_file_write(const char *path, const void *data, size_t size,
 			   EngStatus *status)
 {
 	char		name[PATH_MAX];
 	bool		fine;
-	int			fd = create_beside(path, name, sizeof(name));
+	int			fd;
 
+	if (!check_replaceable(path, status))
+		return false;
+	fd = create_beside(path, name, sizeof(name));
 	if (fd < 0)
 		return eng_fail(status, ENG_IO, "could not create \"%.200s\": %s",
 						path, strerror(errno));
