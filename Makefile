@@ -5,6 +5,10 @@ EXTVERSION = 0.1
 MODULE_big = avcurate
 ENGINE     = avcurate-engine
 
+ifneq ($(words $(CURDIR)),1)
+$(error make cannot work in a folder with blanks in its path: $(CURDIR))
+endif
+
 # ---- sources -------------------------------------------------------------
 SUBJECTS = common datasets features slices batches jobs models training \
            evaluation experiments search
@@ -67,6 +71,9 @@ ifeq ($(PGXS),)
 $(error PostgreSQL server headers are missing: run "make deps", or set PG_CONFIG)
 endif
 include $(PGXS)
+ifneq ($(MAJORVERSION),15)
+$(error PostgreSQL 15 is needed, and $(PG_CONFIG) is of $(VERSION))
+endif
 -include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d) $(PLAIN_OBJS:.o=.d)
 else
 check:
@@ -139,7 +146,7 @@ bench:
 	@test/perf/run
 
 clean-state:
-	@test/cluster remove
+	@test/cluster clean
 
 help:
 	@echo 'make demo        install what is missing, build, run the whole loop on generated footage'
@@ -150,6 +157,7 @@ help:
 	@echo 'make check-long  the same tests with larger numbers'
 	@echo 'make bench       speed of the main paths beside plain PostgreSQL'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
+	@echo 'make clean-state  stop and remove the private clusters and the private server copy'
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
 
 .PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \

@@ -2,6 +2,7 @@
 #
 #   AVC_ROOT   the repository
 #   AVC_STATE  folder of the private installation and clusters
+#   AVC_SCRATCH  folder of their sockets
 #   AVC_RUNAS  that user: ourselves, or postgres when we are root
 
 AVC_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,6 +11,16 @@ export AVC_ROOT
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'avcurate: %s\n' "$*" >&2; exit 1; }
+
+# The caller's language and umask change nothing here: messages are compared
+# in English, and the server's user must be able to read what is made.
+export LC_ALL=C.UTF-8
+unset LANGUAGE
+umask 022
+
+case $AVC_ROOT in
+	*[[:space:]:\'\"\$\#\\]*) die "make and PATH cannot work in a folder of this name: $AVC_ROOT; clone into one without blanks, colons, quotes, \$, # or \\" ;;
+esac
 
 if [ "$(id -u)" = 0 ]; then
 	AVC_RUNAS=${AVC_RUNAS:-postgres}
@@ -41,17 +52,23 @@ as_root() {
 # clone below /root): then everything runs in a copy below TMPDIR.  Call as
 # relocate SCRIPT "$@", first thing.
 relocate() {
-	local script=$1 copy
+	local script=$1 copy tmp=${TMPDIR:-/tmp}
 	shift
 	[ -z "${AVC_RELOCATED:-}" ] || return 0
+	id "$AVC_RUNAS" >/dev/null 2>&1 || die "there is no user $AVC_RUNAS: run make deps"
 	if as_server test -r "$AVC_ROOT/Makefile" && as_server test -x "$AVC_ROOT/test"; then
 		return 0
 	fi
-	copy=${TMPDIR:-/tmp}/avcurate-$(id -u)-$(printf %s "$AVC_ROOT" | cksum | cut -d' ' -f1)
-	say "user $AVC_RUNAS cannot read $AVC_ROOT: working in $copy"
+	as_server test -x "$tmp" || tmp=/tmp
+	copy=$tmp/avcurate-$(id -u)-$(printf %s "$AVC_ROOT" | cksum | cut -d' ' -f1)
+	say "user $AVC_RUNAS cannot read $AVC_ROOT: working in $copy" >&2
 	mkdir -p "$copy"
+	# somebody else's folder of that name would be somebody else's code
+	[ -O "$copy" ] && [ ! -L "$copy" ] || die "$copy belongs to another user: remove it"
 	chmod 755 "$copy"
-	(cd "$copy" && rm -rf src sql test expected)
+	# what is gone from the tree goes; objects stay, they are up to date or not
+	find "$copy"/src "$copy"/sql "$copy"/test "$copy"/expected -type f \
+		! -name '*.[od]' -delete 2>/dev/null || true
 	tar -C "$AVC_ROOT" --exclude=./tmp_* --exclude=./build* --exclude=./.git --exclude='*.o' -cf - . |
 		tar -C "$copy" --no-same-owner -xf -
 	chmod -R a+rX "$copy"
@@ -72,13 +89,15 @@ system_pg_config() {
 	fi
 }
 
-# Paths inside the private installation.
+# Paths inside the private installation.  Sockets have short paths and are the
+# server's user's alone: the private clusters ask for no password.
 private_paths() {
 	AVC_STATE=${AVC_STATE:-$AVC_ROOT}
-	export AVC_STATE
+	AVC_SCRATCH=/tmp/avc-$(printf %s "$AVC_STATE" | cksum | cut -d' ' -f1)
+	export AVC_STATE AVC_SCRATCH
 	AVC_PREFIX=$AVC_STATE/tmp_install
 	local bindir
-	bindir=$("$(system_pg_config)" --bindir)
+	bindir=$("$(system_pg_config)" --bindir) || die "no pg_config: run make deps, or set PG_CONFIG"
 	AVC_BINDIR=$AVC_PREFIX$bindir
 	AVC_PG_CONFIG=$AVC_BINDIR/pg_config
 	export AVC_PREFIX AVC_BINDIR AVC_PG_CONFIG
@@ -90,7 +109,7 @@ make_prefix() {
 	private_paths
 	local config version item
 	config=$(system_pg_config)
-	version=$("$config" --version)
+	version="$("$config" --version) of $("$config" --bindir)"
 	if [ -f "$AVC_PREFIX/.version" ] && [ "$(cat "$AVC_PREFIX/.version")" = "$version" ]; then
 		return
 	fi
@@ -106,6 +125,48 @@ make_prefix() {
 	[ -e "$AVC_PREFIX$item" ] || ln -s "$item" "$AVC_PREFIX$item"
 	chmod -R a+rX "$AVC_PREFIX"
 	echo "$version" >"$AVC_PREFIX/.version"
+}
+
+# server_pid DATA: the process of the server that runs there, if one does.  The
+# file alone is no proof: after a crash its number may be another process's.
+server_pid() {
+	local pid
+	pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) || return 1
+	[ "$(readlink "/proc/$pid/cwd")" = "$(readlink -f "$1")" ] && echo "$pid"
+}
+
+# Stop every server whose data is below the folders, also a killed run's.
+stop_servers() {
+	local file pid tries
+	find "$@" -name postmaster.pid 2>/dev/null | while read -r file; do
+		pid=$(server_pid "$(dirname "$file")") || continue
+		kill -QUIT "$pid"
+		for tries in $(seq 50); do
+			[ -d "/proc/$pid" ] || break
+			sleep 0.2
+		done
+	done
+}
+
+# One run at a time in a working tree: build and clusters are shared.
+alone() {
+	local pid file=$AVC_STATE/tmp_run.pid
+	[ -z "${AVC_RUN:-}" ] || return 0
+	pid=$(cat "$file" 2>/dev/null || true)
+	if [ -n "$pid" ] && grep -qs test/ "/proc/$pid/cmdline"; then
+		die "process $pid is at work in $AVC_STATE: wait for it or end it"
+	fi
+	echo $$ >"$file"
+	export AVC_RUN=$$
+}
+
+# scratch NAME: an empty folder of the server's user
+scratch() {
+	as_server mkdir -p -m 700 "$AVC_SCRATCH" &&
+		as_server test -O "$AVC_SCRATCH" &&
+		as_server rm -rf "$AVC_SCRATCH/$1" &&
+		as_server mkdir "$AVC_SCRATCH/$1" ||
+		die "cannot make $AVC_SCRATCH/$1: remove what is in its place"
 }
 
 # Install ours into the private copy.

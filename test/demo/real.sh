@@ -2,14 +2,13 @@
 # run.  Nothing is learnt from scratch in that time: the fine-tuning shows that
 # the machinery takes real frames, and its figures are printed as they are.
 
-[ -d "$BDD100K/images/train" ] || die "BDD100K=$BDD100K has no images/train"
-BDD100K=$(cd "$BDD100K" && pwd)
+as_server test -r "$BDD100K/images/train" || die "user $AVC_RUNAS, who runs the server, cannot read $BDD100K"
 
 step "ingest: $BDD100K"
-sql <<SQL
+sql -v folder="$BDD100K" <<'SQL'
 SELECT avcurate.create_dataset('bdd100k');
-CALL avcurate.ingest_bdd100k('bdd100k', '$BDD100K/images/train', '$BDD100K/bdd100k_labels_images_train.json', 'train');
-CALL avcurate.ingest_bdd100k('bdd100k', '$BDD100K/images/val', '$BDD100K/bdd100k_labels_images_val.json', 'val');
+CALL avcurate.ingest_bdd100k('bdd100k', :'folder' || '/images/train', :'folder' || '/bdd100k_labels_images_train.json', 'train');
+CALL avcurate.ingest_bdd100k('bdd100k', :'folder' || '/images/val', :'folder' || '/bdd100k_labels_images_val.json', 'val');
 SELECT dataset, frames, labelled_frames, boxes, pg_size_pretty(image_bytes) AS images FROM avcurate.datasets;
 SELECT count(*) AS ingest_errors FROM avcurate.ingest_errors;
 SQL
