@@ -76,7 +76,8 @@ find_index(Relation rel, AttrNumber column)
 
 		if (index->rd_rel->relam == BTREE_AM_OID && form->indisvalid &&
 			form->indkey.values[0] == column &&
-			RelationGetIndexPredicate(index) == NIL)
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred,
+						   NULL))
 			found = RelationGetRelid(index);
 		index_close(index, AccessShareLock);
 		if (OidIsValid(found))

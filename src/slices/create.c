@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/varlena.h"
 
 #include "common/catalog.h"
@@ -124,31 +125,18 @@ avc_create_slice(PG_FUNCTION_ARGS)
 static void
 warn_of_lost_images(const AvcSlice *slice)
 {
-	AvcRoleScope scope;
-	int64		lost;
+	AvcImageFaults faults;
 
 	if (!avc_history_has_images(slice->slice_id))
 		return;
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	lost = avc_spi_int64(psprintf("SELECT count(*) FROM %s h "
-								  "WHERE h.image_sha256 IS NOT NULL "
-								  "AND NOT EXISTS (SELECT FROM %s d "
-								  "WHERE d.frame_id = h.frame_id "
-								  "AND d.image_sha256 = h.image_sha256) "
-								  "AND NOT EXISTS (SELECT FROM "
-								  "_avcurate.archive a WHERE a.dataset = %u "
-								  "AND a.frame_id = h.frame_id "
-								  "AND a.image_sha256 = h.image_sha256)",
-								  slice->history_name,
-								  avc_definition_source(slice->dataset),
-								  slice->dataset), 0, NULL, 0);
-	SPI_finish();
-	avc_catalog_leave(&scope);
-	if (lost > 0)
+	/* sees the rows that were just written */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	avc_images_check(slice, slice->version, false, &faults);
+	PopActiveSnapshot();
+	if (faults.missing > 0)
 		ereport(WARNING,
 				(errmsg("images of " INT64_FORMAT " rows of slice %s were replaced before it was tracked",
-						lost, slice->name),
+						faults.missing, slice->name),
 				 errhint("Refresh the slice; its version 1 cannot be read by batches.")));
 }
 

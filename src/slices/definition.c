@@ -366,7 +366,8 @@ avc_definition_has_key(Relation rel)
 		if (form->indisunique && form->indimmediate && form->indisvalid &&
 			index->rd_rel->relam == BTREE_AM_OID &&
 			form->indnkeyatts == 1 && form->indkey.values[0] == frame_id &&
-			RelationGetIndexPredicate(index) == NIL)
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred,
+						   NULL))
 			found = true;
 		index_close(index, AccessShareLock);
 	}

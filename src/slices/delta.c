@@ -277,17 +277,25 @@ AvcDelta *
 avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 {
 	AvcDelta   *delta = delta_create(rel);
+	Tuplestorestate *held;
+	TupleDesc	desc;
+	AvcVersion *newest;
 	AvcRoleScope scope;
-	char	   *history;
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	history = psprintf("(SELECT %s FROM %s WHERE to_version IS NULL)",
-					   avc_column_list(NULL, slice->columns),
-					   slice->history_name);
-	pair_rows(newest_version(slice),
-			  pair_query(psprintf(OLD_ROWS, NO_PLACE, history),
-						 psprintf(NEW_ROWS, slice->name)), delta);
+	newest = newest_version(slice);
+	held = avc_rows_collect(psprintf("SELECT %s FROM %s "
+									 "WHERE to_version IS NULL",
+									 avc_column_list(NULL, slice->columns),
+									 slice->history_name),
+							0, NULL, false, &desc);
+	avc_catalog_leave(&scope);
+
+	avc_rows_register("held_rows", held, desc);
+	avc_role_enter(&scope, rel->rd_rel->relowner);
+	pair_rows(newest, pair_query(psprintf(OLD_ROWS, NO_PLACE, "held_rows"),
+								 psprintf(NEW_ROWS, slice->name)), delta);
 	if (is_repair)
 	{
 		char	   *digest;
@@ -298,8 +306,9 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 		delta->digest = MemoryContextStrdup(GetMemoryChunkContext(delta),
 											digest);
 	}
+	avc_role_leave(&scope);
+	tuplestore_end(held);
 	SPI_finish();
-	avc_catalog_leave(&scope);
 	return delta;
 }
 

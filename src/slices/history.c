@@ -13,9 +13,11 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/portal.h"
 #include "utils/queryenvironment.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
@@ -23,6 +25,8 @@
 #include "common/catalog.h"
 #include "common/spi.h"
 #include "slices/refresh.h"
+
+#define FETCH_ROWS 1000
 
 char *
 avc_history_name(int64 slice_id)
@@ -156,6 +160,44 @@ void
 avc_history_end_lookup(int guc_level)
 {
 	AtEOXact_GUC(false, guc_level);
+}
+
+Tuplestorestate *
+avc_rows_collect(const char *sql, int count, const AvcParam *params,
+				 bool read_only, TupleDesc *desc)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
+	Oid			types[4];
+	Datum		values[4];
+	Portal		portal;
+	int			i;
+
+	Assert(count <= lengthof(types));
+	for (i = 0; i < count; i++)
+	{
+		types[i] = params[i].type;
+		values[i] = params[i].value;
+	}
+	portal = SPI_cursor_open_with_args(NULL, sql, count, types, values, NULL,
+									   read_only, CURSOR_OPT_NO_SCROLL);
+	MemoryContextSwitchTo(context);
+	*desc = CreateTupleDescCopy(portal->tupDesc);
+	for (;;)
+	{
+		uint64		n;
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (n = 0; n < SPI_processed; n++)
+			tuplestore_puttuple(rows, SPI_tuptable->vals[n]);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	MemoryContextSwitchTo(context);
+	return rows;
 }
 
 void

@@ -185,9 +185,38 @@ extern void avc_rows_register(const char *name, Tuplestorestate *rows,
 extern int	avc_history_begin_lookup(const AvcSlice *slice, int64 touched);
 extern void avc_history_end_lookup(int guc_level);
 
+/*
+ * The rows of a query over our own tables, to be registered under a name.
+ * Statements that read a user's table or view run as its owner, who may not
+ * read ours: PostgreSQL evaluates functions of indexes, statistics and
+ * constraints while it plans, so such a statement must never be planned with
+ * more rights.  SPI is connected; *desc is made in the current context.
+ */
+extern Tuplestorestate *avc_rows_collect(const char *sql, int count,
+										 const AvcParam *params,
+										 bool read_only, TupleDesc *desc);
+
 /* Write a difference as the step to "version". */
 extern void avc_history_apply(const AvcSlice *slice, const AvcDelta *delta,
 							  int64 version);
+
+/* ---- images.c ---- */
+
+typedef struct AvcImageFaults
+{
+	int64		missing;		/* rows whose image is nowhere */
+	int64		changed;		/* rows whose image has another hash */
+	int64		first_missing;	/* frame_id, if there is one */
+	int64		first_changed;
+} AvcImageFaults;
+
+/*
+ * Are the images of a version where they should be, in the dataset or the
+ * archive?  With "rehash" their bytes are read, too.  The slice has a dataset
+ * and a history with images; reads with the active snapshot.
+ */
+extern void avc_images_check(const AvcSlice *slice, int64 version,
+							 bool rehash, AvcImageFaults *faults);
 
 /* ---- refresh.c ---- */
 

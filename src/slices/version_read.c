@@ -287,11 +287,7 @@ static void
 verify_images(Reading *reading, const AvcVersion *version, Verdict *verdict)
 {
 	AvcSlice   *slice = reading->slice;
-	AvcParam	params[2] = {AVC_INT8(version->version),
-	AVC_REGCLASS(slice->dataset)};
-	bool		is_null;
-	int64		missing;
-	int64		changed;
+	AvcImageFaults faults;
 
 	if (!avc_history_has_images(slice->slice_id))
 		return;
@@ -301,34 +297,13 @@ verify_images(Reading *reading, const AvcVersion *version, Verdict *verdict)
 		add_fault(verdict, "its dataset was dropped, so its images are gone");
 		return;
 	}
-	avc_spi_exec(psprintf("SELECT count(*) FILTER (WHERE ok IS NULL), "
-						  "count(*) FILTER (WHERE NOT ok), "
-						  "min(frame_id) FILTER (WHERE ok IS NULL), "
-						  "min(frame_id) FILTER (WHERE NOT ok) FROM "
-						  "(SELECT h.frame_id, coalesce("
-						  "(SELECT sha256(d.image_bytes) = h.image_sha256 "
-						  "FROM %s d WHERE d.frame_id = h.frame_id "
-						  "AND d.image_sha256 = h.image_sha256), "
-						  "(SELECT sha256(a.image_bytes) = h.image_sha256 "
-						  "FROM _avcurate.archive a WHERE a.dataset = $2 "
-						  "AND a.frame_id = h.frame_id "
-						  "AND a.image_sha256 = h.image_sha256)) AS ok "
-						  "FROM %s h WHERE h.image_sha256 IS NOT NULL AND "
-						  COVERS("$1") ") frames",
-						  avc_definition_source(slice->dataset),
-						  slice->history_name), 2, params, true, 1);
-	missing = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-										  SPI_tuptable->tupdesc, 1, &is_null));
-	changed = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-										  SPI_tuptable->tupdesc, 2, &is_null));
-	if (missing > 0)
-		add_fault(verdict, "images missing: " INT64_FORMAT ", first of frame %s",
-				  missing, SPI_getvalue(SPI_tuptable->vals[0],
-										SPI_tuptable->tupdesc, 3));
-	if (changed > 0)
-		add_fault(verdict, "images that do not match their hash: " INT64_FORMAT ", first of frame %s",
-				  changed, SPI_getvalue(SPI_tuptable->vals[0],
-										SPI_tuptable->tupdesc, 4));
+	avc_images_check(slice, version->version, true, &faults);
+	if (faults.missing > 0)
+		add_fault(verdict, "images missing: " INT64_FORMAT ", first of frame " INT64_FORMAT,
+				  faults.missing, faults.first_missing);
+	if (faults.changed > 0)
+		add_fault(verdict, "images that do not match their hash: " INT64_FORMAT ", first of frame " INT64_FORMAT,
+				  faults.changed, faults.first_changed);
 }
 
 /* The newest version must be what the view holds. */
@@ -337,7 +312,11 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 {
 	AvcSlice   *slice = reading->slice;
 	char	   *columns = avc_column_list(NULL, slice->columns);
+	Tuplestorestate *newest;
+	TupleDesc	desc;
+	AvcRoleScope scope;
 	Relation	rel;
+	Oid			owner;
 	bool		is_populated;
 	bool		is_null;
 	int64		differing;
@@ -346,21 +325,29 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 		return;
 	rel = table_open(slice->relid, AccessShareLock);
 	is_populated = RelationIsPopulated(rel);
+	owner = rel->rd_rel->relowner;
 	table_close(rel, AccessShareLock);
 	if (!is_populated)
 		return;
+	newest = avc_rows_collect(psprintf("SELECT %s FROM %s "
+									   "WHERE to_version IS NULL",
+									   columns, slice->history_name),
+							  0, NULL, true, &desc);
+	avc_rows_register("newest_rows", newest, desc);
+	avc_role_enter(&scope, owner);
 	avc_spi_exec(psprintf("SELECT count(*) FROM "
-						  "(SELECT frame_id, ROW(%s) AS whole FROM %s "
-						  "WHERE to_version IS NULL) h FULL JOIN "
+						  "(SELECT frame_id, ROW(%s) AS whole "
+						  "FROM newest_rows) h FULL JOIN "
 						  "(SELECT frame_id, ROW(%s) AS whole FROM %s) v "
 						  "ON h.frame_id = v.frame_id "
 						  "WHERE h.frame_id IS NULL OR v.frame_id IS NULL "
 						  "OR h.whole OPERATOR(pg_catalog.*<>) v.whole",
-						  columns, slice->history_name, columns, slice->name),
-				 0, NULL, true, 1);
+						  columns, columns, slice->name), 0, NULL, true, 1);
 	differing = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 											SPI_tuptable->tupdesc, 1,
 											&is_null));
+	avc_role_leave(&scope);
+	tuplestore_end(newest);
 	if (differing > 0)
 		add_fault(verdict, "rows in which the view differs: " INT64_FORMAT,
 				  differing);
