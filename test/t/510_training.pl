@@ -75,7 +75,8 @@ SKIP:
 	close $in;
 	is(scalar(grep { m{pgdata|PG_VERSION|base/|pg_wal|\(deleted\)} } @links), 0, 'an engine has no file of the server open');
 	is(scalar(grep { /^socket:/ } @links), 1, 'and one socket');
-	like($status{SigIgn}, qr/^0+[01]000$/, 'no signal but SIGPIPE is ignored in it');
+	# signals 32 and 33 are the C library's: posix_spawn, make's, ignores them
+	is(hex(substr($status{SigIgn}, -8)) & 0x7fffefff, 0, 'no signal but SIGPIPE is ignored in it');
 	is(getpgrp($child), $child, 'it leads a process group');
 }
 is((wait_for($job))[0], 'succeeded', 'an undisturbed run');
