@@ -7,6 +7,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
+use FindBin;
+use lib $FindBin::Bin;
+use ServerTest;
+
 my $images = $ENV{AVC_LONG} ? 40_000 : 4000;
 my $node = PostgreSQL::Test::Cluster->new('ingest_scale');
 $node->init;
@@ -72,7 +76,7 @@ $psql->query_until(qr/begun/, "\\echo begun\n$call;\n");
 $node->poll_query_until('postgres', 'SELECT done > 100 FROM avcurate.ingest_progress') or die 'no progress';
 is(kill('KILL', $pid), 1, 'killed in the middle');
 $psql->{run}->finish;
-$node->poll_query_until('postgres', 'SELECT true') or die 'the server did not come back';
+wait_for_server($node);
 my $partial = query('SELECT count(*) FROM many');
 ok($partial > 100 && $partial < $images && $partial % 64 == 0, "whole batches are committed: $partial of $images frames");
 is(query('SELECT state, done FROM avcurate.ingest_progress'), "interrupted|$partial", 'the run shows as interrupted');

@@ -9,6 +9,7 @@ use Time::HiRes qw(usleep);
 
 use FindBin;
 use lib $FindBin::Bin;
+use ServerTest;
 use SliceTest;
 
 my $long = $ENV{AVC_LONG} ? 1 : 0;
@@ -113,14 +114,7 @@ foreach my $round (1 .. $kills)
 	}
 	ok($pid && kill('KILL', $pid), "round $round: killed a backend in a refresh");
 	eval { $bench->finish };
-	# a psql that is refused early breaks the pipe it is fed through
-	my $back;
-	foreach (1 .. 100)
-	{
-		last if $back = eval { $node->poll_query_until('postgres', 'SELECT true') };
-		usleep(100_000);
-	}
-	die 'the server did not come back' unless $back;
+	wait_for_server($node);
 }
 check('after crashes');
 $node->stop('immediate');

@@ -7,6 +7,10 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
+use FindBin;
+use lib $FindBin::Bin;
+use ServerTest;
+
 my $node = PostgreSQL::Test::Cluster->new('synthetic');
 $node->init;
 $node->append_conf('postgresql.conf', "restart_after_crash = on\nfsync = off\n");
@@ -44,7 +48,7 @@ sub interrupt
 	$handle->finish;
 	isnt($handle->full_result(0), 0, "$what: the run failed");
 	like($err, qr/cancel|terminat|connection|crash/i, "$what: and says so");
-	$node->poll_query_until('postgres', 'SELECT true');
+	wait_for_server($node);
 	my $after = $node->safe_psql('postgres', 'SELECT count(*) FROM parts');
 	ok($after > $before && $after < $frames,
 		"$what: $after of $frames frames, $before before");
