@@ -13,9 +13,10 @@ say() { printf '== %s\n' "$*"; }
 die() { printf 'avcurate: %s\n' "$*" >&2; exit 1; }
 
 # The caller's language and umask change nothing here: messages are compared
-# in English, and the server's user must be able to read what is made.
-export LC_ALL=C.UTF-8
-unset LANGUAGE
+# in English, and the server's user must be able to read what is made.  (LANG
+# too: PostgreSQL's test programs take LC_ALL away.)
+unset LANGUAGE ${!LC_*}
+export LANG=C.UTF-8 LC_ALL=C.UTF-8
 umask 022
 
 case $AVC_ROOT in
