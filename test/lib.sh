@@ -154,7 +154,8 @@ alone() {
 	local pid file=$AVC_STATE/tmp_run.pid
 	[ -z "${AVC_RUN:-}" ] || return 0
 	pid=$(cat "$file" 2>/dev/null || true)
-	if [ -n "$pid" ] && grep -qs test/ "/proc/$pid/cmdline"; then
+	if [ -n "$pid" ] && [ "$pid" != $$ ] && grep -qs test/ "/proc/$pid/cmdline" &&
+		[ "$(readlink "/proc/$pid/cwd")" = "$AVC_ROOT" ]; then
 		die "process $pid is at work in $AVC_STATE: wait for it or end it"
 	fi
 	echo $$ >"$file"
