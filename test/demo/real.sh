@@ -14,22 +14,17 @@ SELECT count(*) AS ingest_errors FROM avcurate.ingest_errors;
 SQL
 
 step "features"
-sql <<'SQL'
-SELECT avcurate.add_feature('bdd100k', 'has_rider', $$avcurate.has_category(ann_categories, 'rider')$$);
-SELECT avcurate.add_feature('bdd100k', 'has_person', $$avcurate.has_category(ann_categories, 'person')$$);
-SELECT avcurate.add_feature('bdd100k', 'person_area_pct',
-	$$avcurate.largest_box_area_pct(ann_categories, ann_bboxes, width, height, 'person')$$);
-SELECT avcurate.add_feature('bdd100k', 'brightness', 'avcurate.brightness(image_bytes)');
-SELECT avcurate.add_feature('bdd100k', 'dhash', 'avcurate.dhash(image_bytes)');
-CALL avcurate.backfill('bdd100k');
-SELECT feature, total, done, pending, failed FROM avcurate.feature_status ORDER BY feature;
-SQL
+sql -v dataset=bdd100k -f test/demo/features.sql
 
 step "slices and batches"
 sql <<'SQL'
+\set ECHO queries
+\o /dev/null
 SELECT avcurate.create_slice('rider', 'bdd100k', 'has_rider');
 SELECT avcurate.create_slice('night_person', 'bdd100k', $$timeofday = 'night' AND has_person$$);
 SELECT avcurate.create_slice('distant_person', 'bdd100k', 'has_person AND person_area_pct < 0.5');
+\o
+\set ECHO none
 SELECT slice, version, rows FROM avcurate.slices ORDER BY slice;
 SELECT batch_no, count(*) AS frames, sum(cardinality(labels)) AS boxes, pg_size_pretty(sum(octet_length(image_bytes))) AS images
 FROM avcurate.batches('distant_person', 8, seed => 1, num_batches => 4) GROUP BY batch_no ORDER BY batch_no;

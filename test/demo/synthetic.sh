@@ -25,21 +25,14 @@ SQL
 
 features() {
 	step "features: five columns, backfilled"
-	sql <<'SQL'
-SELECT avcurate.add_feature('new_drives', 'has_rider', $$avcurate.has_category(ann_categories, 'rider')$$);
-SELECT avcurate.add_feature('new_drives', 'has_person', $$avcurate.has_category(ann_categories, 'person')$$);
-SELECT avcurate.add_feature('new_drives', 'person_area_pct',
-	$$avcurate.largest_box_area_pct(ann_categories, ann_bboxes, width, height, 'person')$$);
-SELECT avcurate.add_feature('new_drives', 'brightness', 'avcurate.brightness(image_bytes)');
-SELECT avcurate.add_feature('new_drives', 'dhash', 'avcurate.dhash(image_bytes)');
-CALL avcurate.backfill('new_drives');
-SELECT feature, total, done, pending, failed FROM avcurate.feature_status ORDER BY feature;
-SQL
+	sql -v dataset=new_drives -f test/demo/features.sql
 }
 
 slices() {
 	step "slices: materialized views with versions"
 	sql <<'SQL'
+\set ECHO queries
+\o /dev/null
 SELECT avcurate.create_slice('base_train', 'base_drives', $$split = 'train'$$);
 SELECT avcurate.create_slice('daytime_val', 'base_drives', $$split = 'val'$$);
 SELECT avcurate.create_slice('rider_train', 'new_drives', $$split = 'train' AND has_rider$$);
@@ -51,6 +44,8 @@ SELECT avcurate.create_slice('distant_person_val', 'new_drives', $$split = 'val'
 -- the control: a random eighth of the same footage, drawn by a hash of the id
 SELECT avcurate.create_slice('control_train', 'new_drives',
 	$$split = 'train' AND mod(hashint8extended(frame_id, 42), 1000) BETWEEN -120 AND 120$$);
+\o
+\set ECHO none
 SELECT slice, version, rows FROM avcurate.slices ORDER BY slice;
 SQL
 }
