@@ -34,15 +34,13 @@ static void
 run_case(const char *name, const char *path, const char *backend,
 		 const char *variant)
 {
-	char		output[64] = "/tmp/avcurate-golden-XXXXXX";
+	char		output[256];
 	char	   *argv[] = {"trace", (char *) path, output, "--backend",
 	(char *) backend, "--threads", "2", (char *) variant};
 	EngStatus	status = {ENG_OK, ""};
 	char		title[128];
-	int			fd = mkstemp(output);
 
-	if (fd >= 0)
-		close(fd);
+	tap_scratch(output, sizeof(output), "golden");
 	snprintf(title, sizeof(title), "%s on %s%s%s", name, backend,
 			 variant != NULL ? " " : "", variant != NULL ? variant : "");
 	if (eng_trace_run(variant != NULL ? 8 : 7, argv, stdout, &status))
@@ -57,15 +55,13 @@ run_case(const char *name, const char *path, const char *backend,
 static void
 run_twice(const char *name, const char *path)
 {
-	char		output[64] = "/tmp/avcurate-golden-XXXXXX";
+	char		output[256];
 	char	   *argv[] = {"trace", (char *) path, output, "--threads", "2"};
 	EngStatus	status = {ENG_OK, ""};
 	EngBuffer	files[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
-	int			fd = mkstemp(output);
 	bool		done = true;
 
-	if (fd >= 0)
-		close(fd);
+	tap_scratch(output, sizeof(output), "golden");
 	for (int i = 0; i < 2; i++)
 		done = done && eng_trace_run(5, argv, stdout, &status) &&
 			eng_file_read(output, (size_t) 1 << 30, &files[i], &status);

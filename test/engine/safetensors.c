@@ -525,12 +525,11 @@ test_mutations(void)
 static void
 test_files(void)
 {
-	char		path[] = "/tmp/avcurate_safetensors_XXXXXX";
-	int			fd = mkstemp(path);
+	char		path[256];
 	EngBuffer	in = {0};
 	EngStatus	status = {0};
 
-	close(fd);
+	tap_scratch(path, sizeof(path), "safetensors");
 	tap_ok(eng_file_write(path, "abc", 3, &status) &&
 		   eng_file_write(path, "defg", 4, &status) &&
 		   eng_file_read(path, 100, &in, &status) && in.size == 4 &&

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int	tap_count;
 static int	tap_failed;
@@ -23,6 +24,10 @@ static bool tap_ok(bool pass, const char *format,...)
 /* A line for the reader, printed before or after a test. */
 static void tap_note(const char *format,...)
 			__attribute__((format(printf, 1, 2), unused));
+
+/* Make an empty scratch file below TMPDIR; its path goes into the buffer. */
+static void tap_scratch(char *path, size_t size, const char *name)
+			__attribute__((unused));
 
 /* A test that cannot run here, and why. */
 static void tap_skip(const char *name, const char *reason)
@@ -57,6 +62,19 @@ tap_note(const char *format,...)
 	vprintf(format, args);
 	va_end(args);
 	printf("\n");
+}
+
+static void
+tap_scratch(char *path, size_t size, const char *name)
+{
+	const char *folder = getenv("TMPDIR");
+	int			fd;
+
+	snprintf(path, size, "%s/avcurate-%s-XXXXXX",
+			 folder != NULL ? folder : "/tmp", name);
+	fd = mkstemp(path);
+	if (fd >= 0)
+		close(fd);
 }
 
 static void

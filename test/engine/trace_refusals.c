@@ -2,7 +2,6 @@
  * test/engine/trace_refusals.c
  *		What the trace subcommand refuses, and how it says so.
  */
-#include <unistd.h>
 
 #include "engine/io/file.h"
 #include "engine/trace.h"
@@ -10,7 +9,7 @@
 
 #define MOST 8
 
-static char scratch[] = "/tmp/avcurate-trace-XXXXXX";
+static char scratch[256];
 
 /* Run trace with these arguments; it must fail with this code and word. */
 static void
@@ -62,10 +61,10 @@ write_case(const char *key, const char *value, const char *tensor)
 int
 main(void)
 {
-	int			fd = mkstemp(scratch);
+	EngStatus	status = {ENG_OK, ""};
 
-	if (fd >= 0 && write(fd, "not a case", 10) == 10)
-		close(fd);
+	tap_scratch(scratch, sizeof(scratch), "trace");
+	eng_file_write(scratch, "not a case", 10, &status);
 	refuses("one file only", ENG_BAD_ARGUMENT, "", ARGUMENTS("a"));
 	refuses("a GPU", ENG_BAD_ARGUMENT, "cuda",
 			ARGUMENTS("a", "b", "--backend", "cuda"));
