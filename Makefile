@@ -134,8 +134,6 @@ deps:
 	@test/deps
 lint symbols:
 	@test/lint
-format:
-	@test/format
 check-engine check-regress check-isolation check-pgtap check-tap check-lint \
 check-demo:
 	@test/run_checks $(@:check-%=%)
@@ -161,7 +159,7 @@ help:
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
 
 .PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \
-	install-private deps lint symbols format check check-long check-engine \
+	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo demo bench \
 	clean-state help
