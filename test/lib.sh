@@ -70,9 +70,10 @@ relocate() {
 	# what is gone from the tree goes; objects stay, they are up to date or not
 	find "$copy"/src "$copy"/sql "$copy"/test "$copy"/expected -type f \
 		! -name '*.[od]' -delete 2>/dev/null || true
-	tar -C "$AVC_ROOT" --exclude=./tmp_* --exclude=./build* --exclude=./.git --exclude='*.o' -cf - . |
+	tar -C "$AVC_ROOT" --exclude=./tmp_* --exclude=./demo_output --exclude=./build* --exclude=./.git --exclude='*.o' -cf - . |
 		tar -C "$copy" --no-same-owner -xf -
-	chmod -R a+rX "$copy"
+	# but not the data of clusters there, which are for their server alone
+	find "$copy" -path "$copy/tmp_*" -prune -o -exec chmod a+rX {} +
 	export AVC_SHARED=${AVC_SHARED:-$(dirname "$AVC_ROOT")/shared}
 	export AVC_OUT=${AVC_OUT:-$AVC_ROOT/demo_output}
 	export AVC_RELOCATED=1
