@@ -49,6 +49,18 @@ as_root() {
 	fi
 }
 
+# copy_tree FOLDER: make it a copy of the repository that everybody can read.
+copy_tree() {
+	chmod 755 "$1"
+	# what is gone from the tree goes; objects stay, they are up to date or not
+	find "$1"/src "$1"/sql "$1"/test "$1"/expected -type f \
+		! -name '*.[od]' -delete 2>/dev/null || true
+	tar -C "$AVC_ROOT" --exclude=./tmp_* --exclude=./demo_output --exclude=./build* --exclude=./.git --exclude='*.o' -cf - . |
+		tar -C "$1" --no-same-owner -xf -
+	# but not the data of clusters there, which are for their server alone
+	find "$1" -path "$1/tmp_*" -prune -o -exec chmod a+rX {} +
+}
+
 # Folders of the user that runs the server may not be reachable by it (a
 # clone below /root): then everything runs in a copy below TMPDIR.  Call as
 # relocate SCRIPT "$@", first thing.
@@ -66,14 +78,7 @@ relocate() {
 	mkdir -p "$copy"
 	# somebody else's folder of that name would be somebody else's code
 	[ -O "$copy" ] && [ ! -L "$copy" ] || die "$copy belongs to another user: remove it"
-	chmod 755 "$copy"
-	# what is gone from the tree goes; objects stay, they are up to date or not
-	find "$copy"/src "$copy"/sql "$copy"/test "$copy"/expected -type f \
-		! -name '*.[od]' -delete 2>/dev/null || true
-	tar -C "$AVC_ROOT" --exclude=./tmp_* --exclude=./demo_output --exclude=./build* --exclude=./.git --exclude='*.o' -cf - . |
-		tar -C "$copy" --no-same-owner -xf -
-	# but not the data of clusters there, which are for their server alone
-	find "$copy" -path "$copy/tmp_*" -prune -o -exec chmod a+rX {} +
+	at_work "$copy" >/dev/null || copy_tree "$copy"
 	export AVC_SHARED=${AVC_SHARED:-$(dirname "$AVC_ROOT")/shared}
 	export AVC_OUT=${AVC_OUT:-$AVC_ROOT/demo_output}
 	export AVC_RELOCATED=1
@@ -134,7 +139,7 @@ make_prefix() {
 server_pid() {
 	local pid
 	pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) || return 1
-	[ "$(readlink "/proc/$pid/cwd")" = "$(readlink -f "$1")" ] && echo "$pid"
+	[ "/proc/$pid/cwd" -ef "$1" ] && echo "$pid"
 }
 
 # Stop every server whose data is below the folders, also a killed run's.
@@ -150,16 +155,22 @@ stop_servers() {
 	done
 }
 
+# at_work FOLDER: the process of a run that is going on there, if one is.
+at_work() {
+	local pid
+	pid=$(cat "$1/tmp_run.pid" 2>/dev/null) || return 1
+	[ "$pid" != $$ ] && grep -qs test/ "/proc/$pid/cmdline" &&
+		[ "/proc/$pid/cwd" -ef "$1" ] && echo "$pid"
+}
+
 # One run at a time in a working tree: build and clusters are shared.
 alone() {
-	local pid file=$AVC_STATE/tmp_run.pid
+	local pid
 	[ -z "${AVC_RUN:-}" ] || return 0
-	pid=$(cat "$file" 2>/dev/null || true)
-	if [ -n "$pid" ] && [ "$pid" != $$ ] && grep -qs test/ "/proc/$pid/cmdline" &&
-		[ "$(readlink "/proc/$pid/cwd")" = "$AVC_ROOT" ]; then
+	if pid=$(at_work "$AVC_STATE"); then
 		die "process $pid is at work in $AVC_STATE: wait for it or end it"
 	fi
-	echo $$ >"$file"
+	echo $$ >"$AVC_STATE/tmp_run.pid"
 	export AVC_RUN=$$
 }
 
