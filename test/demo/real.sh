@@ -2,7 +2,6 @@
 # run.  Nothing is learnt from scratch in that time: the fine-tuning shows that
 # the machinery takes real frames, and its figures are printed as they are.
 
-as_server test -r "$BDD100K/images/train" || die "user $AVC_RUNAS, who runs the server, cannot read $BDD100K"
 
 step "ingest: $BDD100K"
 sql -v folder="$BDD100K" <<'SQL'
