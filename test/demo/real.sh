@@ -2,7 +2,6 @@
 # run.  Nothing is learnt from scratch in that time: the fine-tuning shows that
 # the machinery takes real frames, and its figures are printed as they are.
 
-
 step "ingest: $BDD100K"
 sql -v folder="$BDD100K" <<'SQL'
 SELECT avcurate.create_dataset('bdd100k');
