@@ -452,7 +452,8 @@ compare_list(Case *c, const char *name, bool whole_list)
 	const char *at = strstr(name, boxes);
 	char		prefix[64];
 	const char *frame = at + strlen(boxes);
-	const char *scores = boxes[0] == 'p' ? "objectness" : "scores";
+	bool		is_proposals = boxes[0] == 'p';
+	const char *scores = is_proposals ? "objectness" : "scores";
 	List		g,
 				o;
 	double		share = 1.0;
@@ -462,13 +463,16 @@ compare_list(Case *c, const char *name, bool whole_list)
 	memset(&o, 0, sizeof(o));
 	snprintf(prefix, sizeof(prefix), "%.*s", (int) (at - name), name);
 	read_view(&g.scores, c->golden, prefix, scores, frame);
-	read_view(&g.labels, c->golden, prefix, "labels", frame);
+	/* the labels of this name are those of the detections */
+	if (!is_proposals)
+		read_view(&g.labels, c->golden, prefix, "labels", frame);
 	if (!read_view(&g.boxes, c->golden, prefix, boxes, frame) ||
 		!read_view(&o.boxes, c->output, prefix, boxes, frame) ||
 		read_view(&o.scores, c->output, prefix, scores, frame) !=
 		(g.scores.x != NULL) ||
-		read_view(&o.labels, c->output, prefix, "labels", frame) !=
-		(g.labels.x != NULL))
+		(!is_proposals &&
+		 read_view(&o.labels, c->output, prefix, "labels", frame) !=
+		 (g.labels.x != NULL)))
 		share = 0.0;
 	else if (!whole_list || !same_within(&g.boxes, &o.boxes, 1e-2) ||
 			 !same_within(&g.scores, &o.scores, 1e-4) ||

@@ -51,6 +51,8 @@ sub peak_growth
 		my ($kb) = map { /^VmPeak:\s+(\d+)/ ? $1 : () } <$in>;
 		return $kb;
 	};
+	# the list of files is a temporary table, kept in memory up to this
+	$session->query('SET temp_buffers = 100');
 	my $start = $peak->();
 	$session->query("CALL avcurate.ingest_bdd100k('many', '$folder/images', '$folder/labels')");
 	my $growth = $peak->() - $start;
