@@ -152,8 +152,8 @@ conv_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 									   plan->scratch, status);
 }
 
-static bool
-conv_backward(EngPlan *plan, EngOp *op, EngStatus *status)
+bool
+eng_conv_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	EngBackend *backend = plan->backend;
 	float	   *dy = eng_plan_gradient(plan, op->output[0]);
@@ -194,7 +194,7 @@ const EngOpClass eng_conv_class = {
 	.shape = conv_shape,
 	.prepare = conv_prepare,
 	.forward = conv_forward,
-	.backward = conv_backward,
+	.backward = eng_conv_backward,
 	.finish = conv_finish
 };
 

@@ -17,6 +17,9 @@ extern const EngOpClass eng_maxpool_class;
 extern const EngOpClass eng_subsample_class;
 extern const EngOpClass eng_upsample_add_class;
 
+/* Gradients of a convolution, and of a linear layer, which is one too. */
+extern bool eng_conv_backward(EngPlan *plan, EngOp *op, EngStatus *status);
+
 typedef struct EngConvSpec
 {
 	const char *name;			/* of the tensor it makes */

@@ -63,37 +63,12 @@ linear_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 									   plan->scratch, status);
 }
 
-static bool
-linear_backward(EngPlan *plan, EngOp *op, EngStatus *status)
-{
-	EngBackend *backend = plan->backend;
-	float	   *dy = eng_plan_gradient(plan, op->output[0]);
-	float	   *dweight = eng_op_weight_gradient(plan, op->weight);
-
-	if (op->relu)
-		backend->relu_backward(backend, dy, eng_op_out_value(plan, op, 0),
-							   eng_tensor_count(eng_op_out(plan, op, 0)));
-	if (dweight != NULL &&
-		!backend->conv_backward_weight(op->kernel, dweight,
-									   eng_op_weight_gradient(plan, op->bias),
-									   eng_op_in_value(plan, op, 0), dy,
-									   plan->scratch, status))
-		return false;
-	if (!op->want_gradient[0])
-		return true;
-	return backend->conv_backward_data(op->kernel,
-									   eng_plan_gradient(plan, op->input[0]),
-									   dy, eng_op_weight(plan, op->weight),
-									   plan->parameters->version,
-									   plan->scratch, status);
-}
-
 const EngOpClass eng_linear_class = {
 	.kind = "linear",
 	.shape = linear_shape,
 	.prepare = linear_prepare,
 	.forward = linear_forward,
-	.backward = linear_backward
+	.backward = eng_conv_backward
 };
 
 int32_t
