@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -12,6 +13,9 @@
 #include "common/spi.h"
 
 #define AVC_MAX_PARAMS 64
+
+/* Rows that a cursor hands over at a time. */
+#define STORE_ROWS 1000
 
 AvcParam
 avc_param_text(const char *string)
@@ -26,34 +30,82 @@ avc_param_text(const char *string)
 	return param;
 }
 
-uint64
-avc_spi_exec(const char *sql, int nparams, const AvcParam *params,
-			 bool read_only, long limit)
+/* Parameters as SPI takes them. */
+typedef struct Bound
 {
 	Oid			types[AVC_MAX_PARAMS];
 	Datum		values[AVC_MAX_PARAMS];
 	char		nulls[AVC_MAX_PARAMS];
-	MemoryContext context = CurrentMemoryContext;
-	int			i;
-	int			result;
+} Bound;
 
-	memset(nulls, 0, sizeof(nulls));
+static void
+bind_params(Bound *bound, int nparams, const AvcParam *params)
+{
+	int			i;
+
 	if (nparams > AVC_MAX_PARAMS)
 		elog(ERROR, "too many parameters: %d", nparams);
+	memset(bound->nulls, 0, sizeof(bound->nulls));
 	for (i = 0; i < nparams; i++)
 	{
-		types[i] = params[i].type;
-		values[i] = params[i].value;
-		nulls[i] = params[i].is_null ? 'n' : ' ';
+		bound->types[i] = params[i].type;
+		bound->values[i] = params[i].value;
+		bound->nulls[i] = params[i].is_null ? 'n' : ' ';
 	}
-	result = SPI_execute_with_args(sql, nparams, types, values, nulls,
-								   read_only, limit);
+}
+
+uint64
+avc_spi_exec(const char *sql, int nparams, const AvcParam *params,
+			 bool read_only, long limit)
+{
+	Bound		bound;
+	MemoryContext context = CurrentMemoryContext;
+	int			result;
+
+	bind_params(&bound, nparams, params);
+	result = SPI_execute_with_args(sql, nparams, bound.types,
+								   bound.values, bound.nulls, read_only,
+								   limit);
 	/* SPI leaves its own context current, which lives until SPI_finish */
 	MemoryContextSwitchTo(context);
 	if (result < 0)
 		elog(ERROR, "could not run \"%s\": %s", sql,
 			 SPI_result_code_string(result));
 	return SPI_processed;
+}
+
+Portal
+avc_spi_cursor(const char *sql, int nparams, const AvcParam *params,
+			   bool read_only)
+{
+	Bound		bound;
+
+	bind_params(&bound, nparams, params);
+	return SPI_cursor_open_with_args(NULL, sql, nparams, bound.types,
+									 bound.values, bound.nulls, read_only,
+									 CURSOR_OPT_NO_SCROLL);
+}
+
+uint64
+avc_spi_store(Portal portal, Tuplestorestate *store)
+{
+	uint64		rows = 0;
+
+	for (;;)
+	{
+		uint64		n;
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, STORE_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (n = 0; n < SPI_processed; n++)
+			tuplestore_puttuple(store, SPI_tuptable->vals[n]);
+		rows += SPI_processed;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	return rows;
 }
 
 Datum

@@ -9,6 +9,7 @@
 #define AVC_COMMON_SPI_H
 
 #include "executor/spi.h"
+#include "utils/tuplestore.h"
 
 typedef struct AvcParam
 {
@@ -35,6 +36,16 @@ extern AvcParam avc_param_text(const char *string);
  */
 extern uint64 avc_spi_exec(const char *sql, int nparams,
 						   const AvcParam *params, bool read_only, long limit);
+
+/* Open a cursor on a query's rows, to be read forwards. */
+extern Portal avc_spi_cursor(const char *sql, int nparams,
+							 const AvcParam *params, bool read_only);
+
+/*
+ * Put all rows of the cursor into the store as they are, TOAST pointers
+ * included, a thousand at a time, and close it.  Returns their number.
+ */
+extern uint64 avc_spi_store(Portal portal, Tuplestorestate *store);
 
 /*
  * The first column of the first row.  *is_null is true for NULL and for no

@@ -34,9 +34,8 @@ check_event_trigger(FunctionCallInfo fcinfo)
 				 errmsg("function was not called by an event trigger")));
 }
 
-/* Numbers of the slices that a query in the trigger's context names. */
-static List *
-slice_ids(const char *sql)
+List *
+avc_slice_ids(const char *sql)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	List	   *ids = NIL;
@@ -97,7 +96,7 @@ avc_slice_dropped(PG_FUNCTION_ARGS)
 	ListCell   *cell;
 
 	check_event_trigger(fcinfo);
-	foreach(cell, slice_ids("SELECT s.slice_id "
+	foreach(cell, avc_slice_ids("SELECT s.slice_id "
 							"FROM pg_event_trigger_dropped_objects() d "
 							"JOIN _avcurate.slices s ON s.slice = d.objid "
 							"WHERE d.classid = 'pg_class'::regclass "
@@ -179,7 +178,7 @@ avc_slice_altered(PG_FUNCTION_ARGS)
 	ListCell   *cell;
 
 	check_event_trigger(fcinfo);
-	foreach(cell, slice_ids("SELECT DISTINCT s.slice_id "
+	foreach(cell, avc_slice_ids("SELECT DISTINCT s.slice_id "
 							"FROM pg_event_trigger_ddl_commands() d "
 							"JOIN _avcurate.slices s ON s.slice = d.objid "
 							"WHERE d.classid = 'pg_class'::regclass"))

@@ -244,10 +244,8 @@ pair_rows(const AvcVersion *newest, const char *sql, AvcDelta *delta)
 												  "pairs of rows",
 												  ALLOCSET_DEFAULT_SIZES);
 	AvcDigester *digester = avc_digest_begin(newest ? newest->digest : NULL);
-	Portal		portal;
+	Portal		portal = avc_spi_cursor(sql, 0, NULL, false);
 
-	portal = SPI_cursor_open_with_args(NULL, sql, 0, NULL, NULL, NULL,
-									   false, CURSOR_OPT_NO_SCROLL);
 	for (;;)
 	{
 		MemoryContext old;

@@ -137,21 +137,9 @@ char *
 avc_digest_query(const char *sql, int count, const AvcParam *params,
 				 bool read_only, int64 *rows)
 {
-	Oid			types[2];
-	Datum		values[2];
-	AvcDigester *digester;
-	Portal		portal;
-	int			i;
+	Portal		portal = avc_spi_cursor(sql, count, params, read_only);
+	AvcDigester *digester = avc_digest_begin(NULL);
 
-	Assert(count <= lengthof(types));
-	for (i = 0; i < count; i++)
-	{
-		types[i] = params[i].type;
-		values[i] = params[i].value;
-	}
-	portal = SPI_cursor_open_with_args(NULL, sql, count, types, values, NULL,
-									   read_only, CURSOR_OPT_NO_SCROLL);
-	digester = avc_digest_begin(NULL);
 	*rows = 0;
 	for (;;)
 	{

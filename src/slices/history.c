@@ -26,8 +26,6 @@
 #include "common/spi.h"
 #include "slices/refresh.h"
 
-#define FETCH_ROWS 1000
-
 char *
 avc_history_name(int64 slice_id)
 {
@@ -168,34 +166,11 @@ avc_rows_collect(const char *sql, int count, const AvcParam *params,
 {
 	MemoryContext context = CurrentMemoryContext;
 	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
-	Oid			types[4];
-	Datum		values[4];
-	Portal		portal;
-	int			i;
+	Portal		portal = avc_spi_cursor(sql, count, params, read_only);
 
-	Assert(count <= lengthof(types));
-	for (i = 0; i < count; i++)
-	{
-		types[i] = params[i].type;
-		values[i] = params[i].value;
-	}
-	portal = SPI_cursor_open_with_args(NULL, sql, count, types, values, NULL,
-									   read_only, CURSOR_OPT_NO_SCROLL);
 	MemoryContextSwitchTo(context);
 	*desc = CreateTupleDescCopy(portal->tupDesc);
-	for (;;)
-	{
-		uint64		n;
-
-		CHECK_FOR_INTERRUPTS();
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		if (SPI_processed == 0)
-			break;
-		for (n = 0; n < SPI_processed; n++)
-			tuplestore_puttuple(rows, SPI_tuptable->vals[n]);
-		SPI_freetuptable(SPI_tuptable);
-	}
-	SPI_cursor_close(portal);
+	avc_spi_store(portal, rows);
 	MemoryContextSwitchTo(context);
 	return rows;
 }

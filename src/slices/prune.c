@@ -137,31 +137,13 @@ avc_slice_forget(int64 slice_id)
 static void
 forget_dropped(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	List	   *ids = NIL;
+	List	   *ids;
 	ListCell   *cell;
-	AvcRoleScope scope;
-	uint64		i;
 
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	avc_spi_exec(psprintf("SELECT slice_id FROM _avcurate.slices "
-						  "WHERE slice IS NULL AND slice_id NOT IN "
-						  "(SELECT p.slice_id FROM (%s) p WHERE p.slice_id IS NOT NULL) "
-						  "FOR UPDATE SKIP LOCKED", pins_query()),
-				 0, NULL, false, 0);
-	for (i = 0; i < SPI_processed; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(caller);
-		int64	   *id = palloc_object(int64);
-		bool		is_null;
-
-		*id = DatumGetInt64(avc_spi_column(i, "slice_id", &is_null));
-		ids = lappend(ids, id);
-		MemoryContextSwitchTo(old);
-	}
-	SPI_finish();
-	avc_catalog_leave(&scope);
+	ids = avc_slice_ids(psprintf("SELECT slice_id FROM _avcurate.slices "
+								 "WHERE slice IS NULL AND slice_id NOT IN "
+								 "(SELECT p.slice_id FROM (%s) p WHERE p.slice_id IS NOT NULL) "
+								 "FOR UPDATE SKIP LOCKED", pins_query()));
 	CommandCounterIncrement();
 	foreach(cell, ids)
 	{

@@ -277,6 +277,14 @@ extern void avc_archive_hold(Oid dataset);
  */
 extern bool avc_archive_free(Oid dataset);
 
+/* ---- ddl.c ---- */
+
+/*
+ * Numbers (palloc'd int64) of the slices that a query with a column slice_id
+ * names; it runs as the extension's owner.
+ */
+extern List *avc_slice_ids(const char *sql);
+
 /* ---- prune.c ---- */
 
 /* Does anything pin a version of the slice?  *what names it. */

@@ -27,8 +27,6 @@ PG_FUNCTION_INFO_V1(avc_slice_at);
 PG_FUNCTION_INFO_V1(avc_slice_diff);
 PG_FUNCTION_INFO_V1(avc_verify_slice);
 
-#define FETCH_ROWS 1000
-
 /* rows of version $n in a table h */
 #define COVERS(n) "(h.from_version <= " n " AND " \
 	"(h.to_version IS NULL OR " n " < h.to_version))"
@@ -99,39 +97,13 @@ version_argument(FunctionCallInfo fcinfo, int number)
 	return PG_GETARG_INT64(number);
 }
 
-/* Put a query's rows into the result as they are, TOAST pointers included. */
+/* Put a query's rows into the result as they are. */
 static uint64
 put_query(ReturnSetInfo *result, const char *sql, int count,
 		  const AvcParam *params)
 {
-	Oid			types[4];
-	Datum		values[4];
-	Portal		portal;
-	uint64		rows = 0;
-	int			i;
-
-	for (i = 0; i < count; i++)
-	{
-		types[i] = params[i].type;
-		values[i] = params[i].value;
-	}
-	portal = SPI_cursor_open_with_args(NULL, sql, count, types, values, NULL,
-									   true, CURSOR_OPT_NO_SCROLL);
-	for (;;)
-	{
-		uint64		n;
-
-		CHECK_FOR_INTERRUPTS();
-		SPI_cursor_fetch(portal, true, FETCH_ROWS);
-		if (SPI_processed == 0)
-			break;
-		for (n = 0; n < SPI_processed; n++)
-			tuplestore_puttuple(result->setResult, SPI_tuptable->vals[n]);
-		rows += SPI_processed;
-		SPI_freetuptable(SPI_tuptable);
-	}
-	SPI_cursor_close(portal);
-	return rows;
+	return avc_spi_store(avc_spi_cursor(sql, count, params, true),
+						 result->setResult);
 }
 
 /*
