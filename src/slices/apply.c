@@ -27,16 +27,22 @@ static void
 delete_rows(const AvcSlice *slice, Relation rel, const AvcDelta *delta)
 {
 	CommandId	cid = GetCurrentCommandId(true);
-	int64		i;
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(delta->closed_desc,
+													&TTSOpsMinimalTuple);
 
-	for (i = 0; i < delta->victim_count; i++)
+	tuplestore_rescan(delta->closed);
+	while (tuplestore_gettupleslot(delta->closed, true, false, slot))
 	{
 		TM_FailureData failure;
 		TM_Result	result;
+		bool		is_null;
+		Datum		place = slot_getattr(slot, 2, &is_null);
 
 		CHECK_FOR_INTERRUPTS();
-		result = table_tuple_delete(rel, &delta->victims[i], cid,
-									GetActiveSnapshot(), InvalidSnapshot,
+		if (is_null)
+			elog(ERROR, "no place of a row of slice %s", slice->name);
+		result = table_tuple_delete(rel, (ItemPointer) DatumGetPointer(place),
+									cid, GetActiveSnapshot(), InvalidSnapshot,
 									true, &failure, false);
 		if (result == TM_Updated || result == TM_Deleted)
 			ereport(ERROR,
@@ -47,6 +53,7 @@ delete_rows(const AvcSlice *slice, Relation rel, const AvcDelta *delta)
 			elog(ERROR, "could not delete a row of slice %s: %d",
 				 slice->name, result);
 	}
+	ExecDropSingleTupleTableSlot(slot);
 }
 
 /* An executor state that knows one relation, for its indexes. */

@@ -22,7 +22,6 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
-#include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -106,15 +105,16 @@ compare_heap(Relation rel, Snapshot before, Snapshot after,
 	FreeAccessStrategy(strategy);
 }
 
-static AvcDelta *
-delta_create(Relation rel)
+AvcDelta *
+avc_delta_create(Relation rel)
 {
 	AvcDelta   *delta = palloc0_object(AvcDelta);
 
 	delta->closed = tuplestore_begin_heap(false, false, work_mem);
 	delta->opened = tuplestore_begin_heap(false, false, work_mem);
-	delta->closed_desc = CreateTemplateTupleDesc(1);
+	delta->closed_desc = CreateTemplateTupleDesc(2);
 	TupleDescInitEntry(delta->closed_desc, 1, "frame_id", INT8OID, -1, 0);
+	TupleDescInitEntry(delta->closed_desc, 2, "place", TIDOID, -1, 0);
 	delta->opened_desc = CreateTupleDescCopy(RelationGetDescr(rel));
 	return delta;
 }
@@ -126,25 +126,7 @@ avc_delta_free(AvcDelta *delta)
 		tuplestore_end(delta->closed);
 	if (delta->opened)
 		tuplestore_end(delta->opened);
-	if (delta->victims)
-		pfree(delta->victims);
 	pfree(delta);
-}
-
-static void
-add_victim(AvcDelta *delta, ItemPointer tid)
-{
-	if (delta->victim_count == delta->victim_room)
-	{
-		Size		size;
-
-		delta->victim_room = delta->victim_room ? delta->victim_room * 2 : 64;
-		size = mul_size(delta->victim_room, sizeof(ItemPointerData));
-		delta->victims = delta->victims ?
-			repalloc_huge(delta->victims, size) :
-			MemoryContextAllocHuge(GetMemoryChunkContext(delta), size);
-	}
-	delta->victims[delta->victim_count++] = *tid;
 }
 
 static void
@@ -163,16 +145,16 @@ static void
 take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 		  TupleDesc desc)
 {
-	bool		no_frame;
+	Datum		closed[2];
+	bool		closed_nulls[2];
 	bool		is_added;
 	bool		is_removed;
-	bool		no_place;
-	Datum		frame_id = SPI_getbinval(pair, desc, 1, &no_frame);
 	Datum		before = SPI_getbinval(pair, desc, 2, &is_added);
 	Datum		after = SPI_getbinval(pair, desc, 3, &is_removed);
-	Datum		place = SPI_getbinval(pair, desc, 4, &no_place);
 
-	if (no_frame)
+	closed[0] = SPI_getbinval(pair, desc, 1, &closed_nulls[0]);
+	closed[1] = SPI_getbinval(pair, desc, 4, &closed_nulls[1]);
+	if (closed_nulls[0])
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg("slice has a row without frame_id")));
@@ -180,11 +162,9 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 	if (!is_added)
 	{
 		avc_digest_subtract(digester, before);
-		tuplestore_putvalues(delta->closed, delta->closed_desc, &frame_id,
-							 &no_frame);
+		tuplestore_putvalues(delta->closed, delta->closed_desc, closed,
+							 closed_nulls);
 	}
-	if (!no_place)
-		add_victim(delta, (ItemPointer) DatumGetPointer(place));
 	if (!is_removed)
 	{
 		HeapTupleHeader header = DatumGetHeapTupleHeader(after);
@@ -274,7 +254,7 @@ pair_rows(const AvcVersion *newest, const char *sql, AvcDelta *delta)
 AvcDelta *
 avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 {
-	AvcDelta   *delta = delta_create(rel);
+	AvcDelta   *delta = avc_delta_create(rel);
 	Tuplestorestate *held;
 	TupleDesc	desc;
 	AvcVersion *newest;
@@ -313,7 +293,7 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 AvcDelta *
 avc_delta_by_definition(const AvcSlice *slice, Relation rel)
 {
-	AvcDelta   *delta = delta_create(rel);
+	AvcDelta   *delta = avc_delta_create(rel);
 	AvcParam	param = AVC_OID(slice->relid);
 	AvcVersion *newest;
 	AvcRoleScope scope;
@@ -370,7 +350,7 @@ fits_history(const AvcSlice *slice, int64 touched)
 AvcDelta *
 avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 {
-	AvcDelta   *delta = delta_create(rel);
+	AvcDelta   *delta = avc_delta_create(rel);
 	Tuplestorestate *removed = tuplestore_begin_heap(false, false, work_mem);
 	Tuplestorestate *added = tuplestore_begin_heap(false, false, work_mem);
 	Snapshot	after = RegisterSnapshot(GetLatestSnapshot());

@@ -155,7 +155,8 @@ find_delta(AvcRefresh *refresh, Relation rel)
 		return delta;
 	}
 	if (refresh->before == NULL)
-		return avc_delta_by_comparison(refresh->slice, rel, false);
+		return avc_delta_by_comparison(refresh->slice, rel,
+									   refresh->is_altered);
 	delta = avc_delta_by_visibility(refresh->slice, rel, refresh->before);
 	UnregisterSnapshot(refresh->before);
 	refresh->before = NULL;
@@ -221,7 +222,7 @@ avc_refresh_finish(AvcRefresh *refresh)
 	refresh->added = delta->added;
 	refresh->removed = delta->removed;
 	refresh->changed = delta->changed;
-	if (slice->version == 0 ||
+	if (slice->version == 0 || refresh->is_altered ||
 		delta->added + delta->removed + delta->changed > 0)
 	{
 		slice->version++;

@@ -113,21 +113,23 @@ extern char *avc_digest_query(const char *sql, int count,
 
 /* ---- delta.c ---- */
 
-/* What a refresh changed, net: one entry a frame. */
+/*
+ * What a refresh changed, net.  Both stores are in ascending frame_id, each
+ * frame at most once: in "closed" alone it left, in "opened" alone it
+ * entered, in both it changed.
+ */
 typedef struct AvcDelta
 {
 	int64		added;
 	int64		removed;
 	int64		changed;
-	Tuplestorestate *closed;	/* (frame_id) whose row left or changed */
-	Tuplestorestate *opened;	/* rows that entered or changed to */
+	Tuplestorestate *closed;	/* (frame_id bigint, place tid): place of the
+								 * row in the view, NULL if it is gone */
+	Tuplestorestate *opened;	/* rows of the view */
 	TupleDesc	closed_desc;
 	TupleDesc	opened_desc;	/* the view's */
 	int64		rows;			/* of the slice after it */
 	char	   *digest;			/* of the slice's rows after it */
-	ItemPointerData *victims;	/* the view's rows to delete; only if it was */
-	int64		victim_count;	/* not refreshed yet */
-	int64		victim_room;
 } AvcDelta;
 
 /*
@@ -152,6 +154,8 @@ extern AvcDelta *avc_delta_by_comparison(const AvcSlice *slice, Relation rel,
  */
 extern AvcDelta *avc_delta_by_definition(const AvcSlice *slice, Relation rel);
 
+/* An empty difference of the view. */
+extern AvcDelta *avc_delta_create(Relation rel);
 extern void avc_delta_free(AvcDelta *delta);
 
 /* ---- apply.c ---- */
@@ -226,6 +230,8 @@ typedef struct AvcRefresh
 	Snapshot	before;			/* registered; NULL: compare with the history */
 	bool		writes_view;	/* the difference is still to be written */
 	bool		is_stale;		/* the command's snapshot misses a refresh */
+	bool		is_altered;		/* a version even if no row changed; rows and
+								 * digest are computed afresh */
 	const char *note;
 	const char *role;			/* who refreshes */
 	/* result */

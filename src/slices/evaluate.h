@@ -1,0 +1,50 @@
+/*
+ * slices/evaluate.h
+ *		May a slice be refreshed by difference, and its definition applied to
+ *		one row of the dataset without SQL.
+ */
+#ifndef AVC_SLICES_EVALUATE_H
+#define AVC_SLICES_EVALUATE_H
+
+#include "access/attnum.h"
+#include "access/htup.h"
+#include "executor/tuptable.h"
+#include "nodes/parsenodes.h"
+#include "utils/relcache.h"
+
+typedef struct AvcDefinition
+{
+	Query	   *query;			/* the view's rule, a copy */
+	const char *obstacle;		/* why only recomputing will do; NULL = not */
+	AttrNumber	key;			/* frame_id in the view */
+	AttrNumber	base_key;		/* frame_id in the dataset */
+	uint64		fingerprint;	/* of the rule, of the functions it calls and
+								 * of the triggers that note deleted rows */
+} AvcDefinition;
+
+/*
+ * Look at the view's parse tree; nothing is planned or evaluated.  "dataset"
+ * is the slice's; Invalid = dropped.
+ */
+extern AvcDefinition *avc_definition_analyse(Oid relid, Oid dataset);
+
+typedef struct AvcEvaluator AvcEvaluator;
+
+/*
+ * Compile a definition without obstacle.  The caller has entered the role of
+ * the view's owner and stays in it while rows are evaluated; the rights to
+ * the columns that the definition reads are checked here.
+ */
+extern AvcEvaluator *avc_evaluator_begin(const AvcDefinition *definition,
+										 Relation base, Relation view);
+
+/*
+ * The view's row that the definition makes of a dataset's row, in a virtual
+ * slot with the view's descriptor, valid until the next call; NULL if the row
+ * does not pass.
+ */
+extern TupleTableSlot *avc_evaluator_row(AvcEvaluator *evaluator,
+										 HeapTuple base_row);
+extern void avc_evaluator_end(AvcEvaluator *evaluator);
+
+#endif
