@@ -8,45 +8,80 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/indexing.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_extension.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "common/catalog.h"
 
-Oid
-avc_extension_owner(void)
+/*
+ * The extension's owner, InvalidOid while it is not known.  pg_extension has
+ * no cache of PostgreSQL's, and reading it takes longer than what is done as
+ * its owner.  The owner changes by DROP and CREATE EXTENSION and by REASSIGN
+ * OWNED, all of which change the schemas or the functions of the extension
+ * as well, and those have caches that tell when they are out of date.
+ */
+static Oid	known_owner = InvalidOid;
+
+static void
+forget_owner(Datum arg, int cache, uint32 hash)
 {
-	Oid			extension = get_extension_oid("avcurate", true);
+	known_owner = InvalidOid;
+}
+
+static void
+watch_owner(void)
+{
+	static bool is_watched = false;
+
+	if (is_watched)
+		return;
+	CacheRegisterSyscacheCallback(NAMESPACEOID, forget_owner, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, forget_owner, (Datum) 0);
+	is_watched = true;
+}
+
+static Oid
+read_owner(void)
+{
 	Oid			owner = InvalidOid;
 	Relation	rel;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	if (!OidIsValid(extension))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("extension \"avcurate\" is not installed in this database"),
-				 errhint("Run CREATE EXTENSION avcurate.")));
-
 	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(extension));
-	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum("avcurate"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	if (!OidIsValid(owner))
-		elog(ERROR, "extension \"avcurate\" has no owner");
 	return owner;
+}
+
+Oid
+avc_extension_owner(void)
+{
+	if (OidIsValid(known_owner))
+		return known_owner;
+	watch_owner();
+	known_owner = read_owner();
+	if (!OidIsValid(known_owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"avcurate\" is not installed in this database"),
+				 errhint("Run CREATE EXTENSION avcurate.")));
+	return known_owner;
 }
 
 static void

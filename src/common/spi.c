@@ -74,6 +74,35 @@ avc_spi_exec(const char *sql, int nparams, const AvcParam *params,
 	return SPI_processed;
 }
 
+uint64
+avc_spi_exec_kept(SPIPlanPtr *plan, const char *sql, int nparams,
+				  const AvcParam *params, bool read_only, long limit)
+{
+	Bound		bound;
+	MemoryContext context = CurrentMemoryContext;
+	int			result;
+
+	bind_params(&bound, nparams, params);
+	if (*plan == NULL)
+	{
+		/* generic at once: trying custom plans first would only cost */
+		SPIPlanPtr	made = SPI_prepare_cursor(sql, nparams, bound.types,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (made == NULL || SPI_keepplan(made) != 0)
+			elog(ERROR, "could not prepare \"%s\": %s", sql,
+				 SPI_result_code_string(SPI_result));
+		*plan = made;
+	}
+	result = SPI_execute_plan(*plan, bound.values, bound.nulls, read_only,
+							  limit);
+	MemoryContextSwitchTo(context);
+	if (result < 0)
+		elog(ERROR, "could not run \"%s\": %s", sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
 Portal
 avc_spi_cursor(const char *sql, int nparams, const AvcParam *params,
 			   bool read_only)

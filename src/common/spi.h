@@ -37,6 +37,19 @@ extern AvcParam avc_param_text(const char *string);
 extern uint64 avc_spi_exec(const char *sql, int nparams,
 						   const AvcParam *params, bool read_only, long limit);
 
+/*
+ * The same with a plan that is made once in a backend and kept: *plan is a
+ * static variable of the one caller of this statement, NULL at first.  The
+ * text and the types of the parameters are the same at each call, and so is
+ * the scope it is called in, which is avc_catalog_enter's: what the names
+ * mean, and so the plan, follows the search_path.  PostgreSQL makes the plan
+ * again when a table it reads is dropped, made or altered.  The plan is
+ * generic, so for look-ups by key and not for what reads a lot or little.
+ */
+extern uint64 avc_spi_exec_kept(SPIPlanPtr *plan, const char *sql,
+								int nparams, const AvcParam *params,
+								bool read_only, long limit);
+
 /* Open a cursor on a query's rows, to be read forwards. */
 extern Portal avc_spi_cursor(const char *sql, int nparams,
 							 const AvcParam *params, bool read_only);
