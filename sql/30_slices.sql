@@ -134,6 +134,32 @@ COMMENT ON COLUMN _avcurate.archive.frame_id IS 'frame that it belonged to';
 COMMENT ON COLUMN _avcurate.archive.image_sha256 IS 'hash of the image';
 COMMENT ON COLUMN _avcurate.archive.image_bytes IS 'the JPEG';
 
+-- ---- slices: what is remembered between refreshes --------------------------
+
+-- Not dumped: transaction ids and WAL positions mean nothing elsewhere, so a
+-- restored slice begins with a full refresh.
+
+CREATE TABLE _avcurate.slice_watermarks (
+	slice_id	bigint PRIMARY KEY
+				REFERENCES _avcurate.slices ON DELETE CASCADE,
+	state		bytea NOT NULL
+) WITH (fillfactor = 50);
+ALTER TABLE _avcurate.slice_watermarks ALTER COLUMN state SET STORAGE EXTERNAL;
+COMMENT ON TABLE _avcurate.slice_watermarks IS
+	'what slices remember of their datasets since their last refresh';
+COMMENT ON COLUMN _avcurate.slice_watermarks.slice_id IS 'the slice';
+COMMENT ON COLUMN _avcurate.slice_watermarks.state IS
+	'snapshot and more, binary (src/slices/watermark.c)';
+
+CREATE TABLE _avcurate.tombstones (
+	dataset		oid NOT NULL,
+	frame_id	bigint NOT NULL
+);
+COMMENT ON TABLE _avcurate.tombstones IS
+	'frames deleted from datasets since the oldest watermark of a slice of theirs';
+COMMENT ON COLUMN _avcurate.tombstones.dataset IS 'where the frame was';
+COMMENT ON COLUMN _avcurate.tombstones.frame_id IS 'the frame';
+
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slices', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slices_slice_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slice_versions', '');
@@ -279,6 +305,11 @@ CREATE FUNCTION _avcurate.archive_table() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'avc_archive_table' LANGUAGE C;
 COMMENT ON FUNCTION _avcurate.archive_table() IS
 	'keeps the images of a dataset that is truncated';
+
+CREATE FUNCTION _avcurate.note_deleted() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'avc_note_deleted' LANGUAGE C;
+COMMENT ON FUNCTION _avcurate.note_deleted() IS
+	'notes the frame_id of a frame that is deleted or gets another one';
 
 -- ---- slices: reading versions ----------------------------------------------
 

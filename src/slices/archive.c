@@ -176,9 +176,16 @@ create_triggers(Oid dataset)
 		"FOR EACH ROW EXECUTE FUNCTION _avcurate.archive_row()",
 		"CREATE TRIGGER avcurate_archive_truncate BEFORE TRUNCATE ON %s "
 		"FOR EACH STATEMENT EXECUTE FUNCTION _avcurate.archive_table()",
+		"CREATE TRIGGER avcurate_note_update AFTER UPDATE ON %s "
+		"FOR EACH ROW WHEN (OLD.frame_id <> NEW.frame_id) "
+		"EXECUTE FUNCTION _avcurate.note_deleted()",
+		"CREATE TRIGGER avcurate_note_delete AFTER DELETE ON %s "
+		"FOR EACH ROW EXECUTE FUNCTION _avcurate.note_deleted()",
 		"ALTER TABLE %s ENABLE ALWAYS TRIGGER avcurate_archive_update, "
 		"ENABLE ALWAYS TRIGGER avcurate_archive_delete, "
-		"ENABLE ALWAYS TRIGGER avcurate_archive_truncate"
+		"ENABLE ALWAYS TRIGGER avcurate_archive_truncate, "
+		"ENABLE ALWAYS TRIGGER avcurate_note_update, "
+		"ENABLE ALWAYS TRIGGER avcurate_note_delete"
 	};
 	char	   *name = avc_relation_name(dataset);
 	int			i;
