@@ -140,6 +140,8 @@ check-demo:
 demo:
 	@test/demo/run
 
+bench-slices:
+	@test/perf/slices
 bench:
 	@test/perf/run
 
@@ -154,6 +156,7 @@ help:
 	@echo 'make deps        install the Debian packages that the build needs'
 	@echo 'make check-long  the same tests with larger numbers'
 	@echo 'make bench       speed of the main paths beside plain PostgreSQL'
+	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
 	@echo 'make clean-state  stop and remove the private clusters and the private server copy'
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
@@ -161,5 +164,5 @@ help:
 .PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo demo bench \
+	check-demo demo bench bench-slices \
 	clean-state help
