@@ -11,6 +11,7 @@ CREATE TABLE _avcurate.slices (
 	complete	boolean NOT NULL,
 	version		bigint NOT NULL DEFAULT 0,
 	must_recompute boolean NOT NULL DEFAULT false,
+	erasures	bigint NOT NULL DEFAULT 0,
 	created_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	dropped_at	timestamptz
 );
@@ -31,6 +32,8 @@ COMMENT ON COLUMN _avcurate.slices.complete IS
 COMMENT ON COLUMN _avcurate.slices.version IS 'newest version';
 COMMENT ON COLUMN _avcurate.slices.must_recompute IS
 	'the next refresh must recompute the whole definition';
+COMMENT ON COLUMN _avcurate.slices.erasures IS
+	'how often a frame was erased from it: a snapshot that sees fewer is stale';
 
 COMMENT ON COLUMN _avcurate.slices.slice_id IS
 	'number of the slice and of its history table';
@@ -56,6 +59,9 @@ CREATE TABLE _avcurate.slice_versions (
 	columns		name[] NOT NULL,
 	digest_format integer NOT NULL,
 	digest		text NOT NULL CHECK (digest ~ '^[0-9a-f]{32}$'),
+	erased		bigint NOT NULL DEFAULT 0 CHECK (erased >= 0),
+	erased_digest text NOT NULL DEFAULT pg_catalog.repeat('0', 32)
+				CHECK (erased_digest ~ '^[0-9a-f]{32}$'),
 	note		text,
 	PRIMARY KEY (slice_id, version)
 );
@@ -68,12 +74,17 @@ COMMENT ON COLUMN _avcurate.slice_versions.columns IS
 COMMENT ON COLUMN _avcurate.slice_versions.digest IS
 	'order-free digest of the rows (src/slices/digest.c), 32 hex digits';
 
+COMMENT ON COLUMN _avcurate.slice_versions.erased IS
+	'rows that erase_frame removed since; rows and digest stay as recorded';
+COMMENT ON COLUMN _avcurate.slice_versions.erased_digest IS
+	'digest of the rows that erase_frame removed';
 COMMENT ON COLUMN _avcurate.slice_versions.slice_id IS 'the slice';
 COMMENT ON COLUMN _avcurate.slice_versions.version IS
 	'counted from 1 per slice';
 COMMENT ON COLUMN _avcurate.slice_versions.created_at IS
 	'start of the transaction that refreshed';
-COMMENT ON COLUMN _avcurate.slice_versions.rows IS 'rows of the version';
+COMMENT ON COLUMN _avcurate.slice_versions.rows IS
+	'rows of the version when it was made';
 COMMENT ON COLUMN _avcurate.slice_versions.added IS
 	'frames that the version before lacks';
 COMMENT ON COLUMN _avcurate.slice_versions.removed IS
@@ -134,6 +145,32 @@ COMMENT ON COLUMN _avcurate.archive.frame_id IS 'frame that it belonged to';
 COMMENT ON COLUMN _avcurate.archive.image_sha256 IS 'hash of the image';
 COMMENT ON COLUMN _avcurate.archive.image_bytes IS 'the JPEG';
 
+-- ---- slices: frames that were erased ----------------------------------------
+
+-- Names and numbers only: nothing here tells what was in a frame.
+CREATE TABLE _avcurate.erasures (
+	dataset		regclass,
+	dataset_name text NOT NULL,
+	frame_id	bigint NOT NULL,
+	erased_at	timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	erased_by	name NOT NULL,
+	reason		text NOT NULL CHECK (reason <> ''),
+	touched		jsonb NOT NULL
+);
+COMMENT ON TABLE _avcurate.erasures IS 'one row a call of erase_frame';
+COMMENT ON COLUMN _avcurate.erasures.dataset IS
+	'where the frame was; NULL once dropped';
+COMMENT ON COLUMN _avcurate.erasures.dataset_name IS
+	'schema-qualified name of the dataset then';
+COMMENT ON COLUMN _avcurate.erasures.frame_id IS 'the frame';
+COMMENT ON COLUMN _avcurate.erasures.erased_at IS 'when';
+COMMENT ON COLUMN _avcurate.erasures.erased_by IS 'name of the role that did';
+COMMENT ON COLUMN _avcurate.erasures.reason IS 'what the caller gave';
+COMMENT ON COLUMN _avcurate.erasures.touched IS
+	'what erase_frame returned: an array of objects with kind, object, version';
+
+CREATE INDEX erasures_frame ON _avcurate.erasures (dataset, frame_id);
+
 -- ---- slices: what is remembered between refreshes --------------------------
 
 -- Not dumped: transaction ids and WAL positions mean nothing elsewhere, so a
@@ -165,6 +202,7 @@ SELECT pg_catalog.pg_extension_config_dump('_avcurate.slices_slice_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slice_versions', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.slice_tags', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.archive', '');
+SELECT pg_catalog.pg_extension_config_dump('_avcurate.erasures', '');
 
 -- ---- slices: making them ---------------------------------------------------
 
@@ -367,7 +405,8 @@ COMMENT ON FUNCTION _avcurate.slice_pins() IS
 CREATE VIEW avcurate.slices WITH (security_barrier) AS
 	SELECT s.slice, s.dataset, s.filter,
 		   pg_catalog.pg_get_viewdef(s.slice) AS definition,
-		   s.version, v.rows, v.created_at AS refreshed_at,
+		   s.version, v.rows - v.erased AS rows,
+		   v.created_at AS refreshed_at,
 		   false AS incremental,
 		   'every refresh recomputes the definition'::text AS reason
 	FROM _avcurate.slices s
@@ -387,7 +426,7 @@ COMMENT ON COLUMN avcurate.slices.definition IS
 COMMENT ON COLUMN avcurate.slices.version IS
 	'newest version';
 COMMENT ON COLUMN avcurate.slices.rows IS
-	'rows of the newest version';
+	'rows of the newest version, without those erased since';
 COMMENT ON COLUMN avcurate.slices.refreshed_at IS
 	'when the newest version was made';
 COMMENT ON COLUMN avcurate.slices.incremental IS
@@ -403,7 +442,7 @@ CREATE VIEW avcurate.slice_versions WITH (security_barrier) AS
 				 WHERE t.slice_id = v.slice_id AND t.version = v.version
 				 ORDER BY t.tag) AS tags,
 		   v.note,
-		   coalesce(p.checkpoints, '{}') AS pinned_by
+		   coalesce(p.checkpoints, '{}') AS pinned_by, v.erased
 	FROM _avcurate.slice_versions v
 	JOIN _avcurate.slices s ON s.slice_id = v.slice_id
 	LEFT JOIN (SELECT slice_id, version,
@@ -424,7 +463,7 @@ COMMENT ON COLUMN avcurate.slice_versions.created_at IS
 COMMENT ON COLUMN avcurate.slice_versions.created_by IS
 	'role that refreshed';
 COMMENT ON COLUMN avcurate.slice_versions.rows IS
-	'rows of the version';
+	'rows of the version when it was made';
 COMMENT ON COLUMN avcurate.slice_versions.added IS
 	'frames that the version before lacks';
 COMMENT ON COLUMN avcurate.slice_versions.removed IS
@@ -443,4 +482,28 @@ COMMENT ON COLUMN avcurate.slice_versions.note IS
 	'what the caller of refresh_slice wrote';
 COMMENT ON COLUMN avcurate.slice_versions.pinned_by IS
 	'checkpoints that were trained on it';
+COMMENT ON COLUMN avcurate.slice_versions.erased IS
+	'rows that erase_frame removed since';
 GRANT SELECT ON avcurate.slice_versions TO PUBLIC;
+
+CREATE VIEW avcurate.erasures WITH (security_barrier) AS
+	SELECT e.dataset, e.frame_id, e.erased_at, e.erased_by, e.reason,
+		   e.touched
+	FROM _avcurate.erasures e
+	JOIN pg_catalog.pg_class c ON c.oid = e.dataset
+	WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW avcurate.erasures IS
+	'frames erased from datasets whose owner the current role is or is a member of';
+COMMENT ON COLUMN avcurate.erasures.dataset IS
+	'where the frame was';
+COMMENT ON COLUMN avcurate.erasures.frame_id IS
+	'the frame';
+COMMENT ON COLUMN avcurate.erasures.erased_at IS
+	'when';
+COMMENT ON COLUMN avcurate.erasures.erased_by IS
+	'role that did';
+COMMENT ON COLUMN avcurate.erasures.reason IS
+	'what the caller gave';
+COMMENT ON COLUMN avcurate.erasures.touched IS
+	'what erase_frame returned: an array of objects with kind, object, version';
+GRANT SELECT ON avcurate.erasures TO PUBLIC;

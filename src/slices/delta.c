@@ -209,6 +209,7 @@ newest_version(const AvcSlice *slice)
 	newest = avc_version_find(slice, slice->version, false);
 	if (newest == NULL)
 		elog(ERROR, "slice %s has lost its newest version", slice->name);
+	avc_version_leave_erased(newest);
 	return newest;
 }
 

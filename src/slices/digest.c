@@ -52,6 +52,13 @@ sum_from_hex(const char *digest)
 	return sum;
 }
 
+static char *
+sum_to_hex(Sum sum)
+{
+	return psprintf("%016llx%016llx", (unsigned long long) (sum >> 64),
+					(unsigned long long) sum);
+}
+
 static Sum
 row_hash(AvcDigester *digester, Datum row)
 {
@@ -124,13 +131,23 @@ avc_digest_subtract(AvcDigester *digester, Datum row)
 char *
 avc_digest_end(AvcDigester *digester)
 {
-	char	   *digest = psprintf("%016llx%016llx",
-								  (unsigned long long) (digester->sum >> 64),
-								  (unsigned long long) digester->sum);
+	char	   *digest = sum_to_hex(digester->sum);
 
 	MemoryContextDelete(digester->scratch);
 	pfree(digester);
 	return digest;
+}
+
+char *
+avc_digest_plus(const char *digest, const char *other)
+{
+	return sum_to_hex(sum_from_hex(digest) + sum_from_hex(other));
+}
+
+char *
+avc_digest_minus(const char *digest, const char *other)
+{
+	return sum_to_hex(sum_from_hex(digest) - sum_from_hex(other));
 }
 
 char *

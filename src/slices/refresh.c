@@ -50,25 +50,25 @@ avc_refresh_can_be_concurrent(Oid relid)
 	return can;
 }
 
-/* The slice's newest version as a snapshot sees it. */
-static int64
-version_seen(int64 slice_id, Snapshot snapshot)
+/* Does the snapshot see the slice at its newest version, erasures included? */
+static bool
+is_seen(const AvcSlice *slice, Snapshot snapshot)
 {
-	AvcParam	param = AVC_INT8(slice_id);
+	AvcParam	params[3] = {AVC_INT8(slice->slice_id),
+	AVC_INT8(slice->version), AVC_INT8(slice->erasures)};
 	AvcRoleScope scope;
-	int64		version = 0;
-	bool		is_null;
+	bool		found;
 
 	PushActiveSnapshot(snapshot);
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	if (avc_spi_exec("SELECT version FROM _avcurate.slices "
-					 "WHERE slice_id = $1", 1, &param, true, 1) > 0)
-		version = DatumGetInt64(avc_spi_column(0, "version", &is_null));
+	found = avc_spi_exec("SELECT 1 FROM _avcurate.slices "
+						 "WHERE slice_id = $1 AND version = $2 "
+						 "AND erasures = $3", 3, params, true, 1) > 0;
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	PopActiveSnapshot();
-	return version;
+	return found;
 }
 
 /*
@@ -78,8 +78,7 @@ version_seen(int64 slice_id, Snapshot snapshot)
 static void
 check_serializable(const AvcSlice *slice)
 {
-	if (!IsolationUsesXactSnapshot() ||
-		version_seen(slice->slice_id, GetLatestSnapshot()) == slice->version)
+	if (!IsolationUsesXactSnapshot() || is_seen(slice, GetLatestSnapshot()))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -117,9 +116,7 @@ avc_refresh_begin(Oid relid, bool is_concurrent)
 	if (refresh->slice->version == 0)
 		return refresh;
 	check_serializable(refresh->slice);
-	refresh->is_stale = version_seen(refresh->slice->slice_id,
-									 GetActiveSnapshot()) !=
-		refresh->slice->version;
+	refresh->is_stale = !is_seen(refresh->slice, GetActiveSnapshot());
 	if (is_concurrent)
 		refresh->before = RegisterSnapshot(GetLatestSnapshot());
 	return refresh;

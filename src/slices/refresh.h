@@ -27,9 +27,11 @@
 typedef struct AvcVersion
 {
 	int64		version;
-	int64		rows;
+	int64		rows;			/* when it was made */
+	int64		erased;			/* of these, erased since */
 	int			digest_format;
-	char	   *digest;
+	char	   *digest;			/* when it was made */
+	char	   *erased_digest;	/* of the rows erased since */
 	List	   *columns;		/* char *, in the digest's order */
 } AvcVersion;
 
@@ -39,6 +41,12 @@ typedef struct AvcVersion
  */
 extern AvcVersion *avc_version_find(const AvcSlice *slice, int64 version,
 									bool read_only);
+
+/*
+ * Take the erased rows out of rows and digest.  What the next version starts
+ * from is what is left, and nothing of it has been erased.
+ */
+extern void avc_version_leave_erased(AvcVersion *version);
 
 /* Error that says why the slice has no such version. */
 extern void avc_version_missing(const AvcSlice *slice, int64 version)
@@ -105,6 +113,10 @@ extern void avc_digest_subtract(AvcDigester *digester, Datum row);
 
 /* 32 hex digits in the caller's context. */
 extern char *avc_digest_end(AvcDigester *digester);
+
+/* Digest of the rows of two digests together, and of one's without other's. */
+extern char *avc_digest_plus(const char *digest, const char *other);
+extern char *avc_digest_minus(const char *digest, const char *other);
 
 /* Digest of the row values that a query of one column yields; SPI. */
 extern char *avc_digest_query(const char *sql, int count,

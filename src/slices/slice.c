@@ -102,6 +102,7 @@ slice_from_row(MemoryContext context)
 	slice->must_recompute =
 		DatumGetBool(avc_spi_column(0, "must_recompute", &is_null));
 	slice->version = DatumGetInt64(avc_spi_column(0, "version", &is_null));
+	slice->erasures = DatumGetInt64(avc_spi_column(0, "erasures", &is_null));
 	slice->columns = avc_names_from_array(avc_spi_column(0, "columns",
 														 &is_null));
 	if (OidIsValid(slice->relid) && get_rel_name(slice->relid) != NULL)
@@ -228,9 +229,22 @@ avc_version_find(const AvcSlice *slice, int64 version, bool read_only)
 	found->digest_format =
 		DatumGetInt32(avc_spi_column(0, "digest_format", &is_null));
 	found->digest = TextDatumGetCString(avc_spi_column(0, "digest", &is_null));
+	found->erased = DatumGetInt64(avc_spi_column(0, "erased", &is_null));
+	found->erased_digest =
+		TextDatumGetCString(avc_spi_column(0, "erased_digest", &is_null));
 	found->columns = avc_names_from_array(avc_spi_column(0, "columns",
 														 &is_null));
 	return found;
+}
+
+void
+avc_version_leave_erased(AvcVersion *version)
+{
+	version->rows -= version->erased;
+	version->digest = avc_digest_minus(version->digest,
+									   version->erased_digest);
+	version->erased = 0;
+	version->erased_digest = NULL;
 }
 
 void
@@ -311,14 +325,27 @@ avc_slice_version_digest(const AvcSlice *slice, int64 version)
 	return digest;
 }
 
+static int64
+version_number(const AvcSlice *slice, int64 version, const char *value,
+			   const char *locking)
+{
+	char	   *number = version_value(slice, version, value, locking);
+
+	if (number == NULL)
+		avc_version_missing(slice, version);
+	return pg_strtoint64(number);
+}
+
 int64
 avc_slice_version_rows(const AvcSlice *slice, int64 version)
 {
-	char	   *rows = version_value(slice, version, "rows", "");
+	return version_number(slice, version, "(rows - erased)", "");
+}
 
-	if (rows == NULL)
-		avc_version_missing(slice, version);
-	return pg_strtoint64(rows);
+int64
+avc_slice_version_erased(const AvcSlice *slice, int64 version)
+{
+	return version_number(slice, version, "erased", "FOR SHARE");
 }
 
 /* ---- entering and removing ---- */

@@ -23,6 +23,7 @@ typedef struct AvcSlice
 	char	   *history_name;	/* the history table, ready for SQL */
 	bool		complete;		/* has what batches need */
 	bool		must_recompute; /* mark left by a refresh with an old snapshot */
+	int64		erasures;		/* frames erased from it so far */
 	int64		version;		/* newest version */
 	List	   *columns;		/* char *, in the view's order */
 } AvcSlice;
@@ -62,8 +63,14 @@ extern void avc_slice_check_complete(const AvcSlice *slice);
 /* Digest of a version, 32 hex digits. */
 extern char *avc_slice_version_digest(const AvcSlice *slice, int64 version);
 
-/* Rows of a version. */
+/* Rows of a version that are left of it: those erased do not count. */
 extern int64 avc_slice_version_rows(const AvcSlice *slice, int64 version);
+
+/*
+ * Rows erased from a version.  Nothing more is erased from it until the end
+ * of the transaction: for whoever writes down what it read there before.
+ */
+extern int64 avc_slice_version_erased(const AvcSlice *slice, int64 version);
 
 /* ---- version_read.c ---- */
 
@@ -71,7 +78,8 @@ typedef struct AvcVerdict
 {
 	int64		version;
 	int64		rows;			/* counted */
-	char	   *digest;			/* recomputed */
+	int64		erased;			/* rows that erase_frame took, as recorded */
+	char	   *digest;			/* recomputed, with that of the erased rows */
 	bool		is_verified;
 	char	   *detail;			/* what is wrong, or that nothing is */
 } AvcVerdict;

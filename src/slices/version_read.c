@@ -147,11 +147,12 @@ avc_slice_at(PG_FUNCTION_ARGS)
 					 psprintf("SELECT %s FROM %s h WHERE " COVERS("$1"),
 							  avc_column_list("h", slice->columns),
 							  slice->history_name), 1, &param);
-	if (rows != version->rows)
+	if (rows != version->rows - version->erased)
 		ereport(WARNING,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("version " INT64_FORMAT " of slice %s has " UINT64_FORMAT " rows instead of " INT64_FORMAT,
-						version->version, slice->name, rows, version->rows),
+						version->version, slice->name, rows,
+						version->rows - version->erased),
 				 errhint("avcurate.verify_slice tells more.")));
 	reading_end(&reading);
 	return (Datum) 0;
@@ -245,8 +246,13 @@ verify_rows(Reading *reading, const AvcVersion *version, Verdict *verdict)
 												avc_column_list("h", version->columns),
 												reading->slice->history_name),
 									   1, &param, true, &verdict->rows);
-	if (verdict->rows != version->rows)
-		add_fault(verdict, "rows recorded: " INT64_FORMAT, version->rows);
+	verdict->digest = avc_digest_plus(verdict->digest,
+									  version->erased_digest);
+	if (verdict->rows != version->rows - version->erased)
+		add_fault(verdict, version->erased > 0 ?
+				  "rows recorded: " INT64_FORMAT " minus " INT64_FORMAT " erased" :
+				  "rows recorded: " INT64_FORMAT,
+				  version->rows, version->erased);
 	if (version->digest_format != AVC_DIGEST_FORMAT)
 		add_fault(verdict, "digest of unknown format: %d",
 				  version->digest_format);
@@ -325,6 +331,18 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 				  differing);
 }
 
+static const char *
+match_detail(const AvcVersion *version, const Verdict *verdict)
+{
+	const char *match = verdict->has_images ? "rows and images match" :
+	"rows match";
+
+	if (version->erased == 0)
+		return match;
+	return psprintf(INT64_FORMAT " rows minus " INT64_FORMAT " erased: %s",
+					version->rows, version->erased, match);
+}
+
 AvcVerdict *
 avc_slice_verify(AvcSlice *slice, int64 number)
 {
@@ -345,13 +363,12 @@ avc_slice_verify(AvcSlice *slice, int64 number)
 
 	result->version = version->version;
 	result->rows = verdict.rows;
+	result->erased = version->erased;
 	result->is_verified = verdict.faults.len == 0;
 	result->digest = MemoryContextStrdup(caller, verdict.digest);
 	result->detail = MemoryContextStrdup(caller, verdict.faults.len ?
 										 verdict.faults.data :
-										 verdict.has_images ?
-										 "rows and images match" :
-										 "rows match");
+										 match_detail(version, &verdict));
 	reading_end(&reading);
 	return result;
 }
@@ -376,7 +393,7 @@ avc_verify_slice(PG_FUNCTION_ARGS)
 							   PG_GETARG_INT64(1));
 	values[0] = Int64GetDatum(verdict->version);
 	values[1] = Int64GetDatum(verdict->rows);
-	values[2] = Int64GetDatum(0);
+	values[2] = Int64GetDatum(verdict->erased);
 	values[3] = CStringGetTextDatum(verdict->digest);
 	values[4] = BoolGetDatum(verdict->is_verified);
 	values[5] = CStringGetTextDatum(verdict->detail);
