@@ -402,13 +402,20 @@ CREATE FUNCTION _avcurate.slice_pins()
 COMMENT ON FUNCTION _avcurate.slice_pins() IS
 	'what holds versions: tags, checkpoints, evaluations, unfinished jobs';
 
+CREATE FUNCTION _avcurate.slice_obstacle(slice regclass, dataset regclass)
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'avc_slice_obstacle'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _avcurate.slice_obstacle(regclass, regclass) IS
+	'why a slice cannot be refreshed by difference; NULL if it can';
+
 CREATE VIEW avcurate.slices WITH (security_barrier) AS
 	SELECT s.slice, s.dataset, s.filter,
 		   pg_catalog.pg_get_viewdef(s.slice) AS definition,
 		   s.version, v.rows - v.erased AS rows,
 		   v.created_at AS refreshed_at,
-		   false AS incremental,
-		   'every refresh recomputes the definition'::text AS reason
+		   _avcurate.slice_obstacle(s.slice, s.dataset) IS NULL AS incremental,
+		   _avcurate.slice_obstacle(s.slice, s.dataset) AS reason
 	FROM _avcurate.slices s
 	JOIN _avcurate.slice_versions v
 		ON v.slice_id = s.slice_id AND v.version = s.version
