@@ -15,26 +15,25 @@
 
 #include "common/cryptohash.h"
 #include "common/sha2.h"
-#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
 
 #include "common/catalog.h"
 #include "common/spi.h"
 #include "slices/refresh.h"
+#include "slices/row_text.h"
 
 #define FETCH_ROWS 1000
 
-typedef unsigned __int128 Sum;
+/* PostgreSQL's, which may lie where palloc puts it: 8 bytes aligned */
+typedef uint128 Sum;
 
 struct AvcDigester
 {
 	Sum			sum;
-	FmgrInfo	row_out;		/* keeps the columns' output functions */
-	MemoryContext scratch;		/* reset after every row */
+	AvcRowText *writer;
+	pg_cryptohash_ctx *sha256;
 	int			guc_level;
 };
 
@@ -60,29 +59,50 @@ sum_to_hex(Sum sum)
 }
 
 static Sum
-row_hash(AvcDigester *digester, Datum row)
+text_hash(AvcDigester *digester, const char *text, int length)
 {
-	MemoryContext old = MemoryContextSwitchTo(digester->scratch);
+	pg_cryptohash_ctx *context = digester->sha256;
 	uint8		hash[PG_SHA256_DIGEST_LENGTH];
-	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
+	char	   *utf8 = pg_server_to_any(text, length, PG_UTF8);
 	Sum			sum = 0;
-	char	   *text;
 	int			i;
 
-	text = OutputFunctionCall(&digester->row_out, row);
-	text = pg_server_to_any(text, strlen(text), PG_UTF8);
-	if (context == NULL ||
-		pg_cryptohash_init(context) < 0 ||
-		pg_cryptohash_update(context, (uint8 *) text, strlen(text)) < 0 ||
+	if (utf8 != text)
+		length = strlen(utf8);
+	if (pg_cryptohash_init(context) < 0 ||
+		pg_cryptohash_update(context, (uint8 *) utf8, length) < 0 ||
 		pg_cryptohash_final(context, hash, sizeof(hash)) < 0)
 		elog(ERROR, "could not compute the hash of a row: %s",
 			 pg_cryptohash_error(context));
-	pg_cryptohash_free(context);
+	if (utf8 != text)
+		pfree(utf8);
 	for (i = 0; i < 16; i++)
 		sum = sum << 8 | hash[i];
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(digester->scratch);
 	return sum;
+}
+
+static Sum
+record_hash(AvcDigester *digester, Datum row)
+{
+	int			length;
+	const char *text = avc_row_text_of_record(digester->writer, row, &length);
+
+	Assert(digester->guc_level > 0);
+	return text_hash(digester, text, length);
+}
+
+static Sum
+slot_hash(AvcDigester *digester, TupleTableSlot *slot)
+{
+	const char *text;
+	int			length;
+
+	Assert(digester->guc_level > 0);
+	slot_getallattrs(slot);
+	text = avc_row_text_of_values(digester->writer,
+								  slot->tts_tupleDescriptor, slot->tts_values,
+								  slot->tts_isnull, &length);
+	return text_hash(digester, text, length);
 }
 
 AvcDigester *
@@ -91,10 +111,12 @@ avc_digest_begin(const char *digest)
 	AvcDigester *digester = palloc0_object(AvcDigester);
 
 	digester->sum = digest ? sum_from_hex(digest) : 0;
-	digester->scratch = AllocSetContextCreate(CurrentMemoryContext,
-											  "text of a row",
-											  ALLOCSET_DEFAULT_SIZES);
-	fmgr_info(F_RECORD_OUT, &digester->row_out);
+	digester->writer = avc_row_text_begin();
+	digester->sha256 = pg_cryptohash_create(PG_SHA256);
+	if (digester->sha256 == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
 	return digester;
 }
 
@@ -117,15 +139,25 @@ avc_digest_unpin(AvcDigester *digester)
 void
 avc_digest_add(AvcDigester *digester, Datum row)
 {
-	Assert(digester->guc_level > 0);
-	digester->sum += row_hash(digester, row);
+	digester->sum += record_hash(digester, row);
 }
 
 void
 avc_digest_subtract(AvcDigester *digester, Datum row)
 {
-	Assert(digester->guc_level > 0);
-	digester->sum -= row_hash(digester, row);
+	digester->sum -= record_hash(digester, row);
+}
+
+void
+avc_digest_add_slot(AvcDigester *digester, TupleTableSlot *slot)
+{
+	digester->sum += slot_hash(digester, slot);
+}
+
+void
+avc_digest_subtract_slot(AvcDigester *digester, TupleTableSlot *slot)
+{
+	digester->sum -= slot_hash(digester, slot);
 }
 
 char *
@@ -133,7 +165,8 @@ avc_digest_end(AvcDigester *digester)
 {
 	char	   *digest = sum_to_hex(digester->sum);
 
-	MemoryContextDelete(digester->scratch);
+	pg_cryptohash_free(digester->sha256);
+	avc_row_text_end(digester->writer);
 	pfree(digester);
 	return digest;
 }

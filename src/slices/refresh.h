@@ -9,6 +9,7 @@
 #define AVC_SLICES_REFRESH_H
 
 #include "access/tupdesc.h"
+#include "executor/tuptable.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
@@ -110,6 +111,11 @@ extern void avc_digest_pin(AvcDigester *digester);
 extern void avc_digest_unpin(AvcDigester *digester);
 extern void avc_digest_add(AvcDigester *digester, Datum row);
 extern void avc_digest_subtract(AvcDigester *digester, Datum row);
+
+/* The same for a row in a slot; its descriptor outlives the digester. */
+extern void avc_digest_add_slot(AvcDigester *digester, TupleTableSlot *slot);
+extern void avc_digest_subtract_slot(AvcDigester *digester,
+									 TupleTableSlot *slot);
 
 /* 32 hex digits in the caller's context. */
 extern char *avc_digest_end(AvcDigester *digester);
