@@ -6,6 +6,7 @@ CREATE TABLE _avcurate.slices (
 	slice_name	text NOT NULL,
 	dataset		regclass,
 	filter		text,
+	condition	text,
 	definition	text NOT NULL,
 	columns		name[] NOT NULL,
 	complete	boolean NOT NULL,
@@ -24,7 +25,9 @@ COMMENT ON COLUMN _avcurate.slices.slice_name IS
 COMMENT ON COLUMN _avcurate.slices.dataset IS
 	'where the frames come from; NULL once dropped';
 COMMENT ON COLUMN _avcurate.slices.filter IS
-	'what create_slice was given; NULL for a view that a user made';
+	'what create_slice or alter_slice was given; NULL for a view that a user made';
+COMMENT ON COLUMN _avcurate.slices.condition IS
+	'condition that the view''s rule was made of the filter with';
 COMMENT ON COLUMN _avcurate.slices.columns IS
 	'columns of the view in their order, named as in the history table';
 COMMENT ON COLUMN _avcurate.slices.complete IS
@@ -229,6 +232,16 @@ CREATE FUNCTION avcurate.untrack_slice(slice regclass) RETURNS void
 COMMENT ON FUNCTION avcurate.untrack_slice(regclass) IS
 	'give up the versions of a slice and keep the view';
 
+CREATE FUNCTION avcurate.alter_slice(
+	slice		regclass,
+	filter		text DEFAULT NULL,
+	columns		name[] DEFAULT NULL
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_alter_slice'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.alter_slice(regclass, text, name[]) IS
+	'give a slice another filter, other columns or both (NULL: as it is) and return its new version';
+
 CREATE FUNCTION avcurate.tag_slice(
 	slice		regclass,
 	version		bigint,
@@ -409,8 +422,21 @@ CREATE FUNCTION _avcurate.slice_obstacle(slice regclass, dataset regclass)
 COMMENT ON FUNCTION _avcurate.slice_obstacle(regclass, regclass) IS
 	'why a slice cannot be refreshed by difference; NULL if it can';
 
+CREATE FUNCTION _avcurate.slice_filter(
+	slice		regclass,
+	dataset		regclass,
+	filter		text,
+	condition	text
+) RETURNS text
+	AS 'MODULE_PATHNAME', 'avc_slice_filter'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION _avcurate.slice_filter(regclass, regclass, text, text) IS
+	'the filter as typed while the view''s rule still says the same, else the rule''s condition';
+
 CREATE VIEW avcurate.slices WITH (security_barrier) AS
-	SELECT s.slice, s.dataset, s.filter,
+	SELECT s.slice, s.dataset,
+		   _avcurate.slice_filter(s.slice, s.dataset, s.filter, s.condition)
+			   AS filter,
 		   pg_catalog.pg_get_viewdef(s.slice) AS definition,
 		   s.version, v.rows - v.erased AS rows,
 		   v.created_at AS refreshed_at,
@@ -427,7 +453,7 @@ COMMENT ON COLUMN avcurate.slices.slice IS
 COMMENT ON COLUMN avcurate.slices.dataset IS
 	'where its frames come from';
 COMMENT ON COLUMN avcurate.slices.filter IS
-	'what create_slice was given; NULL for a view that a user made';
+	'what create_slice or alter_slice was given, or the view''s condition if that reads otherwise by now; NULL for a view that a user made';
 COMMENT ON COLUMN avcurate.slices.definition IS
 	'query of the view';
 COMMENT ON COLUMN avcurate.slices.version IS

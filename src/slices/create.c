@@ -68,11 +68,9 @@ new_view_name(text *name, Oid *schema, char **bare_name)
 
 /* Make the view as the current user, who becomes its owner. */
 static void
-create_view(const char *view, Oid dataset, const List *columns,
-			const char *condition)
+create_view(const char *view, const char *query)
 {
 	int			guc_level = NewGUCNestLevel();
-	const char *alias = quote_identifier(get_rel_name(dataset));
 
 	(void) set_config_option("search_path", "pg_catalog, avcurate, pg_temp",
 							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
@@ -80,9 +78,7 @@ create_view(const char *view, Oid dataset, const List *columns,
 	SPI_connect();
 	/* fillfactor: room for rows that change in place at a refresh */
 	avc_spi_exec(psprintf("CREATE MATERIALIZED VIEW %s USING heap "
-						  "WITH (fillfactor = 90) AS SELECT %s FROM %s AS %s "
-						  "WHERE %s", view, avc_column_list(alias, columns),
-						  avc_relation_name(dataset), alias, condition),
+						  "WITH (fillfactor = 90) AS %s", view, query),
 				 0, NULL, false, 0);
 	avc_spi_exec(psprintf("CREATE UNIQUE INDEX ON %s (frame_id)", view),
 				 0, NULL, false, 0);
@@ -95,10 +91,9 @@ avc_create_slice(PG_FUNCTION_ARGS)
 {
 	AvcDataset *dataset;
 	char	   *filter;
-	char	   *condition;
+	AvcForm		form = {0};
 	char	   *view;
 	char	   *bare_name;
-	List	   *columns;
 	Oid			schema;
 	Oid			relid;
 
@@ -108,16 +103,19 @@ avc_create_slice(PG_FUNCTION_ARGS)
 	dataset = avc_dataset_find(PG_GETARG_OID(1), false);
 	check_readable(dataset->relid);
 	filter = PG_ARGISNULL(2) ? "true" : text_to_cstring(PG_GETARG_TEXT_PP(2));
-	columns = avc_definition_columns(dataset->relid,
-									 PG_ARGISNULL(3) ? (Datum) 0 :
-									 PG_GETARG_DATUM(3), PG_ARGISNULL(3));
-	condition = avc_filter_condition(dataset->relid, filter);
+	form.sources = avc_definition_columns(dataset->relid,
+										  PG_ARGISNULL(3) ? (Datum) 0 :
+										  PG_GETARG_DATUM(3),
+										  PG_ARGISNULL(3));
+	form.names = form.sources;
+	form.condition = avc_filter_condition(dataset->relid, filter);
 
 	avc_archive_enable(dataset->relid);
-	create_view(view, dataset->relid, columns, condition);
+	create_view(view, avc_form_query(dataset->relid, &form));
 	relid = get_relname_relid(bare_name, schema);
 	(void) avc_definition_check_view(relid);
 	avc_slice_register(relid, dataset->relid, filter);
+	avc_slice_note_filter(relid, dataset->relid, filter);
 	PG_RETURN_OID(relid);
 }
 

@@ -136,15 +136,10 @@ rename_column(const AvcSlice *slice, const char *from, const char *to)
 	params[1] = AVC_TEXT(from);
 	params[2] = AVC_TEXT(to);
 	params[3] = AVC_BOOL(avc_definition_missing(slice->relid) == NULL);
-	exec_as_owner(psprintf("ALTER TABLE %s RENAME COLUMN %s TO %s",
-						   slice->history_name, quote_identifier(from),
-						   quote_identifier(to)), 0, NULL);
+	avc_history_rename(slice, from, to);
 	exec_as_owner("UPDATE _avcurate.slices SET complete = $4, columns = "
 				  "array_replace(columns, $2::name, $3::name) "
 				  "WHERE slice_id = $1", 4, params);
-	exec_as_owner("UPDATE _avcurate.slice_versions SET columns = "
-				  "array_replace(columns, $2::name, $3::name) "
-				  "WHERE slice_id = $1", 3, params);
 }
 
 static void

@@ -115,8 +115,8 @@ add_avcurate_to_path(void)
 	return guc_level;
 }
 
-static char *
-deparse_qualified(Node *condition, Oid dataset)
+char *
+avc_condition_text(Node *condition, Oid dataset)
 {
 	int			guc_level = NewGUCNestLevel();
 	char	   *text;
@@ -160,7 +160,7 @@ avc_filter_condition(Oid dataset, const char *filter)
 	error_context_stack = callback.previous;
 	free_parsestate(state);
 	table_close(rel, NoLock);
-	return deparse_qualified(condition, dataset);
+	return avc_condition_text(condition, dataset);
 }
 
 /* ---- columns ---- */

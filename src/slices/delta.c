@@ -264,9 +264,11 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 	avc_catalog_enter(&scope);
 	SPI_connect();
 	newest = newest_version(slice);
-	held = avc_rows_collect(psprintf("SELECT %s FROM %s "
-									 "WHERE to_version IS NULL",
-									 avc_column_list(NULL, slice->columns),
+	held = avc_rows_collect(psprintf("SELECT %s FROM %s h "
+									 "WHERE h.to_version IS NULL",
+									 newest ?
+									 avc_history_columns(slice, newest, "h") :
+									 avc_column_list("h", slice->columns),
 									 slice->history_name),
 							0, NULL, false, &desc);
 	avc_catalog_leave(&scope);
@@ -292,13 +294,13 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 }
 
 AvcDelta *
-avc_delta_by_definition(const AvcSlice *slice, Relation rel)
+avc_delta_by_definition(const AvcSlice *slice, Relation rel,
+						const char *definition)
 {
 	AvcDelta   *delta = avc_delta_create(rel);
 	AvcParam	param = AVC_OID(slice->relid);
 	AvcVersion *newest;
 	AvcRoleScope scope;
-	char	   *definition;
 	bool		is_null;
 
 	avc_catalog_enter(&scope);
@@ -306,11 +308,12 @@ avc_delta_by_definition(const AvcSlice *slice, Relation rel)
 	SPI_connect();
 	newest = newest_version(slice);
 	/* with every name qualified, as the search_path of this scope is empty */
-	definition = TextDatumGetCString(avc_spi_value("SELECT rtrim("
-												   "pg_catalog.pg_get_viewdef($1), ';')",
-												   1, &param,
-												   CurrentMemoryContext,
-												   &is_null));
+	if (definition == NULL)
+		definition = TextDatumGetCString(avc_spi_value("SELECT rtrim("
+													   "pg_catalog.pg_get_viewdef($1), ';')",
+													   1, &param,
+													   CurrentMemoryContext,
+													   &is_null));
 	avc_catalog_leave(&scope);
 
 	avc_role_enter(&scope, rel->rd_rel->relowner);

@@ -47,9 +47,8 @@ avc_history_has_images(int64 slice_id)
 	return number > 0 && get_atttype(history, number) == BYTEAOID;
 }
 
-/* "name" type [COLLATE c], for CREATE TABLE. */
-static void
-append_column(StringInfo sql, Form_pg_attribute column)
+void
+avc_history_describe_column(StringInfo sql, Form_pg_attribute column)
 {
 	appendStringInfo(sql, "%s %s",
 					 quote_identifier(NameStr(column->attname)),
@@ -61,7 +60,6 @@ append_column(StringInfo sql, Form_pg_attribute column)
 						 generate_collation_name(column->attcollation));
 	if (strcmp(NameStr(column->attname), "frame_id") == 0)
 		appendStringInfoString(sql, " NOT NULL");
-	appendStringInfoString(sql, ", ");
 }
 
 void
@@ -78,7 +76,10 @@ avc_history_create(int64 slice_id, Oid relid)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE TABLE %s (", name);
 	for (i = 0; i < desc->natts; i++)
-		append_column(&sql, TupleDescAttr(desc, i));
+	{
+		avc_history_describe_column(&sql, TupleDescAttr(desc, i));
+		appendStringInfoString(&sql, ", ");
+	}
 	appendStringInfoString(&sql, "from_version bigint NOT NULL, "
 						   "to_version bigint, "
 						   "CHECK (from_version < to_version)) USING heap");

@@ -147,7 +147,8 @@ find_delta(AvcRefresh *refresh, Relation rel)
 
 	if (refresh->writes_view)
 	{
-		delta = avc_delta_by_definition(refresh->slice, rel);
+		delta = avc_delta_by_definition(refresh->slice, rel,
+										refresh->definition);
 		avc_apply(refresh->slice, rel, delta);
 		return delta;
 	}

@@ -10,6 +10,8 @@
 
 #include "access/tupdesc.h"
 #include "executor/tuptable.h"
+#include "lib/stringinfo.h"
+#include "nodes/nodes.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
@@ -74,6 +76,9 @@ extern Datum avc_names_to_array(const List *names);
 /* The condition of a filter, deparsed with every name qualified. */
 extern char *avc_filter_condition(Oid dataset, const char *filter);
 
+/* A condition over a dataset as text, with every name qualified. */
+extern char *avc_condition_text(Node *condition, Oid dataset);
+
 /* Columns that create_slice takes from a dataset, in the dataset's order. */
 extern List *avc_definition_columns(Oid dataset, Datum wanted,
 									bool wanted_is_null);
@@ -95,6 +100,68 @@ extern bool avc_definition_has_key(Relation rel);
 
 /* Columns needed by batches that the view lacks, comma-separated, or NULL. */
 extern char *avc_definition_missing(Oid relid);
+
+/* ---- rule.c ---- */
+
+/* A view of the form that create_slice makes. */
+typedef struct AvcForm
+{
+	List	   *sources;		/* char *, columns of the dataset */
+	List	   *names;			/* char *, what the view calls them */
+	char	   *condition;
+	bool		has_children;	/* no ONLY: a view that a user made */
+} AvcForm;
+
+/* NULL if the view is of another form. */
+extern AvcForm *avc_form_read(Oid relid, Oid dataset);
+
+/* The SELECT that yields it. */
+extern char *avc_form_query(Oid dataset, const AvcForm *form);
+
+/*
+ * Give the view another query that yields the same columns.  Takes
+ * AccessExclusiveLock on it; the current user owns it.
+ */
+extern void avc_rule_replace(Oid relid, const char *sql);
+
+/* ---- history_columns.c ---- */
+
+/*
+ * Make room in the history for the columns of a view.  A column that is there
+ * is used if it has the view's type; otherwise it gets another name, in all
+ * versions that have it.
+ */
+extern void avc_history_fit(const AvcSlice *slice, Oid relid);
+
+/* Give a column of the history another name, in all versions that have it. */
+extern void avc_history_rename(const AvcSlice *slice, const char *from,
+							   const char *to);
+
+/*
+ * The columns of the slice as one of its versions has them: "h.a, h.b", with
+ * a NULL of the column's type for each that the version lacks.
+ */
+extern char *avc_history_columns(const AvcSlice *slice,
+								 const AvcVersion *version, const char *table);
+
+/* After "version" was written: columns that came back at it hold no more. */
+extern void avc_history_blank(const AvcSlice *slice, const List *columns,
+							  int64 version);
+
+/* ---- remake.c ---- */
+
+/*
+ * Drop a view and make it again with another query, under its name and with
+ * all that users gave it: grants, comments, indexes, statistics, options.
+ * The caller holds AccessExclusiveLock and has taken the slice out of the
+ * registry.  Returns the new view, which holds no rows yet.
+ */
+extern Oid	avc_view_remake(Oid relid, const char *sql);
+
+/* ---- alter.c ---- */
+
+/* Enter the filter that the view's rule was made of. */
+extern void avc_slice_note_filter(Oid relid, Oid dataset, const char *filter);
 
 /* ---- digest.c ---- */
 
@@ -168,9 +235,11 @@ extern AvcDelta *avc_delta_by_comparison(const AvcSlice *slice, Relation rel,
 
 /*
  * The difference between the view and what its definition yields now, as its
- * owner.  The view still holds the old rows: avc_apply writes it there.
+ * owner; or what the query "definition" does, if that is not NULL.  The view
+ * still holds the old rows: avc_apply writes it there.
  */
-extern AvcDelta *avc_delta_by_definition(const AvcSlice *slice, Relation rel);
+extern AvcDelta *avc_delta_by_definition(const AvcSlice *slice, Relation rel,
+										 const char *definition);
 
 /* An empty difference of the view. */
 extern AvcDelta *avc_delta_create(Relation rel);
@@ -198,6 +267,10 @@ extern char *avc_history_name(int64 slice_id);
  * user's casts would run as the extension's owner.
  */
 extern bool avc_history_has_images(int64 slice_id);
+
+/* name type [COLLATE c] [NOT NULL] of a view's column, for DDL. */
+extern void avc_history_describe_column(StringInfo sql,
+										Form_pg_attribute column);
 
 /* Give rows a name that the next statements of this SPI connection know. */
 extern void avc_rows_register(const char *name, Tuplestorestate *rows,
@@ -248,6 +321,8 @@ typedef struct AvcRefresh
 	Snapshot	before;			/* registered; NULL: compare with the history */
 	bool		writes_view;	/* the difference is still to be written */
 	bool		is_stale;		/* the command's snapshot misses a refresh */
+	const char *definition;		/* compute this and not what the view's rule
+								 * says, with writes_view */
 	bool		is_altered;		/* a version even if no row changed; rows and
 								 * digest are computed afresh */
 	const char *note;

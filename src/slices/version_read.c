@@ -145,7 +145,7 @@ avc_slice_at(PG_FUNCTION_ARGS)
 	version = reading_version(&reading, PG_GETARG_INT64(1));
 	rows = put_query((ReturnSetInfo *) fcinfo->resultinfo,
 					 psprintf("SELECT %s FROM %s h WHERE " COVERS("$1"),
-							  avc_column_list("h", slice->columns),
+							  avc_history_columns(slice, version, "h"),
 							  slice->history_name), 1, &param);
 	if (rows != version->rows - version->erased)
 		ereport(WARNING,
@@ -158,18 +158,35 @@ avc_slice_at(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* The rows of version $mine that are not in version $other as they are. */
-static char *
-rows_only_in(const AvcSlice *slice, const char *mine, const char *other)
+/* Have the two versions the same of the slice's present columns? */
+static bool
+same_columns(const AvcSlice *slice, const AvcVersion *a, const AvcVersion *b)
 {
+	return strcmp(avc_history_columns(slice, a, "h"),
+				  avc_history_columns(slice, b, "h")) == 0;
+}
+
+/*
+ * The rows of version "mine", whose number is $mine, that may not be in
+ * version "other" as they are: with other columns even those of both.
+ */
+static char *
+rows_only_in(const AvcSlice *slice, const AvcVersion *mine,
+			 const AvcVersion *other, const char *mine_param,
+			 const char *other_param)
+{
+	const char *except = "";
+
+	if (same_columns(slice, mine, other))
+		except = psprintf(" AND NOT (h.from_version <= %s AND "
+						  "(h.to_version IS NULL OR %s < h.to_version))",
+						  other_param, other_param);
 	return psprintf("(SELECT h.frame_id, ROW(%s)::%s AS whole FROM %s h "
 					"WHERE (h.from_version <= %s AND "
-					"(h.to_version IS NULL OR %s < h.to_version)) AND NOT "
-					"(h.from_version <= %s AND "
-					"(h.to_version IS NULL OR %s < h.to_version)))",
-					avc_column_list("h", slice->columns),
+					"(h.to_version IS NULL OR %s < h.to_version))%s)",
+					avc_history_columns(slice, mine, "h"),
 					slice->name, slice->history_name,
-					mine, mine, other, other);
+					mine_param, mine_param, except);
 }
 
 Datum
@@ -177,6 +194,8 @@ avc_slice_diff(PG_FUNCTION_ARGS)
 {
 	AvcSlice   *slice = slice_of_row_type(fcinfo);
 	AvcParam	params[2];
+	AvcVersion *from;
+	AvcVersion *to;
 	Reading		reading;
 	StringInfoData sql;
 
@@ -184,8 +203,8 @@ avc_slice_diff(PG_FUNCTION_ARGS)
 	params[1] = AVC_INT8(version_argument(fcinfo, 2));
 	InitMaterializedSRF(fcinfo, 0);
 	reading_begin(&reading, slice);
-	(void) reading_version(&reading, PG_GETARG_INT64(1));
-	(void) reading_version(&reading, PG_GETARG_INT64(2));
+	from = reading_version(&reading, PG_GETARG_INT64(1));
+	to = reading_version(&reading, PG_GETARG_INT64(2));
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT coalesce(b.frame_id, a.frame_id), "
 					 "CASE WHEN b.frame_id IS NULL THEN 'added' "
@@ -194,8 +213,8 @@ avc_slice_diff(PG_FUNCTION_ARGS)
 					 "FROM %s b FULL JOIN %s a ON a.frame_id = b.frame_id "
 					 "WHERE b.frame_id IS NULL OR a.frame_id IS NULL "
 					 "OR b.whole OPERATOR(pg_catalog.*<>) a.whole ORDER BY 1",
-					 rows_only_in(slice, "$1", "$2"),
-					 rows_only_in(slice, "$2", "$1"));
+					 rows_only_in(slice, from, to, "$1", "$2"),
+					 rows_only_in(slice, to, from, "$2", "$1"));
 	put_query((ReturnSetInfo *) fcinfo->resultinfo, sql.data, 2, params);
 	reading_end(&reading);
 	return (Datum) 0;
