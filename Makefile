@@ -64,7 +64,7 @@ PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 override with_llvm = no
 
 # Targets that must work before the server headers are installed.
-NO_PGXS_GOALS = deps help demo check check-long clean-state
+NO_PGXS_GOALS = deps help demo check check-long soak clean-state
 ifeq ($(filter $(NO_PGXS_GOALS),$(MAKECMDGOALS)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(PGXS),)
@@ -144,6 +144,8 @@ bench-slices:
 	@test/perf/slices
 bench:
 	@test/perf/run
+soak:
+	@test/soak
 
 clean-state:
 	@test/cluster clean
@@ -157,6 +159,7 @@ help:
 	@echo 'make check-long  the same tests with larger numbers'
 	@echo 'make bench       speed of the main paths beside plain PostgreSQL'
 	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
+	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
 	@echo 'make clean-state  stop and remove the private clusters and the private server copy'
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
@@ -164,5 +167,5 @@ help:
 .PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo demo bench bench-slices \
+	check-demo demo bench bench-slices soak \
 	clean-state help

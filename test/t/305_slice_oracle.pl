@@ -1,0 +1,271 @@
+# Random histories: three writers at once, long transactions among them,
+# and refreshes of every kind, held against an oracle (OracleTest.pm).
+#
+# AVC_SEED repeats the decisions, though not the scheduling.  AVC_LONG makes
+# it longer, AVC_SOAK_MINUTES as long as that.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+use FindBin;
+use lib $FindBin::Bin;
+use OracleSession;
+use OracleTest;
+use OracleWrites;
+use SliceTest;
+
+my $soak = 60 * ($ENV{AVC_SOAK_MINUTES} || 0);
+my $long = $ENV{AVC_LONG} || $soak;
+my $rounds = $long ? 40 : 15;
+my $wanted = $long ? 2_000 : 500;
+my $seed = $ENV{AVC_SEED} || ($soak ? time % 100_000 : 7);
+$seed = int $seed;
+srand($seed);
+note "AVC_SEED=$seed";
+
+my $gate = $OracleWrites::gate;
+my @slices = ('night', 'hashes', 'words', 'crowded');
+
+my $node = PostgreSQL::Test::Cluster->new('oracle');
+$node->init;
+$node->append_conf('postgresql.conf', qq{
+fsync = off
+autovacuum_naptime = 1s
+deadlock_timeout = 50ms
+track_commit_timestamp = on
+max_prepared_transactions = 10
+shared_buffers = 64MB
+});
+$node->start;
+$node->safe_psql('postgres', SliceTest::setup_sql());
+$node->safe_psql('postgres', q{
+CREATE EXTENSION amcheck;
+SELECT avcurate.create_dataset('frames');
+SELECT avcurate.add_feature('frames', 'words', 'length(scene)');
+SELECT add_frames(800);
+UPDATE frames SET words = frame_id % 9;
+});
+$node->safe_psql('postgres', OracleTest::setup_sql() . q{
+SELECT avcurate.create_slice('night', 'frames', $$timeofday = 'night' AND weather <> 'foggy'$$);
+CREATE INDEX ON night (weather, split);
+CREATE UNIQUE INDEX ON night (image_id);
+CREATE INDEX ON night (upper(weather), (ann_bboxes[1][3] - ann_bboxes[1][1]));
+CREATE INDEX ON night (words) WHERE ann_bboxes IS NOT NULL;
+CREATE MATERIALIZED VIEW hashes AS SELECT f.frame_id, f.image_sha256 FROM frames f;
+CREATE UNIQUE INDEX ON hashes (frame_id);
+SELECT avcurate.track_slice('hashes');
+CREATE FUNCTION rank(words integer) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT words / 2';
+CREATE MATERIALIZED VIEW words AS SELECT rank(f.words::integer) AS rank, f.scene || '!' AS loud, f.frame_id,
+	CASE WHEN f.words > 3 THEN f.ann_bboxes END AS boxes, f.split FROM frames f WHERE f.words BETWEEN 1 AND 6 OR f.weather IS NULL;
+CREATE UNIQUE INDEX ON words (frame_id);
+CREATE INDEX ON words (rank, split);
+SELECT avcurate.track_slice('words');
+CREATE MATERIALIZED VIEW crowded AS
+	SELECT f.frame_id, f.image_sha256, count(*) AS boxes, max(c) AS category
+	FROM frames f CROSS JOIN LATERAL unnest(f.ann_categories) c
+	GROUP BY f.frame_id, f.image_sha256;
+CREATE UNIQUE INDEX ON crowded (frame_id);
+SELECT avcurate.track_slice('crowded');
+CREATE FUNCTION refresh_static() RETURNS void LANGUAGE plpgsql AS
+	'BEGIN REFRESH MATERIALIZED VIEW night; END';
+CREATE FUNCTION refresh_sql() RETURNS void LANGUAGE sql AS
+	'REFRESH MATERIALIZED VIEW night; REFRESH MATERIALIZED VIEW CONCURRENTLY words;';
+} . OracleTest::start_sql() . join '', map { "SELECT oracle.remember('$_');" } @slices);
+
+my %quiet = (client_min_messages => 'warning');
+my @writers = map { OracleSession->new($node, "writer $_", %quiet) } 1 .. 3;
+my $keeper = OracleSession->new($node, 'maintenance', %quiet);
+my $refresher = OracleSession->new($node, 'refresher', %quiet);
+my $second = OracleSession->new($node, 'second refresher', %quiet);
+my @sessions = (@writers, $keeper, $refresher, $second);
+my $writes = OracleWrites->new(very_long => $long ? 0.1 : 0);
+my $own = OracleWrites->new(is_own => 1, prefix => 'own', truncates => 0);
+my @faults;
+
+# ---- kinds of refresh: scripts, exact if nobody commits meanwhile -----------
+
+sub pick { return $_[ rand @_ ] }
+sub before { return "SELECT pg_current_snapshot() AS before \\gset\n" }
+
+sub refreshed
+{
+	my ($exact, @these) = @_;
+	return join '', map { "SELECT oracle.refreshed('$_', :'before', " . ($exact ? 'true' : 'false') . ");\n" } @these;
+}
+
+# One refresh of one slice and its check, for the inside of a transaction.
+sub step
+{
+	my ($exact, $slice, $how) = @_;
+	$how ||= pick("SELECT avcurate.refresh_slice('$slice');", "SELECT avcurate.refresh_slice('$slice');",
+		"REFRESH MATERIALIZED VIEW $slice;", "REFRESH MATERIALIZED VIEW CONCURRENTLY $slice;");
+	return before() . "$how\n" . refreshed($exact, $slice);
+}
+
+sub fill { return pick("SELECT avcurate.refresh_slice('$_[0]');", "REFRESH MATERIALIZED VIEW $_[0];") }
+
+sub within { return "BEGIN$_[0];\n$_[1]" . ($_[2] || 'COMMIT') . ";\n" }
+
+my %kind = (
+	refresh_slice => [ 8, sub { my $e = shift; within('', join '', map { step($e, $_, "SELECT avcurate.refresh_slice('$_', 'a note');") } @slices) } ],
+	refresh_slices => [ 2, sub { within('', before() . "SELECT count(*) FROM avcurate.refresh_slices('frames');\n" . refreshed($_[0], @slices)) } ],
+	plain => [ 2, sub { my $e = shift; join '', map { within('', step($e, $_, "REFRESH MATERIALIZED VIEW $_;")) } @slices } ],
+	concurrently => [ 2, sub { my $e = shift; join '', map { within('', step($e, $_, "REFRESH MATERIALIZED VIEW CONCURRENTLY $_;")) } @slices } ],
+	# the snapshot is of the command itself, as it is for most users
+	alone => [ 2, sub { my $s = pick(@slices); before() . pick("SELECT avcurate.refresh_slice('$s');", "REFRESH MATERIALIZED VIEW $s;") . "\n" . refreshed($_[0], $s) } ],
+	no_data => [ 1, sub { my $s = pick(@slices); "REFRESH MATERIALIZED VIEW $s WITH NO DATA;\n" . within('', step($_[0], $s, fill($s))) } ],
+	no_data_within => [ 1, sub { my $s = pick(@slices);
+		within('', $own->statement . "\nREFRESH MATERIALIZED VIEW $s WITH NO DATA;\n" . $own->statement . "\n" . step($_[0], $s, fill($s)), pick('COMMIT', 'ROLLBACK')) } ],
+	functions => [ 1, sub { within('', before() . "SELECT refresh_static(), refresh_sql();\n" . refreshed($_[0], 'night', 'words')
+		. $own->statement . "\n" . before() . "SELECT refresh_static();\n" . refreshed($_[0], 'night')) } ],
+	own_writes => [ 4, sub { my ($e) = @_; my $s = pick(@slices);
+		within('', $own->statement . "\n" . step($e, $s) . $own->statement . "\n" . step($e, $s) . $own->statement . "\n", pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
+	savepoints => [ 4, sub { my ($e) = @_; my $s = pick(@slices);
+		within('', "SAVEPOINT a;\n" . $own->statement . "\n" . step($e, $s) . pick('ROLLBACK TO a', 'RELEASE a') . ";\n" . $own->statement
+			. "\nSAVEPOINT b;\n" . step($e, $s) . pick('ROLLBACK TO b', 'RELEASE b') . ";\n" . step($e, $s), pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
+	do_block => [ 1, sub { "DO \$do\$BEGIN\nBEGIN\nUPDATE frames SET scene = 'undone' WHERE frame_id % 48 = 15;\n"
+		. "PERFORM avcurate.refresh_slice('night'), avcurate.refresh_slice('words');\nREFRESH MATERIALIZED VIEW hashes;\nRAISE 'undo';\nEXCEPTION WHEN raise_exception THEN NULL;\nEND;\nEND\$do\$;\n"
+		. within('', step($_[0], 'night', "DO \$do\$BEGIN UPDATE frames SET scene = 'done' WHERE frame_id % 48 = 31; EXECUTE 'REFRESH MATERIALIZED VIEW night'; PERFORM refresh_static(); END\$do\$;")) } ],
+	frozen_snapshot => [ 2, sub { my $s = pick(@slices);
+		within(pick(' ISOLATION LEVEL REPEATABLE READ', ' ISOLATION LEVEL SERIALIZABLE'),
+			$own->statement . "\n" . step(1, $s) . "SELECT pg_sleep(0.05);\n" . $own->statement . "\n" . step(1, $s), pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
+	cancelled => [ 1, sub { my $s = pick(@slices); "SET statement_timeout = '" . (1 + int rand 12) . "ms';\nSELECT avcurate.refresh_slice('$s');\nRESET statement_timeout;\n" . within('', step($_[0], $s)) } ],
+	other_index => [ 1, sub { my $s = pick(@slices);
+		within('', "DROP INDEX ${s}_frame_id_idx;\nCREATE UNIQUE INDEX ${s}_frame_id_idx ON $s (frame_id);\n" . step($_[0], $s)) } ],
+	prune => [ 1, sub { my $s = pick(@slices); "BEGIN; SELECT oracle.pruned('$s', " . (3 + int rand 5) . "); COMMIT;\n" . within('', step($_[0], $s)) } ],
+);
+my @kinds = map { ($_) x $kind{$_}[0] } sort keys %kind;
+
+# What a refresh may be told, and by which kind.
+my $refused = qr/could not serialize|deadlock detected|canceling statement due to statement timeout|current transaction is aborted/;
+
+sub fault
+{
+	push @faults, @_;
+	return;
+}
+
+sub look_at
+{
+	my ($session, $expected, $what) = @_;
+	my ($out, $err) = $session->taken;
+	foreach my $line (split /\n/, $err)
+	{
+		next unless $line =~ /ERROR|FATAL|PANIC|WARNING|FAULT/;
+		next if $line =~ $expected && $line !~ /FAULT/;
+		fault("$session->{name}, $what: $line");
+	}
+	return;
+}
+
+# Until no writer has anything left to do.
+sub drain
+{
+	$_->settle foreach @writers, $keeper, $second;
+	return;
+}
+
+sub check_all
+{
+	my ($what, $everything) = @_;
+	my $sql = join '', map { "SELECT * FROM oracle.faults('$_', " . ($everything ? 'true' : 'false') . ");\nSELECT * FROM oracle.damage('$_');\n" } @slices;
+	my ($out, $err) = $refresher->ask($sql);
+	fault("$what: $_") foreach grep { /\S/ && $_ !~ /^\s*$/ } split /\n/, $out;
+	fault("$what: $_") foreach grep { /ERROR|FATAL|PANIC|FAULT/ } split /\n/, $err;
+	return;
+}
+
+# Writers are handed as much as the round's share and go on beside.
+sub feed_writers
+{
+	my ($until) = @_;
+	while ($writes->{statements} < $until)
+	{
+		my @free = grep { $_->poll < 3 } @writers;
+		if (!@free)
+		{
+			usleep(5_000);
+			next;
+		}
+		pick(@free)->feed($writes->transaction);
+	}
+	$keeper->feed(OracleWrites::maintenance()) if rand() < 0.7 && $keeper->poll == 0;
+	return;
+}
+
+sub random_round
+{
+	my $name = pick(@kinds);
+	my $exact = rand() < 0.5;
+	my $script = $kind{$name}[1]->($exact);
+	usleep(rand 150_000);
+	if (!$exact && rand() < 0.3)
+	{
+		my $s = pick(@slices);
+		$second->settle;
+		$second->feed(within('', step(0, $s) . "SELECT pg_sleep(0.05);\n")) foreach 1 .. 2;
+	}
+	$script = "SELECT pg_advisory_lock($gate);\n${script}SELECT pg_advisory_unlock($gate);" if $exact;
+	$refresher->feed($script);
+	$refresher->settle;
+	my $what = $name . ($exact ? ' behind the gate' : ' among writers');
+	look_at($refresher, $refused, $what);
+	return $what;
+}
+
+# With nobody else at work VACUUM can set all bits of the visibility map, so
+# that pages are all-visible at two refreshes and yet changed between.
+sub quiet_round
+{
+	drain();
+	my $change = sub { join "\n", map { $own->statement } 1 .. 3 };
+	my $refresh = join '', map { within('', step(1, $_, "SELECT avcurate.refresh_slice('$_');")) } @slices;
+	$refresher->feed(join "\n", 'SELECT oracle.restart();', 'VACUUM frames;', $refresh, $change->(), 'VACUUM frames;', $refresh,
+		$change->(), pick('VACUUM FULL frames;', 'CLUSTER frames USING frames_pkey;', 'VACUUM (FREEZE) frames;', 'CHECKPOINT;'), $refresh,
+		$refresh);
+	$refresher->settle;
+	look_at($refresher, qr/^$/, 'quiet');
+	return 'quiet';
+}
+
+my $started = time;
+my $round = 0;
+while ($soak ? time < $started + $soak : $round < $rounds)
+{
+	$round++;
+	my $share = $soak ? 50 : $wanted / $rounds;
+	my $until = $soak ? $writes->{statements} + $share : $share * $round;
+	feed_writers($until - $share / 2);
+	my $what = random_round();
+	feed_writers($until);
+	$what .= ', ' . ($round % 5 == 0 ? quiet_round() : random_round());
+	look_at($_, $OracleWrites::expected, 'beside') foreach @writers, $keeper;
+	look_at($second, $refused, 'beside');
+	check_all("after $what", 0);
+	note sprintf '%.1f s, round %d: %s, %d writes', time - $started, $round, $what, $writes->{statements};
+	last if @faults;
+}
+
+drain();
+look_at($_, $OracleWrites::expected, 'beside') foreach @writers, $keeper;
+look_at($second, $refused, 'beside');
+quiet_round();
+check_all('at the end', 1);
+is(scalar @faults, 0, "$round rounds of refreshes among $writes->{statements} writes (seed $seed)")
+	or diag join "\n", @faults;
+
+my ($counts) = $refresher->ask("SELECT slice, mode, count(*) FROM oracle.versions GROUP BY 1, 2 ORDER BY 1, 2;");
+note $counts;
+foreach my $slice (@slices)
+{
+	my $n = () = $counts =~ /^$slice\|/mg;
+	cmp_ok($n, '>', 0, "$slice has versions");
+}
+note @faults ? 'FAULTS' : 'no fault', ", seed $seed";
+
+$_->end foreach @sessions;
+$node->stop;
+done_testing();
