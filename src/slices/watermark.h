@@ -13,12 +13,12 @@
  *
  *		old = avc_watermark_load(slice_id);
  *		new = avc_watermark_take(base, definition, NULL);
- *		why = avc_watermark_obstacle(old, new)
+ *		why = avc_watermark_obstacle(old, new, base)
  *		if (why == NULL)
- *			avc_discover(old, new, base, take_row, take_key, arg)
+ *			avc_discover(old, new, base, visit_row, visit_deleted, arg)
  *		else
  *			recompute
- *		avc_watermark_save(slice_id, old, new)
+ *		avc_watermark_save(slice_id, old, new, base, changed)
  *		avc_watermark_release(new)
  */
 #ifndef AVC_SLICES_WATERMARK_H
@@ -36,7 +36,7 @@ typedef struct AvcWatermark AvcWatermark;
 extern AvcWatermark *avc_watermark_load(int64 slice_id);
 
 /*
- * A watermark of now.  With "used" NULL a new snapshot is taken (in
+ * A watermark of now.  Writes nothing, also in recovery.  With "used" NULL a new snapshot is taken (in
  * REPEATABLE READ the transaction's); else it is that of a command which
  * computes the view's rows.  Either way it is registered until release, and
  * with "used" NULL it is the snapshot to read the base with.
@@ -57,7 +57,13 @@ extern const char *avc_watermark_obstacle(const AvcWatermark *old,
 										  const AvcWatermark *now,
 										  Relation base);
 
-/* Write it, unless what is stored serves as well; forget drops it. */
+/*
+ * Write it, unless what is stored serves as well; forget drops it.  The
+ * caller holds the view's lock and avc_archive_hold, the snapshot is not
+ * released yet.  Nothing is kept if the transaction itself made the dataset
+ * or truncated it.  In REPEATABLE READ error 40001 if another refresh stored
+ * one that the transaction does not see.
+ */
 extern void avc_watermark_save(int64 slice_id, const AvcWatermark *old,
 							   AvcWatermark *now, Relation base,
 							   bool changed);
@@ -78,5 +84,12 @@ typedef bool (*AvcKeyVisitor) (void *arg, int64 frame_id);
 extern bool avc_discover(const AvcWatermark *old, AvcWatermark *now,
 						 Relation base, AvcRowVisitor visit_row,
 						 AvcKeyVisitor visit_deleted, void *arg);
+
+/*
+ * Delete the tombstones that no stored watermark needs, of all datasets
+ * that no other transaction refreshes right now.  avc_watermark_save does it
+ * when there are many.
+ */
+extern void avc_tombstones_prune(void);
 
 #endif
