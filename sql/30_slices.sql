@@ -407,6 +407,16 @@ CREATE FUNCTION avcurate.prune_slice(
 COMMENT ON FUNCTION avcurate.prune_slice(regclass, integer, interval) IS
 	'drop old versions, except tagged and pinned ones, and the images that only they held';
 
+CREATE FUNCTION avcurate.erase_frame(
+	dataset		regclass,
+	frame_id	bigint,
+	reason		text
+) RETURNS TABLE (object_kind text, object text, version bigint)
+	AS 'MODULE_PATHNAME', 'avc_erase_frame'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 20;
+COMMENT ON FUNCTION avcurate.erase_frame(regclass, bigint, text) IS
+	'remove a frame from its dataset, the archive and every version of every slice, and list what held it';
+
 CREATE FUNCTION _avcurate.slice_pins()
 	RETURNS TABLE (slice_id bigint, version bigint, kind text, id bigint,
 				   tag text)

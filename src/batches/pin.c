@@ -103,7 +103,7 @@ read_version_row(AvcPin *pin, int64 version)
 
 	SPI_connect();
 	avc_catalog_enter(&scope);
-	rows = avc_spi_exec("SELECT version, xmin AS stamp, columns "
+	rows = avc_spi_exec("SELECT version, xmin AS stamp, erased, columns "
 						"FROM _avcurate.slice_versions WHERE slice_id = $1 "
 						"AND ($2 = 0 OR version = $2) "
 						"ORDER BY version DESC LIMIT 1", 2, params, true, 1);
@@ -116,6 +116,7 @@ read_version_row(AvcPin *pin, int64 version)
 				 errhint("Repeat the statement.")));
 	pin->version = DatumGetInt64(avc_spi_column(0, "version", &is_null));
 	pin->stamp = DatumGetTransactionId(avc_spi_column(0, "stamp", &is_null));
+	pin->erased = DatumGetInt64(avc_spi_column(0, "erased", &is_null));
 	check_version_columns(pin, avc_spi_column(0, "columns", &is_null));
 	SPI_finish();
 }

@@ -16,6 +16,7 @@ typedef struct AvcPin
 	Oid			history;		/* its history table */
 	char	   *slice_name;		/* as the user would write it */
 	TransactionId stamp;		/* xmin of the version's row */
+	int64		erased;			/* its rows that were erased */
 } AvcPin;
 
 /* Which of the version's frames a list holds. */

@@ -7,7 +7,8 @@
  * keeps the packed lists of the versions it read last, each within work_mem.
  * An entry is good as long as the row that describes the version is the same
  * tuple: what changes a version (erasing a frame) must update that row, and a
- * number that was used again after a rollback has another row.
+ * number that was used again after a rollback has another row.  A transaction
+ * may erase several times: that is told by how many rows it erased.
  */
 #include "postgres.h"
 
@@ -32,6 +33,7 @@ typedef struct KeptList
 	int64		slice_id;
 	int64		version;
 	TransactionId stamp;
+	int64		erased;
 	AvcFrameIds *ids;			/* NULL = free entry */
 	uint64		last_use;
 } KeptList;
@@ -159,6 +161,7 @@ keep_ids(const AvcPin *pin, AvcFrameIds *ids)
 	oldest->slice_id = pin->slice_id;
 	oldest->version = pin->version;
 	oldest->stamp = pin->stamp;
+	oldest->erased = pin->erased;
 	oldest->last_use = ++kept_uses;
 	oldest->ids = ids;
 }
@@ -175,7 +178,8 @@ avc_pin_ids(const AvcPin *pin)
 	{
 		if (!is_entry_of(&kept[i], pin))
 			continue;
-		if (TransactionIdEquals(kept[i].stamp, pin->stamp))
+		if (TransactionIdEquals(kept[i].stamp, pin->stamp) &&
+			kept[i].erased == pin->erased)
 		{
 			kept[i].last_use = ++kept_uses;
 			return kept[i].ids;

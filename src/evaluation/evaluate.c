@@ -48,6 +48,8 @@ typedef struct Evaluation
 	AvcEvaluatedClass *classes; /* by label, ascending */
 	int			class_count;
 	AvcBatchReader *reader;
+	AvcSlice   *slice;
+	int64		erased;			/* rows of the version that were, at first */
 	AvcEngine  *engine;
 	AvcEvaluator *evaluator;
 	AvcLancedbEval *lancedb;	/* NULL in mode coco */
@@ -115,6 +117,9 @@ open_reader(Evaluation *evaluation)
 	AvcJob	   *job = evaluation->job;
 	AvcBatchOptions options = {0};
 
+	evaluation->slice = avc_slice_find_by_id(job->slice_id, false);
+	evaluation->erased = avc_slice_version_erased(evaluation->slice,
+												  job->version);
 	options.slice_id = job->slice_id;
 	options.version = job->version;
 	options.batch_size = BATCH_FRAMES;
@@ -380,6 +385,24 @@ match_frame(Evaluation *evaluation, const AvcBatchFrame *frame,
 					 detections, detection_count);
 }
 
+/*
+ * Nothing may be written about a frame that is erased.  Which one it was is
+ * not asked: the figures of the frames before it would not fit either.
+ */
+static void
+check_erased(Evaluation *evaluation)
+{
+	AvcJob	   *job = evaluation->job;
+
+	if (avc_slice_version_erased(evaluation->slice, job->version) !=
+		evaluation->erased)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("frames were erased from version %lld of slice %s while it was evaluated",
+						(long long) job->version, evaluation->slice->name),
+				 errhint("Evaluate again.")));
+}
+
 /* Take the answer to the oldest batch, match it and store the matches. */
 static void
 receive_batch(Evaluation *evaluation)
@@ -394,6 +417,7 @@ receive_batch(Evaluation *evaluation)
 
 	avc_job_begin(evaluation->job);
 	MemoryContextSwitchTo(flight->context);
+	check_erased(evaluation);
 	root = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 											  CStringGetDatum(reply->json)));
 	frames = list_field(&root->root, "frames");

@@ -48,6 +48,32 @@ PG_FUNCTION_INFO_V1(avc_archive_table);
 
 /* ---- triggers ---- */
 
+/* The frame that erase_frame is deleting. */
+static struct
+{
+	Oid			dataset;
+	int64		frame_id;
+}			skipped;
+
+void
+avc_archive_skip(Oid dataset, int64 frame_id)
+{
+	skipped.dataset = dataset;
+	skipped.frame_id = frame_id;
+}
+
+static bool
+is_skipped(Relation rel, HeapTuple tuple)
+{
+	bool		is_null;
+
+	return RelationGetRelid(rel) == skipped.dataset &&
+		DatumGetInt64(SPI_getbinval(tuple, RelationGetDescr(rel),
+									SPI_fnumber(RelationGetDescr(rel),
+												"frame_id"),
+									&is_null)) == skipped.frame_id;
+}
+
 static bool
 has_slices(Oid dataset)
 {
@@ -112,7 +138,8 @@ avc_archive_row(PG_FUNCTION_ARGS)
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	if (has_slices(RelationGetRelid(data->tg_relation)))
+	if (has_slices(RelationGetRelid(data->tg_relation)) &&
+		!is_skipped(data->tg_relation, data->tg_trigtuple))
 		archive_tuple(data->tg_relation, data->tg_trigtuple);
 	SPI_finish();
 	avc_catalog_leave(&scope);
@@ -223,6 +250,7 @@ avc_archive_enable(Oid dataset)
 		if (!is_enabled(dataset))
 			create_triggers(dataset);
 	}
+	avc_archive_hold(dataset);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 }
@@ -266,6 +294,12 @@ void
 avc_archive_hold(Oid dataset)
 {
 	LockDatabaseObject(RelationRelationId, dataset, 0, ShareLock);
+}
+
+void
+avc_archive_lock(Oid dataset)
+{
+	LockDatabaseObject(RelationRelationId, dataset, 0, ExclusiveLock);
 }
 
 /* Keep refreshes of all slices of the dataset away; false if one runs. */

@@ -163,6 +163,7 @@ avc_track_slice(PG_FUNCTION_ARGS)
 						 avc_relation_name(relid))));
 	dataset = avc_definition_dataset(relid);
 	avc_archive_enable(dataset);
+	avc_erase_check_view(relid, dataset);
 	avc_slice_register(relid, dataset, NULL);
 	slice = avc_slice_find(relid, false);
 	warn_of_lost_images(slice);

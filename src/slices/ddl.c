@@ -109,7 +109,10 @@ avc_slice_dropped(PG_FUNCTION_ARGS)
 				  "WHERE d.classid = 'pg_class'::regclass "
 				  "AND d.objsubid = 0 AND d.object_type = 'table'), "
 				  "images AS (DELETE FROM _avcurate.archive a "
-				  "USING gone WHERE a.dataset = gone.objid) "
+				  "USING gone WHERE a.dataset = gone.objid), "
+				  "erasures AS (UPDATE _avcurate.erasures e "
+				  "SET dataset = NULL FROM gone "
+				  "WHERE e.dataset = gone.objid) "
 				  "UPDATE _avcurate.slices s SET dataset = NULL "
 				  "FROM gone WHERE s.dataset = gone.objid", 0, NULL);
 	PG_RETURN_NULL();

@@ -295,6 +295,21 @@ extern Tuplestorestate *avc_rows_collect(const char *sql, int count,
 extern void avc_history_apply(const AvcSlice *slice, const AvcDelta *delta,
 							  int64 version);
 
+/* ---- erase.c ---- */
+
+/* Error if a view still holds a frame that was erased from the dataset. */
+extern void avc_erase_check_view(Oid relid, Oid dataset);
+
+/* ---- erased_rows.c ---- */
+
+/*
+ * Note in the registry what each version loses with the rows of a frame that
+ * are about to be deleted from the history.  The versions that hold it, as a
+ * bigint[].  SPI is connected, as the extension's owner.
+ */
+extern AvcParam avc_erased_rows_record(const AvcSlice *slice,
+									   int64 frame_id);
+
 /* ---- images.c ---- */
 
 typedef struct AvcImageFaults
@@ -361,14 +376,27 @@ extern void avc_typed_refresh_resume(Oid relid);
 /* ---- archive.c ---- */
 
 /*
- * Make sure that images of the dataset are archived from now on.  For the
+ * Make sure that images of the dataset are archived from now on, and hold
+ * them (avc_archive_hold).  For the
  * first slice of a dataset this waits for its writers and keeps new ones out
  * until the transaction ends.
  */
 extern void avc_archive_enable(Oid dataset);
 
-/* Keep archived images from being freed until the transaction ends. */
+/*
+ * Keep archived images from being freed, and frames from being erased, until
+ * the transaction ends.
+ */
 extern void avc_archive_hold(Oid dataset);
+
+/* Wait for all who hold it, and keep others out. */
+extern void avc_archive_lock(Oid dataset);
+
+/*
+ * Do not archive the image of this frame when its row is deleted; InvalidOid
+ * = archive all again.  The caller sees to the latter, errors included.
+ */
+extern void avc_archive_skip(Oid dataset, int64 frame_id);
 
 /*
  * Free the archived images that no version holds; false if a refresh of one

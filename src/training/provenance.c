@@ -35,7 +35,8 @@ avc_train_read_pin(AvcTrainPin *pin, int64 slice_id, int64 version)
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	if (avc_spi_exec("SELECT s.slice_name, v.digest, v.rows, v.definition, "
+	if (avc_spi_exec("SELECT s.slice_name, v.digest, v.erased, "
+					 "v.rows - v.erased AS rows, v.definition, "
 					 "(SELECT pg_catalog.jsonb_object_agg(f.feature, "
 					 "f.expression) FROM avcurate.features AS f "
 					 "WHERE f.dataset = s.dataset)::text AS features "
@@ -52,6 +53,7 @@ avc_train_read_pin(AvcTrainPin *pin, int64 slice_id, int64 version)
 	pin->definition = text_of("definition", context);
 	pin->features = text_of("features", context);
 	pin->rows = DatumGetInt64(avc_spi_column(0, "rows", &is_null));
+	pin->erased = DatumGetInt64(avc_spi_column(0, "erased", &is_null));
 	SPI_finish();
 	avc_catalog_leave(&scope);
 }
@@ -63,6 +65,8 @@ avc_train_add_pin(StringInfo json, const AvcTrainPin *pin)
 	avc_json_add_int(json, "version", pin->version);
 	avc_json_add(json, "digest", pin->digest);
 	avc_json_add_int(json, "rows", pin->rows);
+	if (pin->erased > 0)
+		avc_json_add_int(json, "erased", pin->erased);
 	avc_json_add(json, "definition", pin->definition);
 	avc_json_add_raw(json, "features", pin->features);
 }

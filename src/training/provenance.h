@@ -16,7 +16,8 @@ typedef struct AvcTrainPin
 	char	   *slice;			/* name */
 	int64		version;
 	char	   *digest;
-	int64		rows;
+	int64		rows;			/* without those erased */
+	int64		erased;
 	char	   *definition;
 	char	   *features;		/* JSON object: feature -> expression */
 } AvcTrainPin;

@@ -44,6 +44,26 @@ different_keys(const char *one, const char *other)
 	return is_null ? NULL : TextDatumGetCString(keys);
 }
 
+/* Frames erased from the version since it trained the checkpoint. */
+static int64
+erased_since(int64 checkpoint)
+{
+	AvcParam	param = AVC_INT8(checkpoint);
+	AvcRoleScope scope;
+	int64		erased;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	erased = avc_spi_int64("SELECT c.rows - (v.rows - v.erased) "
+						   "FROM _avcurate.checkpoints AS c "
+						   "JOIN _avcurate.slice_versions AS v "
+						   "USING (slice_id, version) WHERE c.checkpoint = $1",
+						   1, &param, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	return erased;
+}
+
 void
 avc_reproduce_compare(AvcJob *job, const AvcReply *saved,
 					  const char *environment)
@@ -51,6 +71,7 @@ avc_reproduce_compare(AvcJob *job, const AvcReply *saved,
 	AvcCheckpoint *original = avc_checkpoint_find(job->checkpoint, false);
 	EngTensorFile *file = avc_tensor_file_open(saved->blob, saved->blob_len);
 	char	   *sha256 = avc_weights_sha256(file);
+	int64		erased = erased_since(job->checkpoint);
 	char	   *differs;
 	char	   *result;
 	AvcRoleScope scope;
@@ -60,6 +81,9 @@ avc_reproduce_compare(AvcJob *job, const AvcReply *saved,
 	if (original->weights_sha256 != NULL &&
 		strcmp(sha256, original->weights_sha256) == 0)
 		result = "same weights";
+	else if (erased > 0)
+		result = psprintf("not comparable: " INT64_FORMAT " frames of the version were erased since",
+						  erased);
 	else if (differs != NULL)
 		result = psprintf("not comparable: %s", differs);
 	else
