@@ -22,26 +22,33 @@ typedef struct AvcDefinition
 								 * of the triggers that note deleted rows */
 } AvcDefinition;
 
+/* ---- analyse.c ---- */
+
 /*
  * Look at the view's parse tree; nothing is planned or evaluated.  "dataset"
- * is the slice's; Invalid = dropped.
+ * is the slice's; Invalid = dropped.  What was dropped is an obstacle, not an
+ * error.  To build on the result, hold a lock on the dataset from before the
+ * call to the end of the transaction.
  */
 extern AvcDefinition *avc_definition_analyse(Oid relid, Oid dataset);
+
+/* ---- evaluate.c ---- */
 
 typedef struct AvcEvaluator AvcEvaluator;
 
 /*
  * Compile a definition without obstacle.  The caller has entered the role of
- * the view's owner and stays in it while rows are evaluated; the rights to
- * the columns that the definition reads are checked here.
+ * the view's owner and stays in it while rows are evaluated, under the
+ * snapshot that is active; the rights to the columns that the definition
+ * reads are checked here.
  */
 extern AvcEvaluator *avc_evaluator_begin(const AvcDefinition *definition,
 										 Relation base, Relation view);
 
 /*
  * The view's row that the definition makes of a dataset's row, in a virtual
- * slot with the view's descriptor, valid until the next call; NULL if the row
- * does not pass.
+ * slot with the view's descriptor, valid until the next call and as long as
+ * base_row, which values may point into; NULL if the row does not pass.
  */
 extern TupleTableSlot *avc_evaluator_row(AvcEvaluator *evaluator,
 										 HeapTuple base_row);
