@@ -216,7 +216,9 @@ CREATE FUNCTION _avcurate.feature_renamed() RETURNS event_trigger
 COMMENT ON FUNCTION _avcurate.feature_renamed() IS
 	'refuse to rename the column of a feature';
 CREATE EVENT TRIGGER avc_feature_renamed ON ddl_command_end
-	WHEN TAG IN ('ALTER TABLE')
+	-- the others rename columns of tables, too
+	WHEN TAG IN ('ALTER TABLE', 'ALTER VIEW', 'ALTER FOREIGN TABLE',
+				 'ALTER MATERIALIZED VIEW', 'ALTER TYPE')
 	EXECUTE FUNCTION _avcurate.feature_renamed();
 ALTER EVENT TRIGGER avc_feature_renamed ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER avc_feature_renamed IS

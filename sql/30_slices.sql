@@ -341,7 +341,10 @@ COMMENT ON EVENT TRIGGER avcurate_slice_dropped IS
 	'dropped slices and datasets leave the registry';
 
 CREATE EVENT TRIGGER avcurate_slice_altered ON ddl_command_end
-	WHEN TAG IN ('ALTER MATERIALIZED VIEW', 'ALTER TABLE')
+	-- the last five rename views, columns or schemas of views, too
+	WHEN TAG IN ('ALTER MATERIALIZED VIEW', 'ALTER TABLE', 'ALTER VIEW',
+				 'ALTER INDEX', 'ALTER FOREIGN TABLE', 'ALTER TYPE',
+				 'ALTER SCHEMA')
 	EXECUTE FUNCTION _avcurate.slice_altered();
 ALTER EVENT TRIGGER avcurate_slice_altered ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER avcurate_slice_altered IS

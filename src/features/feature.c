@@ -465,6 +465,7 @@ change_type(const AvcDataset *dataset, List *features,
 					 errhint("Cast the expression to %s, or drop that feature first.",
 							 old_type)));
 	}
+	avc_feature_check_unread(dataset, feature->name, "change the type of");
 	run_as_owner(dataset,
 				 psprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s USING NULL",
 						  dataset->quoted_name,
@@ -535,6 +536,7 @@ avc_drop_feature(PG_FUNCTION_ARGS)
 							name, other->name),
 					 errhint("Drop or alter that feature first.")));
 	}
+	avc_feature_check_unread(dataset, name, "drop");
 	avc_catalog_enter(&scope);
 	avc_spi_exec("DELETE FROM _avcurate.features"
 				 " WHERE dataset = $1 AND feature = $2", 2,

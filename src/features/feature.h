@@ -32,6 +32,14 @@ extern List *avc_feature_inputs(const AvcFeature *feature);
 /* The features that it reads, directly or not; AvcFeature *, distinct. */
 extern List *avc_feature_all_needs(const AvcFeature *feature);
 
+/*
+ * Error that names the slices and other views that read the feature's column;
+ * what_for says what is to be done ("drop").  SPI must be connected.
+ */
+extern void avc_feature_check_unread(const AvcDataset *dataset,
+									 const char *feature,
+									 const char *what_for);
+
 /* One row in which the expression of a feature failed. */
 typedef struct AvcFeatureFailure
 {

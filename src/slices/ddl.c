@@ -96,6 +96,14 @@ avc_slice_dropped(PG_FUNCTION_ARGS)
 	ListCell   *cell;
 
 	check_event_trigger(fcinfo);
+	/* the name that a pinned slice is known by from now on */
+	exec_as_owner("UPDATE _avcurate.slices s "
+				  "SET slice_name = d.object_identity "
+				  "FROM pg_event_trigger_dropped_objects() d "
+				  "WHERE s.slice = d.objid "
+				  "AND d.classid = 'pg_class'::regclass "
+				  "AND d.objsubid = 0 AND s.slice_name <> d.object_identity",
+				  0, NULL);
 	foreach(cell, avc_slice_ids("SELECT s.slice_id "
 							"FROM pg_event_trigger_dropped_objects() d "
 							"JOIN _avcurate.slices s ON s.slice = d.objid "
@@ -178,8 +186,11 @@ avc_slice_altered(PG_FUNCTION_ARGS)
 	check_event_trigger(fcinfo);
 	foreach(cell, avc_slice_ids("SELECT DISTINCT s.slice_id "
 							"FROM pg_event_trigger_ddl_commands() d "
-							"JOIN _avcurate.slices s ON s.slice = d.objid "
-							"WHERE d.classid = 'pg_class'::regclass"))
+							"JOIN _avcurate.slices s ON true "
+							"JOIN pg_class c ON c.oid = s.slice "
+							"WHERE (d.classid, d.objid) IN "
+							"(('pg_class'::regclass, c.oid), "
+							"('pg_namespace'::regclass, c.relnamespace))"))
 		follow_alter(*(int64 *) lfirst(cell));
 	PG_RETURN_NULL();
 }
