@@ -20,7 +20,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 
 #include "common/catalog.h"
 #include "common/spi.h"
@@ -55,7 +54,7 @@ avc_slice_note_filter(Oid relid, Oid dataset, const char *filter)
 					"WHERE slice = $1", 3, params);
 }
 
-/* Lock dataset and view, in this order, and look the slice up again. */
+/* Lock dataset and view, in this order. */
 static AvcSlice *
 lock_slice(Oid relid, LOCKMODE mode)
 {
@@ -63,12 +62,7 @@ lock_slice(Oid relid, LOCKMODE mode)
 
 	if (OidIsValid(slice->dataset))
 		LockRelationOid(slice->dataset, AccessShareLock);
-	LockRelationOid(relid, mode);
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("slice was dropped while it waited to be altered")));
-	slice = avc_slice_find_owned(relid);
+	slice = avc_slice_lock(relid, mode);
 	if (!OidIsValid(slice->dataset))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -248,14 +248,7 @@ refresh_owned(Oid relid, const char *note, AvcRefresh **refresh)
 {
 	PreventCommandIfReadOnly("refresh_slice()");
 	PreventCommandIfParallelMode("refresh_slice()");
-	(void) avc_slice_find_owned(relid);
-	LockRelationOid(relid, ExclusiveLock);
-	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("slice was dropped while it waited to be refreshed")));
-	(void) avc_slice_find_owned(relid);
-
+	relid = avc_slice_lock(relid, ExclusiveLock)->relid;
 	*refresh = avc_refresh_begin(relid, false);
 	(*refresh)->note = note;
 	/* the statement that recomputes starts now that the lock is held */

@@ -12,6 +12,7 @@
 #include "executor/tuptable.h"
 #include "lib/stringinfo.h"
 #include "nodes/nodes.h"
+#include "storage/lockdefs.h"
 #include "utils/relcache.h"
 #include "utils/snapshot.h"
 #include "utils/tuplestore.h"
@@ -57,6 +58,12 @@ extern void avc_version_missing(const AvcSlice *slice, int64 version)
 
 /* Look up a slice and check that the current user owns it. */
 extern AvcSlice *avc_slice_find_owned(Oid relid);
+
+/*
+ * The same, with the view locked.  Follows a slice whose view is made again
+ * by alter_slice while the lock is waited for.
+ */
+extern AvcSlice *avc_slice_lock(Oid relid, LOCKMODE mode);
 
 /* Enter a view into the registry at version 1; it must be populated. */
 extern void avc_slice_register(Oid relid, Oid dataset, const char *filter);

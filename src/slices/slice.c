@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -179,6 +180,39 @@ avc_slice_find_owned(Oid relid)
 
 	avc_require_owner(relid);
 	return slice;
+}
+
+AvcSlice *
+avc_slice_lock(Oid relid, LOCKMODE mode)
+{
+	int64		slice_id = avc_slice_find_owned(relid)->slice_id;
+	AvcSlice   *slice;
+
+	for (;;)
+	{
+		LockRelationOid(relid, mode);
+		slice = avc_slice_find_by_id(slice_id, true);
+		if (slice == NULL || !OidIsValid(slice->relid))
+			break;
+		if (slice->relid != relid)
+		{
+			UnlockRelationOid(relid, mode);
+			relid = slice->relid;
+			continue;
+		}
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+			break;
+		avc_require_owner(relid);
+		return slice;
+	}
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent change of a slice"),
+				 errhint("Retry the transaction.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("slice was dropped while this command waited for it")));
 }
 
 void
