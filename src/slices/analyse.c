@@ -350,9 +350,16 @@ check_clauses(const Query *query)
 	return NULL;
 }
 
+static bool
+has_children(Relation base)
+{
+	return base->rd_rel->relhassubclass &&
+		find_inheritance_children(RelationGetRelid(base), NoLock) != NIL;
+}
+
 /* The one table that is read, if it is one. */
 static const char *
-check_from(const Query *query, Oid dataset)
+check_from(const Query *query, Relation base)
 {
 	const List *from = query->jointree->fromlist;
 	RangeTblEntry *entry;
@@ -365,11 +372,15 @@ check_from(const Query *query, Oid dataset)
 					 query->rtable);
 	if (entry->rtekind != RTE_RELATION)
 		return "the definition reads something else than a table";
-	if (entry->relid != dataset)
+	if (entry->relid != RelationGetRelid(base))
 		return psprintf("the definition reads %s, which is not the dataset",
 						get_rel_name(entry->relid));
 	if (entry->tablesample)
 		return "the definition has TABLESAMPLE";
+	/* without ONLY */
+	if (entry->inh && has_children(base))
+		return psprintf("dataset %s has child tables",
+						RelationGetRelationName(base));
 	return NULL;
 }
 
@@ -392,13 +403,13 @@ check_key(const Query *query, const AvcDefinition *definition)
 }
 
 static const char *
-check_query(AvcDefinition *definition, Oid dataset, Analysis *analysis)
+check_query(AvcDefinition *definition, Relation base, Analysis *analysis)
 {
 	const Query *query = definition->query;
 	const char *obstacle = check_clauses(query);
 
 	if (!obstacle)
-		obstacle = check_from(query, dataset);
+		obstacle = check_from(query, base);
 	if (!obstacle)
 		obstacle = check_key(query, definition);
 	if (!obstacle &&
@@ -474,13 +485,6 @@ notes_deleted(Relation base, uint64 *hash)
 	return on_delete && on_update;
 }
 
-static bool
-has_children(Relation base)
-{
-	return base->rd_rel->relhassubclass &&
-		find_inheritance_children(RelationGetRelid(base), NoLock) != NIL;
-}
-
 static const char *
 check_dataset(Relation base, const AvcDefinition *definition, Oid owner,
 			  uint64 *hash)
@@ -494,8 +498,6 @@ check_dataset(Relation base, const AvcDefinition *definition, Oid owner,
 		return psprintf("dataset %s is not a plain table", name);
 	if (form->relpersistence != RELPERSISTENCE_PERMANENT)
 		return psprintf("dataset %s is unlogged", name);
-	if (has_children(base))
-		return psprintf("dataset %s has child tables", name);
 	if (!is_key(base, definition->base_key))
 		return psprintf("dataset %s has no primary key on frame_id", name);
 	if (check_enable_rls(RelationGetRelid(base), owner, true) == RLS_ENABLED)
@@ -526,8 +528,7 @@ analyse(AvcDefinition *definition, Relation view, Relation base)
 	else
 	{
 		definition->base_key = get_attnum(RelationGetRelid(base), "frame_id");
-		definition->obstacle = check_query(definition, RelationGetRelid(base),
-										   &analysis);
+		definition->obstacle = check_query(definition, base, &analysis);
 	}
 	if (!definition->obstacle)
 		definition->obstacle = check_dataset(base, definition, owner,
