@@ -3,6 +3,9 @@ package SliceTest;
 use strict;
 use warnings;
 
+# the mode of versions that refresh_slice makes by difference
+our $by_difference = 'full';
+
 sub setup_sql
 {
 	return <<'SQL';
