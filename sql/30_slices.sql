@@ -294,7 +294,7 @@ CREATE FUNCTION avcurate.explain_refresh(
 	OUT changed_rows bigint
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'avc_explain_refresh'
-	LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION avcurate.explain_refresh(regclass) IS
 	'what the next refresh would do and why';
 

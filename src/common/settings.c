@@ -18,6 +18,7 @@ int			avc_max_workers = 4;
 int			avc_engine_idle_timeout = 300;
 int			avc_engine_memory_limit = 0;
 char	   *avc_engine_path = NULL;
+double		avc_refresh_full_threshold = 0.25;
 
 static bool
 check_device(char **newval, void **extra, GucSource source)
@@ -73,5 +74,10 @@ avc_settings_define(void)
 							   "The engine program; empty means beside the server's programs.",
 							   NULL, &avc_engine_path, "", PGC_SUSET, 0,
 							   NULL, NULL, NULL);
+	DefineCustomRealVariable("avcurate.refresh_full_threshold",
+							 "Share of a dataset's rows that may change before a refresh recomputes.",
+							 "0 always recomputes when a row changed, 1 never for this reason.",
+							 &avc_refresh_full_threshold, 0.25, 0.0, 1.0,
+							 PGC_USERSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("avcurate");
 }

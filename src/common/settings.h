@@ -13,6 +13,8 @@ extern int	avc_max_workers;			/* jobs running at once */
 extern int	avc_engine_idle_timeout;	/* seconds */
 extern int	avc_engine_memory_limit;	/* megabytes, 0 = half of the memory */
 extern char *avc_engine_path;			/* "" = beside the server's programs */
+/* share of a dataset's rows from which on a changed slice is recomputed */
+extern double avc_refresh_full_threshold;
 
 extern void avc_settings_define(void);
 

@@ -94,6 +94,7 @@ avc_create_slice(PG_FUNCTION_ARGS)
 	AvcForm		form = {0};
 	char	   *view;
 	char	   *bare_name;
+	Snapshot	before;
 	Oid			schema;
 	Oid			relid;
 
@@ -111,10 +112,12 @@ avc_create_slice(PG_FUNCTION_ARGS)
 	form.condition = avc_filter_condition(dataset->relid, filter);
 
 	avc_archive_enable(dataset->relid);
+	before = RegisterSnapshot(GetLatestSnapshot());
 	create_view(view, avc_form_query(dataset->relid, &form));
 	relid = get_relname_relid(bare_name, schema);
 	(void) avc_definition_check_view(relid);
-	avc_slice_register(relid, dataset->relid, filter);
+	avc_slice_register(relid, dataset->relid, filter, before);
+	UnregisterSnapshot(before);
 	avc_slice_note_filter(relid, dataset->relid, filter);
 	PG_RETURN_OID(relid);
 }
@@ -164,7 +167,7 @@ avc_track_slice(PG_FUNCTION_ARGS)
 	dataset = avc_definition_dataset(relid);
 	avc_archive_enable(dataset);
 	avc_erase_check_view(relid, dataset);
-	avc_slice_register(relid, dataset, NULL);
+	avc_slice_register(relid, dataset, NULL, NULL);
 	slice = avc_slice_find(relid, false);
 	warn_of_lost_images(slice);
 	PG_RETURN_INT64(slice->version);

@@ -14,6 +14,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_am_d.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_opfamily.h"
 #include "catalog/pg_type.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
@@ -351,12 +352,12 @@ avc_definition_dataset(Oid relid)
 	return dataset;
 }
 
-bool
-avc_definition_has_key(Relation rel)
+Oid
+avc_definition_key_index(Relation rel)
 {
 	AttrNumber	frame_id = get_attnum(RelationGetRelid(rel), "frame_id");
 	ListCell   *cell;
-	bool		found = false;
+	Oid			found = InvalidOid;
 
 	foreach(cell, RelationGetIndexList(rel))
 	{
@@ -366,12 +367,21 @@ avc_definition_has_key(Relation rel)
 		if (form->indisunique && form->indimmediate && form->indisvalid &&
 			index->rd_rel->relam == BTREE_AM_OID &&
 			form->indnkeyatts == 1 && form->indkey.values[0] == frame_id &&
+			index->rd_opfamily[0] == INTEGER_BTREE_FAM_OID &&
 			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred,
 						   NULL))
-			found = true;
+			found = lfirst_oid(cell);
 		index_close(index, AccessShareLock);
+		if (OidIsValid(found))
+			break;
 	}
 	return found;
+}
+
+bool
+avc_definition_has_key(Relation rel)
+{
+	return OidIsValid(avc_definition_key_index(rel));
 }
 
 bool

@@ -129,8 +129,8 @@ avc_delta_free(AvcDelta *delta)
 	pfree(delta);
 }
 
-static void
-count_pair(AvcDelta *delta, bool is_added, bool is_removed)
+void
+avc_delta_count(AvcDelta *delta, bool is_added, bool is_removed)
 {
 	if (is_added)
 		delta->added++;
@@ -158,7 +158,7 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg("slice has a row without frame_id")));
-	count_pair(delta, is_added, is_removed);
+	avc_delta_count(delta, is_added, is_removed);
 	if (!is_added)
 	{
 		avc_digest_subtract(digester, before);
@@ -198,9 +198,8 @@ pair_query(const char *old_rows, const char *new_rows)
 #define NEW_ROWS "SELECT n.frame_id, ROW(n.*) AS new_row FROM %s n"
 #define NO_PLACE "NULL::pg_catalog.tid"
 
-/* Newest version of the slice, NULL before the first; SPI is connected. */
-static AvcVersion *
-newest_version(const AvcSlice *slice)
+AvcVersion *
+avc_version_newest(const AvcSlice *slice)
 {
 	AvcVersion *newest;
 
@@ -263,7 +262,7 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	newest = newest_version(slice);
+	newest = avc_version_newest(slice);
 	held = avc_rows_collect(psprintf("SELECT %s FROM %s h "
 									 "WHERE h.to_version IS NULL",
 									 newest ?
@@ -306,7 +305,7 @@ avc_delta_by_definition(const AvcSlice *slice, Relation rel,
 	avc_catalog_enter(&scope);
 	avc_pin_text_format();
 	SPI_connect();
-	newest = newest_version(slice);
+	newest = avc_version_newest(slice);
 	/* with every name qualified, as the search_path of this scope is empty */
 	if (definition == NULL)
 		definition = TextDatumGetCString(avc_spi_value("SELECT rtrim("
@@ -371,7 +370,7 @@ avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 	fits = fits_history(slice, tuplestore_tuple_count(removed) +
 						tuplestore_tuple_count(added));
 	if (fits)
-		pair_rows(newest_version(slice),
+		pair_rows(avc_version_newest(slice),
 				  pair_query(psprintf(OLD_ROWS, NO_PLACE, "removed_rows"),
 							 psprintf(NEW_ROWS, "added_rows")), delta);
 	SPI_finish();

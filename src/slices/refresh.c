@@ -50,25 +50,55 @@ avc_refresh_can_be_concurrent(Oid relid)
 	return can;
 }
 
-/* Does the snapshot see the slice at its newest version, erasures included? */
-static bool
-is_seen(const AvcSlice *slice, Snapshot snapshot)
+/* What refreshes and erasures leave in the registry, as a snapshot sees it. */
+typedef struct Trace
 {
-	AvcParam	params[3] = {AVC_INT8(slice->slice_id),
-	AVC_INT8(slice->version), AVC_INT8(slice->erasures)};
-	AvcRoleScope scope;
-	bool		found;
+	int64		version;
+	int64		erasures;
+	TransactionId watermark;	/* who wrote it */
+} Trace;
 
+static void
+read_trace(const AvcSlice *slice, Snapshot snapshot, Trace *trace)
+{
+	static SPIPlanPtr plan = NULL;
+	AvcParam	param = AVC_INT8(slice->slice_id);
+	AvcRoleScope scope;
+	bool		is_null;
+
+	memset(trace, 0, sizeof(*trace));
 	PushActiveSnapshot(snapshot);
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	found = avc_spi_exec("SELECT 1 FROM _avcurate.slices "
-						 "WHERE slice_id = $1 AND version = $2 "
-						 "AND erasures = $3", 3, params, true, 1) > 0;
+	if (avc_spi_exec_kept(&plan, "SELECT s.version, s.erasures, w.xmin "
+						  "FROM _avcurate.slices s "
+						  "LEFT JOIN _avcurate.slice_watermarks w "
+						  "ON w.slice_id = s.slice_id "
+						  "WHERE s.slice_id = $1", 1, &param, true, 1) > 0)
+	{
+		Datum		value = avc_spi_column(0, "xmin", &is_null);
+
+		trace->watermark = is_null ? InvalidTransactionId :
+			DatumGetTransactionId(value);
+		trace->version = DatumGetInt64(avc_spi_column(0, "version",
+													  &is_null));
+		trace->erasures = DatumGetInt64(avc_spi_column(0, "erasures",
+													   &is_null));
+	}
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	PopActiveSnapshot();
-	return found;
+}
+
+bool
+avc_refresh_is_missed(const AvcSlice *slice, Snapshot snapshot)
+{
+	Trace		seen;
+	Trace		newest;
+
+	read_trace(slice, snapshot, &seen);
+	read_trace(slice, GetLatestSnapshot(), &newest);
+	return memcmp(&seen, &newest, sizeof(Trace)) != 0;
 }
 
 /*
@@ -78,7 +108,8 @@ is_seen(const AvcSlice *slice, Snapshot snapshot)
 static void
 check_serializable(const AvcSlice *slice)
 {
-	if (!IsolationUsesXactSnapshot() || is_seen(slice, GetLatestSnapshot()))
+	if (!IsolationUsesXactSnapshot() ||
+		!avc_refresh_is_missed(slice, GetTransactionSnapshot()))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -107,19 +138,46 @@ AvcRefresh *
 avc_refresh_begin(Oid relid, bool is_concurrent)
 {
 	AvcRefresh *refresh = palloc0_object(AvcRefresh);
+	AvcSlice   *slice = avc_slice_find(relid, false);
 
-	refresh->slice = avc_slice_find(relid, false);
+	refresh->slice = slice;
+	refresh->version_before = slice->version;
 	refresh->role = GetUserNameFromId(GetUserId(), false);
-	check_key(refresh->slice);
-	if (OidIsValid(refresh->slice->dataset))
-		avc_archive_hold(refresh->slice->dataset);
-	if (refresh->slice->version == 0)
+	check_key(slice);
+	if (OidIsValid(slice->dataset))
+		avc_archive_hold(slice->dataset);
+	if (slice->version == 0)
 		return refresh;
-	check_serializable(refresh->slice);
-	refresh->is_stale = !is_seen(refresh->slice, GetActiveSnapshot());
+	check_serializable(slice);
 	if (is_concurrent)
 		refresh->before = RegisterSnapshot(GetLatestSnapshot());
 	return refresh;
+}
+
+void
+avc_refresh_mark(AvcRefresh *refresh, Snapshot used)
+{
+	AvcSlice   *slice = refresh->slice;
+	Relation	base;
+
+	if (refresh->mark)
+		avc_watermark_release(refresh->mark);
+	refresh->mark = NULL;
+	refresh->rule = avc_definition_analyse(slice->relid, slice->dataset);
+	refresh->obstacle = refresh->rule->obstacle;
+	if (refresh->obstacle)
+		return;
+	base = table_open(slice->dataset, AccessShareLock);
+	refresh->old = avc_watermark_load(slice->slice_id);
+	refresh->mark = avc_watermark_take(base, refresh->rule, used);
+	if (slice->must_recompute)
+		refresh->obstacle = "the last refresh used a snapshot older than the one before it";
+	else if (IsolationIsSerializable())
+		refresh->obstacle = "a serializable transaction has to read the whole dataset";
+	else
+		refresh->obstacle = avc_watermark_obstacle(refresh->old,
+												   refresh->mark, base);
+	table_close(base, NoLock);
 }
 
 void
@@ -140,6 +198,24 @@ avc_refresh_run(Oid relid, bool is_concurrent)
 	AtEOXact_GUC(false, guc_level);
 }
 
+/* What the view's rows are to become, by difference where that can be. */
+static AvcDelta *
+find_new_rows(AvcRefresh *refresh, Relation rel)
+{
+	Relation	base;
+	AvcDelta   *delta = NULL;
+
+	if (refresh->mark && refresh->obstacle == NULL && !refresh->is_altered)
+	{
+		base = table_open(refresh->slice->dataset, AccessShareLock);
+		delta = avc_delta_by_rows(refresh, rel, base, false);
+		table_close(base, NoLock);
+	}
+	refresh->is_incremental = delta != NULL;
+	return delta ? delta : avc_delta_by_definition(refresh->slice, rel,
+												   refresh->definition);
+}
+
 static AvcDelta *
 find_delta(AvcRefresh *refresh, Relation rel)
 {
@@ -147,8 +223,7 @@ find_delta(AvcRefresh *refresh, Relation rel)
 
 	if (refresh->writes_view)
 	{
-		delta = avc_delta_by_definition(refresh->slice, rel,
-										refresh->definition);
+		delta = find_new_rows(refresh, rel);
 		avc_apply(refresh->slice, rel, delta);
 		return delta;
 	}
@@ -169,45 +244,103 @@ find_delta(AvcRefresh *refresh, Relation rel)
 	return avc_delta_by_comparison(refresh->slice, rel, true);
 }
 
+static const char *
+mode_of(const AvcRefresh *refresh)
+{
+	if (refresh->version_before == 0)
+		return "initial";
+	return refresh->is_incremental ? "incremental" : "full";
+}
+
+/* A snapshot older than another refresh's was used, and no newer to be had. */
+static bool
+is_outdated(const AvcRefresh *refresh)
+{
+	return refresh->is_stale && IsolationUsesXactSnapshot();
+}
+
 static void
 write_version(const AvcRefresh *refresh, const AvcDelta *delta, int64 version)
 {
+	static SPIPlanPtr update = NULL;
+	static SPIPlanPtr insert = NULL;
 	const AvcSlice *slice = refresh->slice;
-	AvcParam	params[12];
+	AvcParam	params[11];
 	AvcRoleScope scope;
 
 	params[0] = AVC_INT8(slice->slice_id);
 	params[1] = AVC_INT8(version);
-	params[2] = AVC_BOOL(refresh->is_stale && IsolationUsesXactSnapshot());
-	params[3] = AVC_INT8(delta->added);
-	params[4] = AVC_INT8(delta->removed);
-	params[5] = AVC_INT8(delta->changed);
-	params[6] = AVC_TEXT(version == 1 ? "initial" : "full");
-	params[7] = AVC_INT4(AVC_DIGEST_FORMAT);
-	params[8] = AVC_TEXT(delta->digest);
-	params[9] = AVC_TEXT(refresh->note);
-	params[10] = AVC_TEXT(refresh->role);
-	params[11] = AVC_INT8(delta->rows);
+	params[2] = AVC_BOOL(is_outdated(refresh));
+	params[3] = AVC_TEXT(refresh->role);
+	params[4] = AVC_INT8(delta->rows);
+	params[5] = AVC_INT8(delta->added);
+	params[6] = AVC_INT8(delta->removed);
+	params[7] = AVC_INT8(delta->changed);
+	params[8] = AVC_TEXT(mode_of(refresh));
+	params[9] = AVC_TEXT(delta->digest);
+	params[10] = AVC_TEXT(refresh->note);
 
 	avc_catalog_enter(&scope);
 	avc_pin_text_format();
 	SPI_connect();
-	if (avc_spi_exec("UPDATE _avcurate.slices SET version = $2, "
-					 "must_recompute = $3, "
-					 "definition = pg_catalog.pg_get_viewdef(slice) "
-					 "WHERE slice_id = $1 AND version = $2 - 1",
-					 3, params, false, 0) != 1)
+	if (avc_spi_exec_kept(&update, "UPDATE _avcurate.slices SET version = $2, "
+						  "must_recompute = $3, "
+						  "definition = pg_catalog.pg_get_viewdef(slice) "
+						  "WHERE slice_id = $1 AND version = $2 - 1",
+						  3, params, false, 0) != 1)
 		elog(ERROR, "registry of slice %s changed during its refresh",
 			 slice->name);
-	avc_spi_exec("INSERT INTO _avcurate.slice_versions (slice_id, version, "
-				 "created_by, rows, added, removed, changed, mode, "
-				 "definition, columns, digest_format, digest, note) "
-				 "SELECT $1, $2, $11, $12, $4, $5, $6, $7, "
-				 "definition, columns, $8, $9, $10 "
-				 "FROM _avcurate.slices WHERE slice_id = $1",
-				 12, params, false, 0);
+	avc_spi_exec_kept(&insert, "INSERT INTO _avcurate.slice_versions "
+					  "(slice_id, version, created_by, rows, added, removed, "
+					  "changed, mode, definition, columns, digest_format, "
+					  "digest, note) "
+					  "SELECT $1, $2, $4, $5, $6, $7, $8, $9, definition, "
+					  "columns, " CppAsString2(AVC_DIGEST_FORMAT) ", $10, $11 "
+					  "FROM _avcurate.slices WHERE slice_id = $1",
+					  11, params, false, 0);
 	SPI_finish();
 	avc_catalog_leave(&scope);
+}
+
+/* The view is what its definition says again. */
+static void
+unmark_recompute(AvcSlice *slice)
+{
+	AvcParam	param = AVC_INT8(slice->slice_id);
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_spi_exec("UPDATE _avcurate.slices SET must_recompute = false "
+				 "WHERE slice_id = $1", 1, &param, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	slice->must_recompute = false;
+}
+
+/*
+ * Leave what the next refresh starts from.  An outdated refresh leaves what
+ * there is: if it changed no row, the view still is what that stands for, and
+ * if it did, the slice is marked to be recomputed.
+ */
+static void
+leave_watermark(AvcRefresh *refresh, bool has_changed)
+{
+	int64		slice_id = refresh->slice->slice_id;
+	Relation	base;
+
+	if (refresh->mark == NULL)
+		avc_watermark_forget(slice_id);
+	else if (!is_outdated(refresh))
+	{
+		base = table_open(refresh->slice->dataset, NoLock);
+		avc_watermark_save(slice_id, refresh->old, refresh->mark, base,
+						   has_changed || !refresh->is_incremental);
+		table_close(base, NoLock);
+	}
+	if (refresh->mark)
+		avc_watermark_release(refresh->mark);
+	refresh->mark = NULL;
 }
 
 int64
@@ -216,17 +349,21 @@ avc_refresh_finish(AvcRefresh *refresh)
 	AvcSlice   *slice = refresh->slice;
 	Relation	rel = table_open(slice->relid, NoLock);
 	AvcDelta   *delta = find_delta(refresh, rel);
+	bool		has_changed = delta->added + delta->removed +
+		delta->changed > 0;
 
 	refresh->added = delta->added;
 	refresh->removed = delta->removed;
 	refresh->changed = delta->changed;
-	if (slice->version == 0 || refresh->is_altered ||
-		delta->added + delta->removed + delta->changed > 0)
+	if (slice->version == 0 || refresh->is_altered || has_changed)
 	{
 		slice->version++;
 		write_version(refresh, delta, slice->version);
 		avc_history_apply(slice, delta, slice->version);
 	}
+	else if (slice->must_recompute && !is_outdated(refresh))
+		unmark_recompute(slice);
+	leave_watermark(refresh, has_changed);
 	avc_delta_free(delta);
 	table_close(rel, NoLock);
 	return slice->version;
@@ -242,36 +379,37 @@ is_populated(Oid relid)
 	return populated;
 }
 
-/* Refresh one slice as its owner; *refresh tells what changed. */
-static int64
-refresh_owned(Oid relid, const char *note, AvcRefresh **refresh)
+/* Refresh one slice as its owner; tells what changed. */
+static AvcRefresh *
+refresh_owned(Oid relid, const char *note)
 {
+	AvcRefresh *refresh;
+
 	PreventCommandIfReadOnly("refresh_slice()");
 	PreventCommandIfParallelMode("refresh_slice()");
 	relid = avc_slice_lock(relid, ExclusiveLock)->relid;
-	*refresh = avc_refresh_begin(relid, false);
-	(*refresh)->note = note;
-	/* the statement that recomputes starts now that the lock is held */
-	(*refresh)->is_stale = false;
-	(*refresh)->writes_view = is_populated(relid);
-	if (!(*refresh)->writes_view)
+	refresh = avc_refresh_begin(relid, false);
+	refresh->note = note;
+	refresh->writes_view = is_populated(relid);
+	avc_refresh_mark(refresh, NULL);
+	if (!refresh->writes_view)
 	{
 		LockRelationOid(relid, AccessExclusiveLock);
 		avc_refresh_run(relid, false);
 	}
-	return avc_refresh_finish(*refresh);
+	(void) avc_refresh_finish(refresh);
+	return refresh;
 }
 
 Datum
 avc_refresh_slice(PG_FUNCTION_ARGS)
 {
-	AvcRefresh *refresh;
 	char	   *note;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	note = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	PG_RETURN_INT64(refresh_owned(PG_GETARG_OID(0), note, &refresh));
+	PG_RETURN_INT64(refresh_owned(PG_GETARG_OID(0), note)->slice->version);
 }
 
 /* OIDs of the tracked slices of a dataset (Invalid: of all), ascending. */
@@ -310,20 +448,19 @@ put_refresh(ReturnSetInfo *result, Oid relid)
 	TimestampTz start = GetCurrentTimestamp();
 	Datum		values[10];
 	bool		nulls[10] = {false};
-	AvcRefresh *refresh;
-	AvcSlice   *slice = avc_slice_find(relid, false);
-	int64		rows_before = avc_slice_version_rows(slice, slice->version);
-	int64		version = refresh_owned(relid, NULL, &refresh);
+	AvcRefresh *refresh = refresh_owned(relid, NULL);
+	AvcSlice   *slice = refresh->slice;
+	int64		rows = avc_slice_version_rows(slice, slice->version);
 
 	values[0] = ObjectIdGetDatum(relid);
-	values[1] = Int64GetDatum(slice->version);
-	values[2] = Int64GetDatum(version);
-	values[3] = Int64GetDatum(rows_before);
-	values[4] = Int64GetDatum(avc_slice_version_rows(refresh->slice, version));
+	values[1] = Int64GetDatum(refresh->version_before);
+	values[2] = Int64GetDatum(slice->version);
+	values[3] = Int64GetDatum(rows - refresh->added + refresh->removed);
+	values[4] = Int64GetDatum(rows);
 	values[5] = Int64GetDatum(refresh->added);
 	values[6] = Int64GetDatum(refresh->removed);
 	values[7] = Int64GetDatum(refresh->changed);
-	values[8] = CStringGetTextDatum("full");
+	values[8] = CStringGetTextDatum(mode_of(refresh));
 	values[9] = DirectFunctionCall2(timestamp_mi,
 									TimestampTzGetDatum(GetCurrentTimestamp()),
 									TimestampTzGetDatum(start));
@@ -347,31 +484,73 @@ avc_refresh_slices(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* Why the slice is recomputed whatever changed; NULL if it may not be. */
+static const char *
+reason_of_view(Relation rel)
+{
+	if (!RelationIsPopulated(rel))
+		return "the view holds no rows: it is filled again and compared with its newest version";
+	if (!avc_definition_has_key(rel))
+		return "the view has no unique index on frame_id: the refresh would fail";
+	return NULL;
+}
+
+/*
+ * Rows that a refresh would change now, -1 if it would recompute; reads only,
+ * on a standby too.
+ */
+static int64
+count_changes(AvcRefresh *refresh, Relation rel)
+{
+	AvcDelta   *delta = NULL;
+	int64		changes = -1;
+	Relation	base;
+
+	avc_refresh_mark(refresh, NULL);
+	if (refresh->obstacle == NULL)
+	{
+		base = table_open(refresh->slice->dataset, AccessShareLock);
+		delta = avc_delta_by_rows(refresh, rel, base, true);
+		table_close(base, NoLock);
+	}
+	if (delta)
+	{
+		changes = delta->added + delta->removed + delta->changed;
+		avc_delta_free(delta);
+	}
+	if (refresh->mark)
+		avc_watermark_release(refresh->mark);
+	return changes;
+}
+
 Datum
 avc_explain_refresh(PG_FUNCTION_ARGS)
 {
-	AvcSlice   *slice = avc_slice_find(PG_GETARG_OID(0), false);
+	AvcRefresh	refresh = {.slice = avc_slice_find(PG_GETARG_OID(0), false)};
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Datum		values[3];
-	bool		nulls[3] = {false, false, true};
+	bool		nulls[3] = {false, false, false};
+	int64		changes = -1;
 	Relation	rel;
-	const char *reason;
 
-	avc_slice_check_readable(slice);
+	avc_slice_check_readable(refresh.slice);
 	InitMaterializedSRF(fcinfo, 0);
-	rel = table_open(slice->relid, AccessShareLock);
-	if (!RelationIsPopulated(rel))
-		reason = "the view holds no rows: it is filled again and compared with its newest version";
-	else if (!avc_definition_has_key(rel))
-		reason = "the view has no unique index on frame_id: the refresh would fail";
-	else if (slice->must_recompute)
-		reason = "the last refresh used a snapshot older than the one before it";
-	else
-		reason = "the definition is recomputed and the difference is written";
-	table_close(rel, AccessShareLock);
-	values[0] = CStringGetTextDatum("full");
-	values[1] = CStringGetTextDatum(reason);
-	values[2] = (Datum) 0;
+	if (OidIsValid(refresh.slice->dataset))
+		LockRelationOid(refresh.slice->dataset, AccessShareLock);
+	rel = table_open(refresh.slice->relid, AccessShareLock);
+	refresh.obstacle = reason_of_view(rel);
+	if (refresh.obstacle == NULL)
+		changes = count_changes(&refresh, rel);
+	table_close(rel, NoLock);
+
+	values[0] = CStringGetTextDatum(changes < 0 ? "full" :
+									changes > 0 ? "incremental" : "none");
+	values[1] = CStringGetTextDatum(refresh.obstacle ? refresh.obstacle :
+									changes > 0 ?
+									"only the rows that changed since the last refresh are read" :
+									"nothing that the slice reads has changed since the last refresh");
+	values[2] = Int64GetDatum(changes);
+	nulls[2] = changes < 0;
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	return (Datum) 0;
 }

@@ -18,7 +18,9 @@
 #include "utils/tuplestore.h"
 
 #include "common/spi.h"
+#include "slices/evaluate.h"
 #include "slices/slice.h"
+#include "slices/watermark.h"
 
 /* Format number of digests made now; digest.c says what it stands for. */
 #define AVC_DIGEST_FORMAT 1
@@ -65,8 +67,13 @@ extern AvcSlice *avc_slice_find_owned(Oid relid);
  */
 extern AvcSlice *avc_slice_lock(Oid relid, LOCKMODE mode);
 
-/* Enter a view into the registry at version 1; it must be populated. */
-extern void avc_slice_register(Oid relid, Oid dataset, const char *filter);
+/*
+ * Enter a view into the registry at version 1; it must be populated.  "used"
+ * is a registered snapshot not newer than the one its rows were computed
+ * with, NULL if that is not known.
+ */
+extern void avc_slice_register(Oid relid, Oid dataset, const char *filter,
+							   Snapshot used);
 
 /* schema.name of a relation, quoted where needed. */
 extern char *avc_relation_name(Oid relid);
@@ -102,7 +109,8 @@ extern Oid	avc_definition_dataset(Oid relid);
 /* Error unless the relation can be tracked; false if frame_id has no index. */
 extern bool avc_definition_check_view(Oid relid);
 
-/* A valid, full, immediate unique index on frame_id alone. */
+/* A valid, full, immediate unique index on frame_id alone, or InvalidOid. */
+extern Oid	avc_definition_key_index(Relation rel);
 extern bool avc_definition_has_key(Relation rel);
 
 /* Columns needed by batches that the view lacks, comma-separated, or NULL. */
@@ -252,6 +260,15 @@ extern AvcDelta *avc_delta_by_definition(const AvcSlice *slice, Relation rel,
 extern AvcDelta *avc_delta_create(Relation rel);
 extern void avc_delta_free(AvcDelta *delta);
 
+/* One more frame that came, went or changed. */
+extern void avc_delta_count(AvcDelta *delta, bool is_added, bool is_removed);
+
+/*
+ * The newest version, with what the next one starts from: its rows and digest
+ * without the rows erased since.  NULL before the first; SPI is connected.
+ */
+extern AvcVersion *avc_version_newest(const AvcSlice *slice);
+
 /* ---- apply.c ---- */
 
 /*
@@ -349,18 +366,38 @@ typedef struct AvcRefresh
 								 * digest are computed afresh */
 	const char *note;
 	const char *role;			/* who refreshes */
+	AvcDefinition *rule;		/* avc_refresh_mark's, as the next two */
+	AvcWatermark *old;			/* what the slice remembers, or NULL */
+	AvcWatermark *mark;			/* what it is to remember, or NULL */
 	/* result */
+	int64		version_before;
 	int64		added;
 	int64		removed;
 	int64		changed;
+	bool		is_incremental;
+	const char *obstacle;		/* why it is not */
 } AvcRefresh;
 
 /*
- * Take note of the view's contents.  The caller holds the lock of the
- * refresh to come: ExclusiveLock, or AccessExclusiveLock with
- * is_concurrent false.
+ * Take note of the view's contents.  The caller holds AccessShareLock on the
+ * dataset and the lock of the refresh to come on the view: ExclusiveLock, or
+ * AccessExclusiveLock with is_concurrent false.
  */
 extern AvcRefresh *avc_refresh_begin(Oid relid, bool is_concurrent);
+
+/*
+ * Take the watermark that finish will leave: of the snapshot "used", or with
+ * NULL of now.  Whatever reads the dataset must use that snapshot or a newer
+ * one.  Without this call no watermark is left, and the next refresh
+ * recomputes.
+ */
+extern void avc_refresh_mark(AvcRefresh *refresh, Snapshot used);
+
+/*
+ * Does the snapshot miss a refresh of the slice, or an erasure?  Versions,
+ * and watermarks that were moved without one, are looked at.
+ */
+extern bool avc_refresh_is_missed(const AvcSlice *slice, Snapshot snapshot);
 
 /* Record what the refresh changed and return the version it is at now. */
 extern int64 avc_refresh_finish(AvcRefresh *refresh);
@@ -370,6 +407,17 @@ extern void avc_refresh_run(Oid relid, bool is_concurrent);
 
 /* Can REFRESH CONCURRENTLY be used on this view by its owner? */
 extern bool avc_refresh_can_be_concurrent(Oid relid);
+
+/* ---- delta_rows.c ---- */
+
+/*
+ * The difference that the rows changed since the watermark make, with marks
+ * old and new taken and no obstacle between them.  NULL if so many changed
+ * that recomputing pays; the reason is the refresh's obstacle then.  With
+ * is_counted_only it has no more than its counts, and nothing is written.
+ */
+extern AvcDelta *avc_delta_by_rows(AvcRefresh *refresh, Relation view,
+								   Relation base, bool is_counted_only);
 
 /* ---- typed_refresh.c ---- */
 

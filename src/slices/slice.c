@@ -120,7 +120,7 @@ slice_from_row(MemoryContext context)
 }
 
 static AvcSlice *
-slice_find(const char *key, AvcParam param)
+slice_find(SPIPlanPtr *plan, const char *sql, AvcParam param)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	AvcSlice   *slice = NULL;
@@ -128,8 +128,7 @@ slice_find(const char *key, AvcParam param)
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	if (avc_spi_exec(psprintf("SELECT * FROM _avcurate.slices WHERE %s = $1",
-							  key), 1, &param, false, 1) > 0)
+	if (avc_spi_exec_kept(plan, sql, 1, &param, false, 1) > 0)
 		slice = slice_from_row(caller);
 	SPI_finish();
 	avc_catalog_leave(&scope);
@@ -139,7 +138,9 @@ slice_find(const char *key, AvcParam param)
 AvcSlice *
 avc_slice_find(Oid relid, bool missing_ok)
 {
-	AvcSlice   *slice = slice_find("slice", AVC_REGCLASS(relid));
+	static SPIPlanPtr plan = NULL;
+	AvcSlice   *slice = slice_find(&plan, "SELECT * FROM _avcurate.slices "
+								   "WHERE slice = $1", AVC_REGCLASS(relid));
 	char	   *name;
 
 	if (slice != NULL || missing_ok)
@@ -163,7 +164,10 @@ avc_slice_find(Oid relid, bool missing_ok)
 AvcSlice *
 avc_slice_find_by_id(int64 slice_id, bool missing_ok)
 {
-	AvcSlice   *slice = slice_find("slice_id", AVC_INT8(slice_id));
+	static SPIPlanPtr plan = NULL;
+	AvcSlice   *slice = slice_find(&plan, "SELECT * FROM _avcurate.slices "
+								   "WHERE slice_id = $1",
+								   AVC_INT8(slice_id));
 
 	if (slice == NULL && !missing_ok)
 		ereport(ERROR,
@@ -249,13 +253,14 @@ avc_slice_check_complete(const AvcSlice *slice)
 AvcVersion *
 avc_version_find(const AvcSlice *slice, int64 version, bool read_only)
 {
+	static SPIPlanPtr plan = NULL;
 	AvcParam	params[2] = {AVC_INT8(slice->slice_id), AVC_INT8(version)};
 	AvcVersion *found;
 	bool		is_null;
 
-	if (avc_spi_exec("SELECT * FROM _avcurate.slice_versions "
-					 "WHERE slice_id = $1 AND version = $2",
-					 2, params, read_only, 1) == 0)
+	if (avc_spi_exec_kept(&plan, "SELECT * FROM _avcurate.slice_versions "
+						  "WHERE slice_id = $1 AND version = $2",
+						  2, params, read_only, 1) == 0)
 		return NULL;
 	found = palloc0_object(AvcVersion);
 	found->version = version;
@@ -400,7 +405,7 @@ relation_columns(Oid relid)
 }
 
 void
-avc_slice_register(Oid relid, Oid dataset, const char *filter)
+avc_slice_register(Oid relid, Oid dataset, const char *filter, Snapshot used)
 {
 	AvcParam	params[6];
 	AvcRefresh *refresh;
@@ -428,5 +433,7 @@ avc_slice_register(Oid relid, Oid dataset, const char *filter)
 
 	avc_history_create(slice_id, relid);
 	refresh = avc_refresh_begin(relid, false);
+	if (used)
+		avc_refresh_mark(refresh, used);
 	avc_refresh_finish(refresh);
 }

@@ -34,6 +34,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "slices/refresh.h"
 
@@ -48,7 +49,6 @@ typedef struct Watch
 	Oid			relid;
 	int			nest_level;		/* of the transaction it started in */
 	bool		is_concurrent;
-	bool		has_waited;
 	int			guc_level;
 	AvcRefresh *refresh;
 } Watch;
@@ -151,17 +151,28 @@ lock_tracked(RefreshMatViewStmt *statement, bool *is_concurrent,
 			 bool *has_waited)
 {
 	Oid			relid = RangeVarGetRelid(statement->relation, NoLock, true);
+	AvcSlice   *slice;
 
-	/* WITH NO DATA empties the view; the history needs no view */
-	if (!OidIsValid(relid) || statement->skipData || is_suppressed(relid) ||
-		get_rel_relkind(relid) != RELKIND_MATVIEW ||
-		avc_slice_find(relid, true) == NULL)
+	if (!OidIsValid(relid) || is_suppressed(relid) ||
+		get_rel_relkind(relid) != RELKIND_MATVIEW)
+		return InvalidOid;
+	slice = avc_slice_find(relid, true);
+	if (slice == NULL)
 		return InvalidOid;
 
-	/* whoever held the lock may have dropped or given up the slice */
+	if (OidIsValid(slice->dataset))
+		LockRelationOid(slice->dataset, AccessShareLock);
 	relid = lock_view(statement->relation, has_waited);
-	if (!OidIsValid(relid) || avc_slice_find(relid, true) == NULL)
+	/* whoever held the lock may have dropped or given up the slice */
+	slice = OidIsValid(relid) ? avc_slice_find(relid, true) : NULL;
+	if (slice == NULL)
 		return InvalidOid;
+	if (statement->skipData)
+	{
+		/* the history needs no view, but what fills it again must be new */
+		avc_watermark_forget(slice->slice_id);
+		return InvalidOid;
+	}
 	*is_concurrent = statement->concurrent ||
 		avc_refresh_can_be_concurrent(relid);
 	if (!*is_concurrent)
@@ -201,8 +212,11 @@ avc_refresh_starts(PG_FUNCTION_ARGS)
 	watch = watch_push(relid);
 	watch->statement = node;
 	watch->is_concurrent = is_concurrent;
-	watch->has_waited = has_waited;
 	watch->refresh = avc_refresh_begin(relid, is_concurrent);
+	watch->refresh->is_stale = has_waited ||
+		avc_refresh_is_missed(watch->refresh->slice, GetActiveSnapshot());
+	/* the command computes the rows with a copy of the active snapshot */
+	avc_refresh_mark(watch->refresh, GetActiveSnapshot());
 	statement->concurrent = is_concurrent;
 	/* the definition runs with a pinned search_path, so name the view fully */
 	statement->relation->schemaname =
@@ -226,14 +240,11 @@ avc_refresh_ends(PG_FUNCTION_ARGS)
 	watches = watch->outer;
 	AtEOXact_GUC(false, watch->guc_level);
 
-	if (watch->has_waited || watch->refresh->is_stale)
+	if (watch->refresh->is_stale && !IsolationUsesXactSnapshot())
 	{
-		watch->refresh->is_stale = true;
-		if (!IsolationUsesXactSnapshot())
-		{
-			avc_refresh_run(watch->relid, watch->is_concurrent);
-			watch->refresh->is_stale = false;
-		}
+		avc_refresh_mark(watch->refresh, NULL);
+		avc_refresh_run(watch->relid, watch->is_concurrent);
+		watch->refresh->is_stale = false;
 	}
 	avc_refresh_finish(watch->refresh);
 	pfree(watch);
