@@ -307,7 +307,7 @@ put_closed(Merge *merge, int64 key, TupleTableSlot *row)
 
 	values[0] = Int64GetDatum(key);
 	values[1] = PointerGetDatum(&row->tts_tid);
-	avc_digest_subtract(merge->digester, ExecFetchSlotHeapTupleDatum(row));
+	avc_digest_subtract_slot(merge->digester, row);
 	tuplestore_putvalues(merge->delta->closed, merge->delta->closed_desc,
 						 values, nulls);
 }
@@ -315,7 +315,7 @@ put_closed(Merge *merge, int64 key, TupleTableSlot *row)
 static void
 put_opened(Merge *merge, TupleTableSlot *row)
 {
-	avc_digest_add(merge->digester, ExecFetchSlotHeapTupleDatum(row));
+	avc_digest_add_slot(merge->digester, row);
 	tuplestore_puttupleslot(merge->delta->opened, row);
 }
 

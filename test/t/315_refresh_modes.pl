@@ -115,6 +115,7 @@ is(last_line(q{SELECT pg_current_wal_insert_lsn() AS lsn \gset
 is(last_line(q{SELECT add_frames(12); DELETE FROM frames WHERE frame_id IN (SELECT frame_id FROM night ORDER BY 1 LIMIT 3);
 	SELECT rows_before - (SELECT rows FROM avcurate.slices) AS d, version - version_before, rows - rows_before, added, removed, changed, mode
 	FROM avcurate.refresh_slices('frames');}), '0|1|1|4|3|0|incremental', 'what refresh_slices returns');
+is(last_line($outcome), 'incremental +4 -3 ~0', 'and what it did');
 
 # ---- the threshold ----
 
