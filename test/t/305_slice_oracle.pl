@@ -27,7 +27,7 @@ srand($seed);
 note "AVC_SEED=$seed";
 
 my $gate = $OracleWrites::gate;
-my @slices = ('night', 'hashes', 'words', 'crowded');
+my @slices = ('night', 'few', 'hashes', 'words', 'crowded');
 
 my $node = PostgreSQL::Test::Cluster->new('oracle');
 $node->init;
@@ -54,6 +54,8 @@ CREATE INDEX ON night (weather, split);
 CREATE UNIQUE INDEX ON night (image_id);
 CREATE INDEX ON night (upper(weather), (ann_bboxes[1][3] - ann_bboxes[1][1]));
 CREATE INDEX ON night (words) WHERE ann_bboxes IS NOT NULL;
+SELECT avcurate.create_slice('few', 'frames', 'words < 6', '{weather}');
+CREATE INDEX ON few (weather);
 CREATE MATERIALIZED VIEW hashes AS SELECT f.frame_id, f.image_sha256 FROM frames f;
 CREATE UNIQUE INDEX ON hashes (frame_id);
 SELECT avcurate.track_slice('hashes');
@@ -105,6 +107,14 @@ sub step
 	return before() . "$how\n" . refreshed($exact, $slice);
 }
 
+sub alter_filter
+{
+	my ($slice) = @_;
+	my $filter = pick("timeofday = 'night' AND weather <> 'foggy'", "timeofday = 'night'", "timeofday = 'night' OR words = " . int rand 9,
+		'words < ' . (2 + int rand 7), "scene <> 'streeta' AND weather <> 'rainy'");
+	return "SELECT avcurate.alter_slice('$slice', \$\$$filter\$\$);";
+}
+
 sub fill { return pick("SELECT avcurate.refresh_slice('$_[0]');", "REFRESH MATERIALIZED VIEW $_[0];") }
 
 sub within { return "BEGIN$_[0];\n$_[1]" . ($_[2] || 'COMMIT') . ";\n" }
@@ -135,6 +145,14 @@ my %kind = (
 	cancelled => [ 1, sub { my $s = pick(@slices); "SET statement_timeout = '" . (1 + int rand 12) . "ms';\nSELECT avcurate.refresh_slice('$s');\nRESET statement_timeout;\n" . within('', step($_[0], $s)) } ],
 	other_index => [ 1, sub { my $s = pick(@slices);
 		within('', "DROP INDEX ${s}_frame_id_idx;\nCREATE UNIQUE INDEX ${s}_frame_id_idx ON $s (frame_id);\n" . step($_[0], $s)) } ],
+	alter_filter => [ 3, sub { my $e = shift; my $s = pick('night', 'few', 'hashes');
+		within('', ($e ? $own->statement . "\n" : '') . step($e, $s, alter_filter($s)) . step($e, $s), pick('COMMIT', 'COMMIT', 'ROLLBACK'))
+		. (rand() < 0.3 ? "REFRESH MATERIALIZED VIEW $s WITH NO DATA;\n" . within('', step($e, $s, alter_filter($s))) : '') } ],
+	alter_columns => [ 2, sub { my $e = shift;
+		my @columns = grep { rand() < 0.5 } 'scene', 'words', 'split', 'frame_time', 'image_id', 'timeofday';
+		my $filter = rand() < 0.3 ? "'words < " . (4 + int rand 5) . "'" : 'NULL';
+		within('', ($e ? $own->statement . "\n" : '') . step($e, 'few', "SELECT avcurate.alter_slice('few', $filter, '{" . join(',', 'weather', @columns) . "}');")
+			. step($e, 'few'), pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
 	prune => [ 1, sub { my $s = pick(@slices); "BEGIN; SELECT oracle.pruned('$s', " . (3 + int rand 5) . "); COMMIT;\n" . within('', step($_[0], $s)) } ],
 );
 my @kinds = map { ($_) x $kind{$_}[0] } sort keys %kind;

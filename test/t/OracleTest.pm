@@ -117,7 +117,7 @@ RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
 	after pg_snapshot := pg_current_snapshot();
 	definition text := rtrim(pg_get_viewdef(slice::regclass), ';');
-	logged text := regexp_replace(definition, '(FROM \(*)frames\M', '\1oracle.frames($1, $2)', 'g');
+	logged text := regexp_replace(definition, '(FROM \(*)(?:ONLY )?(?:public\.)?frames\M', '\1oracle.frames($1, $2)', 'g');
 	late xid8[];
 	part xid8[];
 	d record;
