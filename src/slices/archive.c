@@ -257,6 +257,30 @@ avc_archive_enable(Oid dataset)
 
 /* ---- reading ---- */
 
+static bool
+find_image(const AvcParam *params)
+{
+	return avc_spi_exec("SELECT image_bytes FROM _avcurate.archive "
+						"WHERE dataset = $1 AND frame_id = $2 "
+						"AND image_sha256 = $3", 3, params, true, 1) > 0;
+}
+
+/*
+ * What TRUNCATE empties is empty for older snapshots, too, but what it put
+ * into the archive they do not see; so a newer one has the last word.  The
+ * older one still keeps the image from being vacuumed away.
+ */
+static bool
+find_image_now(const AvcParam *params)
+{
+	bool		found;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	found = find_image(params);
+	PopActiveSnapshot();
+	return found;
+}
+
 bool
 avc_archive_image(Oid dataset, int64 frame_id, Datum sha256, Datum *image)
 {
@@ -271,9 +295,7 @@ avc_archive_image(Oid dataset, int64 frame_id, Datum sha256, Datum *image)
 	params[2] = (AvcParam) {BYTEAOID, sha256, false};
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	found = avc_spi_exec("SELECT image_bytes FROM _avcurate.archive "
-						 "WHERE dataset = $1 AND frame_id = $2 "
-						 "AND image_sha256 = $3", 3, params, true, 1) > 0;
+	found = find_image(params) || find_image_now(params);
 	if (found)
 	{
 		Datum		value = avc_spi_column(0, "image_bytes", &is_null);

@@ -130,10 +130,7 @@ warn_of_lost_images(const AvcSlice *slice)
 
 	if (!avc_history_has_images(slice->slice_id))
 		return;
-	/* sees the rows that were just written */
-	PushActiveSnapshot(GetTransactionSnapshot());
 	avc_images_check(slice, slice->version, false, &faults);
-	PopActiveSnapshot();
 	if (faults.missing > 0)
 		ereport(WARNING,
 				(errmsg("images of " INT64_FORMAT " rows of slice %s were replaced before it was tracked",

@@ -20,13 +20,8 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_opfamily.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -35,7 +30,6 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -138,56 +132,23 @@ lock_slices(Oid dataset)
 
 /* ---- the dataset and the views ---- */
 
-/* An index that finds rows by frame_id, or InvalidOid. */
-static Oid
-frame_index(Relation rel, AttrNumber frame_id)
-{
-	Oid			found = InvalidOid;
-	ListCell   *cell;
-
-	foreach(cell, RelationGetIndexList(rel))
-	{
-		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
-		Form_pg_index form = index->rd_index;
-
-		if (form->indisvalid && form->indkey.values[0] == frame_id &&
-			index->rd_rel->relam == BTREE_AM_OID &&
-			index->rd_opfamily[0] == INTEGER_BTREE_FAM_OID &&
-			RelationGetIndexPredicate(index) == NIL)
-			found = lfirst_oid(cell);
-		index_close(index, AccessShareLock);
-	}
-	return found;
-}
-
-/*
- * Places of the frame's rows, read past all policies and privileges: what
- * hides a row must not keep it from being erased.
- */
 static List *
 places_of(Relation rel, int64 frame_id)
 {
-	AttrNumber	column = get_attnum(RelationGetRelid(rel), "frame_id");
-	Oid			index = frame_index(rel, column);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	AvcFrameRows *rows = avc_frame_rows_begin(rel, snapshot);
 	List	   *places = NIL;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	TupleTableSlot *slot;
 
-	ScanKeyInit(&key, column, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(frame_id));
-	scan = systable_beginscan(rel, index, OidIsValid(index), snapshot, 1,
-							  &key);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	avc_frame_rows_seek(rows, frame_id);
+	while ((slot = avc_frame_rows_next(rows)) != NULL)
 	{
 		ItemPointer place = palloc_object(ItemPointerData);
 
-		CHECK_FOR_INTERRUPTS();
-		ItemPointerCopy(&tuple->t_self, place);
+		ItemPointerCopy(&slot->tts_tid, place);
 		places = lappend(places, place);
 	}
-	systable_endscan(scan);
+	avc_frame_rows_end(rows);
 	UnregisterSnapshot(snapshot);
 	return places;
 }

@@ -2,45 +2,134 @@
  * slices/images.c
  *		Are the images that a version means still there?
  *
- * The frames and hashes are taken from the history as the extension's owner,
- * compared with the dataset as the dataset's owner, and what is not found
- * there is looked for in the archive as the extension's owner again.
+ * Each row's image is looked for in the dataset, past its row security, and
+ * what is not found there in the archive.  The snapshot is newer than the
+ * lock on the dataset: TRUNCATE empties it for older snapshots, too, but what
+ * it archived they do not see.
  */
 #include "postgres.h"
 
-#include "access/tupdesc.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 #include "common/catalog.h"
 #include "common/spi.h"
-#include "datasets/dataset.h"
 #include "slices/refresh.h"
 
-/* What the dataset has: (frame_id, image_sha256, ok); ok NULL = not there. */
-static Tuplestorestate *
-look_into_dataset(const AvcSlice *slice, Tuplestorestate *wanted,
-				  TupleDesc wanted_desc, bool rehash, TupleDesc *desc)
-{
-	AvcDataset *dataset = avc_dataset_find(slice->dataset, false);
-	char	   *source = avc_definition_source(slice->dataset);
-	Tuplestorestate *here;
-	AvcRoleScope scope;
+#define FETCH_ROWS 1000
 
-	avc_rows_register("wanted_images", wanted, wanted_desc);
-	avc_role_enter(&scope, dataset->owner);
-	here = avc_rows_collect(psprintf("SELECT w.frame_id, w.image_sha256, %s "
-									 "AS ok FROM wanted_images w "
-									 "LEFT JOIN %s d "
-									 "ON d.frame_id = w.frame_id "
-									 "AND d.image_sha256 = w.image_sha256",
-									 rehash ?
-									 "sha256(d.image_bytes) = w.image_sha256" :
-									 "CASE WHEN d.frame_id IS NOT NULL THEN true END",
-									 source),
-							0, NULL, true, desc);
-	avc_role_leave(&scope);
-	return here;
+typedef struct ImageSearch
+{
+	AvcFrameRows *rows;			/* of the dataset */
+	AttrNumber	sha256;			/* columns of the dataset */
+	AttrNumber	image;
+	bool		rehash;
+	Tuplestorestate *elsewhere; /* (frame_id, image_sha256) not found there */
+	TupleDesc	desc;			/* its */
+	AvcImageFaults *faults;
+} ImageSearch;
+
+static bool
+is_equal(Datum a, Datum b)
+{
+	return DatumGetBool(DirectFunctionCall2(byteaeq, a, b));
+}
+
+static void
+count_changed(AvcImageFaults *faults, int64 frame_id)
+{
+	if (faults->changed == 0 || frame_id < faults->first_changed)
+		faults->first_changed = frame_id;
+	faults->changed++;
+}
+
+/* Does the dataset hold the frame with this image? */
+static bool
+is_in_dataset(ImageSearch *search, int64 frame_id, Datum sha256)
+{
+	TupleTableSlot *slot;
+
+	avc_frame_rows_seek(search->rows, frame_id);
+	while ((slot = avc_frame_rows_next(search->rows)) != NULL)
+	{
+		bool		is_null;
+		Datum		current = slot_getattr(slot, search->sha256, &is_null);
+		Datum		image;
+
+		if (is_null || !is_equal(current, sha256))
+			continue;
+		image = slot_getattr(slot, search->image, &is_null);
+		if (search->rehash &&
+			(is_null || !is_equal(DirectFunctionCall1(sha256_bytea, image),
+								  sha256)))
+			count_changed(search->faults, frame_id);
+		return true;
+	}
+	return false;
+}
+
+/* Look for the images of the rows in SPI_tuptable. */
+static void
+search_rows(ImageSearch *search, MemoryContext scratch)
+{
+	TupleDesc	desc = SPI_tuptable->tupdesc;
+	uint64		i;
+
+	for (i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		MemoryContext old = MemoryContextSwitchTo(scratch);
+		bool		is_null;
+		bool		found;
+
+		found = is_in_dataset(search,
+							  DatumGetInt64(SPI_getbinval(row, desc, 1,
+														  &is_null)),
+							  SPI_getbinval(row, desc, 2, &is_null));
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(scratch);
+		if (!found)
+			tuplestore_puttuple(search->elsewhere, row);
+	}
+}
+
+/* Look at the dataset for the image of every row of the version. */
+static void
+search_dataset(ImageSearch *search, const AvcSlice *slice, int64 version)
+{
+	AvcParam	param = AVC_INT8(version);
+	MemoryContext context = CurrentMemoryContext;
+	MemoryContext scratch = AllocSetContextCreate(context, "images",
+												  ALLOCSET_DEFAULT_SIZES);
+	Portal		portal;
+
+	portal = avc_spi_cursor(psprintf("SELECT frame_id, image_sha256 FROM %s "
+									 "WHERE image_sha256 IS NOT NULL "
+									 "AND from_version <= $1 "
+									 "AND (to_version IS NULL "
+									 "OR $1 < to_version)",
+									 slice->history_name), 1, &param, true);
+	MemoryContextSwitchTo(context);
+	search->desc = CreateTupleDescCopy(portal->tupDesc);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		search_rows(search, scratch);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	MemoryContextSwitchTo(context);
+	MemoryContextDelete(scratch);
 }
 
 static int64
@@ -54,55 +143,62 @@ count_at(int column)
 	return is_null ? 0 : DatumGetInt64(value);
 }
 
-/* Look for the rest in the archive and count. */
+/* Look for the rest in the archive. */
 static void
-look_into_archive(const AvcSlice *slice, Tuplestorestate *here,
-				  TupleDesc desc, bool rehash, AvcImageFaults *faults)
+search_archive(ImageSearch *search, const AvcSlice *slice)
 {
 	AvcParam	param = AVC_REGCLASS(slice->dataset);
+	AvcImageFaults *faults = search->faults;
 
-	avc_rows_register("found_images", here, desc);
+	avc_rows_register("elsewhere", search->elsewhere, search->desc);
 	avc_spi_exec(psprintf("SELECT count(*) FILTER (WHERE ok IS NULL), "
 						  "count(*) FILTER (WHERE NOT ok), "
 						  "min(frame_id) FILTER (WHERE ok IS NULL), "
 						  "min(frame_id) FILTER (WHERE NOT ok) FROM "
-						  "(SELECT h.frame_id, coalesce(h.ok, "
+						  "(SELECT h.frame_id, "
 						  "(SELECT %s FROM _avcurate.archive a "
 						  "WHERE a.dataset = $1 AND a.frame_id = h.frame_id "
-						  "AND a.image_sha256 = h.image_sha256)) AS ok "
-						  "FROM found_images h) frames",
-						  rehash ? "sha256(a.image_bytes) = h.image_sha256" :
-						  "true"), 1, &param, true, 1);
+						  "AND a.image_sha256 = h.image_sha256) AS ok "
+						  "FROM elsewhere h) frames",
+						  search->rehash ?
+						  "sha256(a.image_bytes) = h.image_sha256" : "true"),
+				 1, &param, true, 1);
 	faults->missing = count_at(1);
-	faults->changed = count_at(2);
 	faults->first_missing = count_at(3);
-	faults->first_changed = count_at(4);
+	if (count_at(2) > 0)
+	{
+		if (faults->changed == 0 || count_at(4) < faults->first_changed)
+			faults->first_changed = count_at(4);
+		faults->changed += count_at(2);
+	}
 }
 
 void
 avc_images_check(const AvcSlice *slice, int64 version, bool rehash,
 				 AvcImageFaults *faults)
 {
-	AvcParam	param = AVC_INT8(version);
-	Tuplestorestate *wanted;
-	Tuplestorestate *here;
-	TupleDesc	wanted_desc;
-	TupleDesc	desc;
+	ImageSearch search = {0};
+	Relation	dataset;
 	AvcRoleScope scope;
 
+	memset(faults, 0, sizeof(AvcImageFaults));
+	(void) avc_definition_source(slice->dataset);
+	dataset = table_open(slice->dataset, AccessShareLock);
+	PushActiveSnapshot(GetLatestSnapshot());
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	wanted = avc_rows_collect(psprintf("SELECT frame_id, image_sha256 FROM %s "
-									   "WHERE image_sha256 IS NOT NULL "
-									   "AND from_version <= $1 "
-									   "AND (to_version IS NULL "
-									   "OR $1 < to_version)",
-									   slice->history_name),
-							  1, &param, true, &wanted_desc);
-	here = look_into_dataset(slice, wanted, wanted_desc, rehash, &desc);
-	tuplestore_end(wanted);
-	look_into_archive(slice, here, desc, rehash, faults);
-	tuplestore_end(here);
+	search.rows = avc_frame_rows_begin(dataset, GetActiveSnapshot());
+	search.sha256 = get_attnum(slice->dataset, "image_sha256");
+	search.image = get_attnum(slice->dataset, "image_bytes");
+	search.rehash = rehash;
+	search.elsewhere = tuplestore_begin_heap(false, false, work_mem);
+	search.faults = faults;
+	search_dataset(&search, slice, version);
+	avc_frame_rows_end(search.rows);
+	search_archive(&search, slice);
+	tuplestore_end(search.elsewhere);
 	SPI_finish();
 	avc_catalog_leave(&scope);
+	PopActiveSnapshot();
+	table_close(dataset, AccessShareLock);
 }

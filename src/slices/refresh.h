@@ -334,6 +334,19 @@ extern void avc_erase_check_view(Oid relid, Oid dataset);
 extern AvcParam avc_erased_rows_record(const AvcSlice *slice,
 									   int64 frame_id);
 
+/* ---- frame_rows.c ---- */
+
+typedef struct AvcFrameRows AvcFrameRows;
+
+/*
+ * Look frames up in a dataset or a view, with a snapshot that the caller
+ * keeps; whether the current user may see them is not asked.
+ */
+extern AvcFrameRows *avc_frame_rows_begin(Relation rel, Snapshot snapshot);
+extern void avc_frame_rows_seek(AvcFrameRows *rows, int64 frame_id);
+extern TupleTableSlot *avc_frame_rows_next(AvcFrameRows *rows);
+extern void avc_frame_rows_end(AvcFrameRows *rows);
+
 /* ---- images.c ---- */
 
 typedef struct AvcImageFaults
@@ -347,7 +360,7 @@ typedef struct AvcImageFaults
 /*
  * Are the images of a version where they should be, in the dataset or the
  * archive?  With "rehash" their bytes are read, too.  The slice has a dataset
- * and a history with images; reads with the active snapshot.
+ * and a history with images; reads with the latest snapshot.
  */
 extern void avc_images_check(const AvcSlice *slice, int64 version,
 							 bool rehash, AvcImageFaults *faults);

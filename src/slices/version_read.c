@@ -371,6 +371,9 @@ avc_slice_verify(AvcSlice *slice, int64 number)
 	AvcVersion *version;
 	Reading		reading;
 
+	/* what TRUNCATE empties is empty for older snapshots, too */
+	if (OidIsValid(slice->dataset))
+		LockRelationOid(slice->dataset, AccessShareLock);
 	if (OidIsValid(slice->relid))
 		LockRelationOid(slice->relid, AccessShareLock);
 	reading_begin(&reading, slice);
