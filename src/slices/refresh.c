@@ -98,18 +98,25 @@ avc_refresh_is_missed(const AvcSlice *slice, Snapshot snapshot)
 
 	read_trace(slice, snapshot, &seen);
 	read_trace(slice, GetLatestSnapshot(), &newest);
-	return memcmp(&seen, &newest, sizeof(Trace)) != 0;
+	return seen.version != newest.version ||
+		seen.erasures != newest.erasures ||
+		seen.watermark != newest.watermark;
 }
 
 /*
  * With one snapshot for the whole transaction the view, the history and the
- * registry would be read as of different refreshes.
+ * registry would be read as of different versions.
  */
 static void
 check_serializable(const AvcSlice *slice)
 {
-	if (!IsolationUsesXactSnapshot() ||
-		!avc_refresh_is_missed(slice, GetTransactionSnapshot()))
+	Trace		newest;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	read_trace(slice, GetLatestSnapshot(), &newest);
+	if (slice->version == newest.version &&
+		slice->erasures == newest.erasures)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -134,11 +141,10 @@ check_key(const AvcSlice *slice)
 						 slice->name)));
 }
 
-AvcRefresh *
-avc_refresh_begin(Oid relid, bool is_concurrent)
+static AvcRefresh *
+begin(AvcSlice *slice, bool is_concurrent)
 {
 	AvcRefresh *refresh = palloc0_object(AvcRefresh);
-	AvcSlice   *slice = avc_slice_find(relid, false);
 
 	refresh->slice = slice;
 	refresh->version_before = slice->version;
@@ -152,6 +158,12 @@ avc_refresh_begin(Oid relid, bool is_concurrent)
 	if (is_concurrent)
 		refresh->before = RegisterSnapshot(GetLatestSnapshot());
 	return refresh;
+}
+
+AvcRefresh *
+avc_refresh_begin(Oid relid, bool is_concurrent)
+{
+	return begin(avc_slice_find(relid, false), is_concurrent);
 }
 
 void
@@ -387,9 +399,12 @@ refresh_owned(Oid relid, const char *note)
 
 	PreventCommandIfReadOnly("refresh_slice()");
 	PreventCommandIfParallelMode("refresh_slice()");
-	relid = avc_slice_lock(relid, ExclusiveLock)->relid;
-	refresh = avc_refresh_begin(relid, false);
+	refresh = begin(avc_slice_lock(relid, ExclusiveLock), false);
+	relid = refresh->slice->relid;
 	refresh->note = note;
+	/* otherwise the statements that read start now that the lock is held */
+	refresh->is_stale = IsolationUsesXactSnapshot() &&
+		avc_refresh_is_missed(refresh->slice, GetTransactionSnapshot());
 	refresh->writes_view = is_populated(relid);
 	avc_refresh_mark(refresh, NULL);
 	if (!refresh->writes_view)

@@ -62,8 +62,8 @@ extern void avc_version_missing(const AvcSlice *slice, int64 version)
 extern AvcSlice *avc_slice_find_owned(Oid relid);
 
 /*
- * The same, with the view locked.  Follows a slice whose view is made again
- * by alter_slice while the lock is waited for.
+ * The same, with dataset (AccessShareLock) and view locked.  Follows a slice
+ * whose view is made again by alter_slice while the lock is waited for.
  */
 extern AvcSlice *avc_slice_lock(Oid relid, LOCKMODE mode);
 

@@ -189,9 +189,11 @@ avc_slice_find_owned(Oid relid)
 AvcSlice *
 avc_slice_lock(Oid relid, LOCKMODE mode)
 {
-	int64		slice_id = avc_slice_find_owned(relid)->slice_id;
-	AvcSlice   *slice;
+	AvcSlice   *slice = avc_slice_find_owned(relid);
+	int64		slice_id = slice->slice_id;
 
+	if (OidIsValid(slice->dataset))
+		LockRelationOid(slice->dataset, AccessShareLock);
 	for (;;)
 	{
 		LockRelationOid(relid, mode);
