@@ -20,6 +20,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "common/catalog.h"
 #include "common/spi.h"
@@ -107,8 +108,6 @@ begin_version(Oid relid)
 	AvcRefresh *refresh = avc_refresh_begin(relid, false);
 
 	refresh->is_altered = true;
-	/* the statements that compute rows start now that the lock is held */
-	refresh->is_stale = false;
 	return refresh;
 }
 
@@ -146,6 +145,7 @@ alter_rule(AvcSlice *slice, const char *sql)
 	Oid			owner = rel->rd_rel->relowner;
 	bool		is_populated = RelationIsPopulated(rel);
 	AvcRefresh *refresh = begin_version(slice->relid);
+	Snapshot	before = RegisterSnapshot(GetTransactionSnapshot());
 	int64		version;
 
 	table_close(rel, NoLock);
@@ -156,11 +156,17 @@ alter_rule(AvcSlice *slice, const char *sql)
 		version = avc_refresh_finish(refresh);
 		replace_rule(slice, owner, sql);
 		note_definition(slice, version);
-		return version;
+		avc_refresh_remember(refresh, before);
 	}
-	replace_rule(slice, owner, sql);
-	avc_refresh_run(slice->relid, false);
-	return avc_refresh_finish(refresh);
+	else
+	{
+		replace_rule(slice, owner, sql);
+		avc_refresh_run(slice->relid, false);
+		avc_refresh_mark(refresh, before);
+		version = avc_refresh_finish(refresh);
+	}
+	UnregisterSnapshot(before);
+	return version;
 }
 
 /* ---- other columns ---- */
@@ -191,6 +197,7 @@ alter_columns(AvcSlice *slice, const AvcForm *form, const char *sql)
 	AvcParam	params[4];
 	List	   *added = names_without(form->names, slice->columns);
 	AvcRefresh *refresh;
+	Snapshot	before;
 	int64		version;
 	Oid			relid;
 
@@ -198,6 +205,7 @@ alter_columns(AvcSlice *slice, const AvcForm *form, const char *sql)
 	params[0] = AVC_INT8(slice->slice_id);
 	exec_in_catalog("UPDATE _avcurate.slices SET slice = NULL "
 					"WHERE slice_id = $1", 1, params);
+	before = RegisterSnapshot(GetTransactionSnapshot());
 	relid = avc_view_remake(slice->relid, sql);
 	avc_refresh_run(relid, false);
 	(void) avc_definition_check_view(relid);
@@ -208,7 +216,9 @@ alter_columns(AvcSlice *slice, const AvcForm *form, const char *sql)
 	exec_in_catalog("UPDATE _avcurate.slices SET slice = $2, columns = $3, "
 					"complete = $4 WHERE slice_id = $1", 4, params);
 	refresh = begin_version(relid);
+	avc_refresh_mark(refresh, before);
 	version = avc_refresh_finish(refresh);
+	UnregisterSnapshot(before);
 	avc_history_blank(refresh->slice, added, version);
 	return version;
 }

@@ -112,7 +112,7 @@ avc_create_slice(PG_FUNCTION_ARGS)
 	form.condition = avc_filter_condition(dataset->relid, filter);
 
 	avc_archive_enable(dataset->relid);
-	before = RegisterSnapshot(GetLatestSnapshot());
+	before = RegisterSnapshot(GetTransactionSnapshot());
 	create_view(view, avc_form_query(dataset->relid, &form));
 	relid = get_relname_relid(bare_name, schema);
 	(void) avc_definition_check_view(relid);

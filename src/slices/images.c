@@ -35,6 +35,7 @@ typedef struct ImageSearch
 	Tuplestorestate *elsewhere; /* (frame_id, image_sha256) not found there */
 	TupleDesc	desc;			/* its */
 	AvcImageFaults *faults;
+	MemoryContext scratch;		/* of one row's values */
 } ImageSearch;
 
 static bool
@@ -51,7 +52,23 @@ count_changed(AvcImageFaults *faults, int64 frame_id)
 	faults->changed++;
 }
 
-/* Does the dataset hold the frame with this image? */
+/* Is this the image of the hash?  False for no image. */
+static bool
+has_hash(const ImageSearch *search, Datum image, bool is_null, Datum sha256)
+{
+	MemoryContext old = MemoryContextSwitchTo(search->scratch);
+	bool		has = !is_null &&
+		is_equal(DirectFunctionCall1(sha256_bytea, image), sha256);
+
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(search->scratch);
+	return has;
+}
+
+/*
+ * Does the dataset hold the frame with this image?  The scan keeps what it
+ * allocates from row to row, in the current context.
+ */
 static bool
 is_in_dataset(ImageSearch *search, int64 frame_id, Datum sha256)
 {
@@ -67,9 +84,7 @@ is_in_dataset(ImageSearch *search, int64 frame_id, Datum sha256)
 		if (is_null || !is_equal(current, sha256))
 			continue;
 		image = slot_getattr(slot, search->image, &is_null);
-		if (search->rehash &&
-			(is_null || !is_equal(DirectFunctionCall1(sha256_bytea, image),
-								  sha256)))
+		if (search->rehash && !has_hash(search, image, is_null, sha256))
 			count_changed(search->faults, frame_id);
 		return true;
 	}
@@ -78,7 +93,7 @@ is_in_dataset(ImageSearch *search, int64 frame_id, Datum sha256)
 
 /* Look for the images of the rows in SPI_tuptable. */
 static void
-search_rows(ImageSearch *search, MemoryContext scratch)
+search_rows(ImageSearch *search)
 {
 	TupleDesc	desc = SPI_tuptable->tupdesc;
 	uint64		i;
@@ -86,17 +101,12 @@ search_rows(ImageSearch *search, MemoryContext scratch)
 	for (i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
-		MemoryContext old = MemoryContextSwitchTo(scratch);
 		bool		is_null;
-		bool		found;
+		int64		frame_id = DatumGetInt64(SPI_getbinval(row, desc, 1,
+														   &is_null));
 
-		found = is_in_dataset(search,
-							  DatumGetInt64(SPI_getbinval(row, desc, 1,
-														  &is_null)),
-							  SPI_getbinval(row, desc, 2, &is_null));
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(scratch);
-		if (!found)
+		if (!is_in_dataset(search, frame_id,
+						   SPI_getbinval(row, desc, 2, &is_null)))
 			tuplestore_puttuple(search->elsewhere, row);
 	}
 }
@@ -107,10 +117,10 @@ search_dataset(ImageSearch *search, const AvcSlice *slice, int64 version)
 {
 	AvcParam	param = AVC_INT8(version);
 	MemoryContext context = CurrentMemoryContext;
-	MemoryContext scratch = AllocSetContextCreate(context, "images",
-												  ALLOCSET_DEFAULT_SIZES);
 	Portal		portal;
 
+	search->scratch = AllocSetContextCreate(context, "images",
+											ALLOCSET_DEFAULT_SIZES);
 	portal = avc_spi_cursor(psprintf("SELECT frame_id, image_sha256 FROM %s "
 									 "WHERE image_sha256 IS NOT NULL "
 									 "AND from_version <= $1 "
@@ -124,12 +134,13 @@ search_dataset(ImageSearch *search, const AvcSlice *slice, int64 version)
 		SPI_cursor_fetch(portal, true, FETCH_ROWS);
 		if (SPI_processed == 0)
 			break;
-		search_rows(search, scratch);
+		MemoryContextSwitchTo(context);
+		search_rows(search);
 		SPI_freetuptable(SPI_tuptable);
 	}
 	SPI_cursor_close(portal);
 	MemoryContextSwitchTo(context);
-	MemoryContextDelete(scratch);
+	MemoryContextDelete(search->scratch);
 }
 
 static int64

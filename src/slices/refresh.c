@@ -155,6 +155,9 @@ begin(AvcSlice *slice, bool is_concurrent)
 	if (slice->version == 0)
 		return refresh;
 	check_serializable(slice);
+	/* otherwise statements that read start now that the lock is held */
+	refresh->is_stale = IsolationUsesXactSnapshot() &&
+		avc_refresh_is_missed(slice, GetTransactionSnapshot());
 	if (is_concurrent)
 		refresh->before = RegisterSnapshot(GetLatestSnapshot());
 	return refresh;
@@ -355,6 +358,13 @@ leave_watermark(AvcRefresh *refresh, bool has_changed)
 	refresh->mark = NULL;
 }
 
+void
+avc_refresh_remember(AvcRefresh *refresh, Snapshot used)
+{
+	avc_refresh_mark(refresh, used);
+	leave_watermark(refresh, true);
+}
+
 int64
 avc_refresh_finish(AvcRefresh *refresh)
 {
@@ -402,9 +412,6 @@ refresh_owned(Oid relid, const char *note)
 	refresh = begin(avc_slice_lock(relid, ExclusiveLock), false);
 	relid = refresh->slice->relid;
 	refresh->note = note;
-	/* otherwise the statements that read start now that the lock is held */
-	refresh->is_stale = IsolationUsesXactSnapshot() &&
-		avc_refresh_is_missed(refresh->slice, GetTransactionSnapshot());
 	refresh->writes_view = is_populated(relid);
 	avc_refresh_mark(refresh, NULL);
 	if (!refresh->writes_view)

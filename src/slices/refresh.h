@@ -415,6 +415,9 @@ extern bool avc_refresh_is_missed(const AvcSlice *slice, Snapshot snapshot);
 /* Record what the refresh changed and return the version it is at now. */
 extern int64 avc_refresh_finish(AvcRefresh *refresh);
 
+/* Leave the watermark after finish, when the view's rule was replaced. */
+extern void avc_refresh_remember(AvcRefresh *refresh, Snapshot used);
+
 /* Run REFRESH as the current user, unseen by the event triggers. */
 extern void avc_refresh_run(Oid relid, bool is_concurrent);
 

@@ -285,6 +285,19 @@ is(last_line(q{CREATE OR REPLACE FUNCTION dark(text) RETURNS boolean IMMUTABLE L
 	SELECT explained('dark');}), 'full', 'that is made anew');
 like(last_line("SELECT avcurate.refresh_slice('dark'); SELECT outcome('dark');"), qr/^full \+\d+ -\d+ ~0$/, 'is a reason to recompute');
 
+# ---- altered slices go on by difference ----
+
+$node->safe_psql('postgres', q{SELECT avcurate.create_slice('altered', 'frames', $$timeofday = 'night'$$); SELECT remember('altered');});
+is(last_line(q{SELECT avcurate.alter_slice('altered', $$timeofday = 'day'$$); SELECT remember('altered'), explained('altered');}),
+	'2|none 0', 'another filter leaves a watermark');
+is(last_line("SELECT add_frames(6); SELECT explained('altered'); SELECT avcurate.refresh_slice('altered'); SELECT outcome('altered');"),
+	'incremental +3 -0 ~0', 'by difference with the new filter');
+is(last_line(q{SELECT avcurate.alter_slice('altered', NULL, array['weather']); SELECT explained('altered');}),
+	'none 0', 'so do other columns');
+is(last_line("SELECT add_frames(6); SELECT avcurate.refresh_slice('altered'); SELECT check_fresh('altered');
+	SELECT mode, added, removed, changed FROM avcurate.slice_versions WHERE slice = 'altered'::regclass ORDER BY version DESC LIMIT 1;"),
+	'incremental|3|0|0', 'by difference with the new columns');
+
 # ---- kept tags and copies ----
 
 is(last_line("SELECT avcurate.tag_slice('night', 3, 'third'); SELECT add_frames(6); $refresh
