@@ -14,6 +14,7 @@
 
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -148,6 +149,7 @@ alter_rule(AvcSlice *slice, const char *sql)
 	Snapshot	before = RegisterSnapshot(GetTransactionSnapshot());
 	int64		version;
 
+	CheckTableNotInUse(rel, "alter");
 	table_close(rel, NoLock);
 	if (is_populated)
 	{

@@ -22,24 +22,45 @@
 #include "common/spi.h"
 #include "slices/refresh.h"
 
-/* A name that neither the history nor the view uses. */
+/* "weather (1)": a name that no column of a dataset is likely to have. */
 static char *
-free_name(const AvcSlice *slice, const char *name, Oid relid)
+aside_name(const AvcSlice *slice, const char *name)
 {
 	int			number;
 
 	for (number = 1;; number++)
 	{
-		char	   *tail = psprintf("_%d", number);
-		char	   *found = pstrdup(name);
+		char	   *tail = psprintf(" (%d)", number);
+		int			length = pg_mbcliplen(name, strlen(name),
+										  NAMEDATALEN - 1 - strlen(tail));
+		char	   *found = psprintf("%.*s%s", length, name, tail);
 
-		found[pg_mbcliplen(found, strlen(found),
-						   NAMEDATALEN - 1 - strlen(tail))] = '\0';
-		found = psprintf("%s%s", found, tail);
-		if (get_attnum(slice->history, found) == InvalidAttrNumber &&
-			get_attnum(relid, found) == InvalidAttrNumber)
+		if (get_attnum(slice->history, found) == InvalidAttrNumber)
 			return found;
 	}
+}
+
+/* Does a name look like one of these? */
+static bool
+is_aside(const char *name)
+{
+	int			length = strlen(name);
+
+	return length > 4 && name[length - 1] == ')' &&
+		strstr(name, " (") != NULL;
+}
+
+static bool
+is_member(const List *names, const char *name)
+{
+	const ListCell *cell;
+
+	foreach(cell, names)
+	{
+		if (strcmp(lfirst(cell), name) == 0)
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -67,7 +88,7 @@ avc_history_rename(const AvcSlice *slice, const char *from, const char *to)
 	avc_catalog_enter(&scope);
 	SPI_connect();
 	if (get_attnum(slice->history, to) != InvalidAttrNumber)
-		rename_column(slice, to, free_name(slice, to, slice->relid));
+		rename_column(slice, to, aside_name(slice, to));
 	rename_column(slice, from, to);
 	SPI_finish();
 	avc_catalog_leave(&scope);
@@ -89,9 +110,10 @@ fit_column(const AvcSlice *slice, Form_pg_attribute column)
 		get_atttypetypmodcoll(slice->history, number, &type, &typmod,
 							  &collation);
 		if (type == column->atttypid && typmod == column->atttypmod &&
-			collation == column->attcollation)
+			collation == column->attcollation &&
+			(!is_aside(name) || is_member(slice->columns, name)))
 			return;
-		rename_column(slice, name, free_name(slice, name, column->attrelid));
+		rename_column(slice, name, aside_name(slice, name));
 	}
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "ALTER TABLE %s ADD COLUMN ", slice->history_name);
@@ -114,19 +136,6 @@ avc_history_fit(const AvcSlice *slice, Oid relid)
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	table_close(rel, AccessShareLock);
-}
-
-static bool
-is_member(const List *names, const char *name)
-{
-	const ListCell *cell;
-
-	foreach(cell, names)
-	{
-		if (strcmp(lfirst(cell), name) == 0)
-			return true;
-	}
-	return false;
 }
 
 char *

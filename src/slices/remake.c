@@ -81,7 +81,7 @@ copy_labels(Oid old_id, Oid new_id)
 				 "WHERE l.classoid = 'pg_catalog.pg_class'::regclass "
 				 "AND l.objoid = $1 "
 				 "AND (l.objsubid = 0 OR n.attnum IS NOT NULL)",
-				 2, params, true, 0);
+				 2, params, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
@@ -264,7 +264,7 @@ copy_options(Oid old_id, Oid new_id, const char *name, Oid owner)
 				 "option_value), ', ') FROM pg_catalog.pg_attribute, "
 				 "pg_catalog.pg_options_to_table(attoptions) "
 				 "WHERE attrelid = $1 AND attname = $2 "
-				 "AND option_name <> 'pg_attver'", 2, params, true, 0);
+				 "AND option_name <> 'pg_attver'", 2, params, false, 0);
 	options = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	if (options == NULL)
 		return;
@@ -405,7 +405,7 @@ lost_column(const Part *part, Oid old_id, Oid new_id)
 				 "ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid "
 				 "WHERE d.classid = $1 AND d.objid = $2 AND d.refclassid = "
 				 "'pg_catalog.pg_class'::regclass AND d.refobjid = $3 "
-				 "ORDER BY a.attnum", 3, params, true, 0);
+				 "ORDER BY a.attnum", 3, params, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		char	   *name = SPI_getvalue(SPI_tuptable->vals[i],
@@ -513,7 +513,7 @@ check_no_dependants(Oid relid)
 				 "AND d.classid = 'pg_catalog.pg_rewrite'::regclass "
 				 "WHERE (d.classid, d.objid) NOT IN "
 				 "(SELECT classid, objid FROM own) ORDER BY 1",
-				 1, &param, true, 0);
+				 1, &param, false, 0);
 	if (SPI_processed == 0)
 		return;
 	initStringInfo(&names);
