@@ -364,8 +364,8 @@ unheld_query(Oid dataset)
 	return sql.data;
 }
 
-/* Delete an archived row unless an open snapshot may still see its image. */
-static void
+/* Delete an archived row; false if an open snapshot may still see its image. */
+static bool
 free_row(Relation archive, ItemPointer tid, TransactionId horizon)
 {
 	HeapTupleData tuple;
@@ -374,53 +374,67 @@ free_row(Relation archive, ItemPointer tid, TransactionId horizon)
 
 	tuple.t_self = *tid;
 	if (!heap_fetch(archive, GetActiveSnapshot(), &tuple, &buffer, false))
-		return;
+		return true;
 	is_old = HeapTupleHeaderXminFrozen(tuple.t_data) ||
 		TransactionIdPrecedes(HeapTupleHeaderGetRawXmin(tuple.t_data),
 							  horizon);
 	ReleaseBuffer(buffer);
 	if (is_old)
 		simple_heap_delete(archive, tid);
+	return is_old;
 }
 
-bool
+/* Free what can be; how many images no version holds, but a snapshot may. */
+static int64
+free_rows(Oid dataset)
+{
+	AvcParam	param = AVC_REGCLASS(dataset);
+	Relation	rel = table_open(dataset, AccessShareLock);
+	Relation	archive;
+	TransactionId horizon;
+	int64		kept = 0;
+	uint64		i;
+
+	archive = table_open(get_relname_relid("archive",
+										   get_namespace_oid("_avcurate",
+															 false)),
+						 RowExclusiveLock);
+	/* first the horizon, then the snapshot that looks at the histories */
+	horizon = GetOldestNonRemovableTransactionId(rel);
+	avc_spi_exec(unheld_query(dataset), 1, &param, false, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		bool		is_null;
+		Datum		place = avc_spi_column(i, "ctid", &is_null);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!free_row(archive, (ItemPointer) DatumGetPointer(place), horizon))
+			kept++;
+	}
+	table_close(archive, NoLock);
+	table_close(rel, AccessShareLock);
+	return kept;
+}
+
+char *
 avc_archive_free(Oid dataset)
 {
 	AvcParam	param = AVC_REGCLASS(dataset);
-	Relation	rel;
-	Relation	archive;
-	TransactionId horizon;
+	MemoryContext caller = CurrentMemoryContext;
 	AvcRoleScope scope;
-	bool		is_alone;
-	uint64		i;
+	char	   *why = NULL;
+	int64		kept = 0;
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	is_alone = lock_out_refreshes(dataset);
-	if (is_alone)
-	{
-		rel = table_open(dataset, AccessShareLock);
-		archive = table_open(get_relname_relid("archive",
-											   get_namespace_oid("_avcurate",
-																 false)),
-							 RowExclusiveLock);
-		/* first the horizon, then the snapshot that looks at the histories */
-		horizon = GetOldestNonRemovableTransactionId(rel);
-		avc_spi_exec(unheld_query(dataset), 1, &param, false, 0);
-		for (i = 0; i < SPI_processed; i++)
-		{
-			bool		is_null;
-
-			CHECK_FOR_INTERRUPTS();
-			free_row(archive,
-					 (ItemPointer) DatumGetPointer(avc_spi_column(i, "ctid",
-																  &is_null)),
-					 horizon);
-		}
-		table_close(archive, NoLock);
-		table_close(rel, AccessShareLock);
-	}
+	if (lock_out_refreshes(dataset))
+		kept = free_rows(dataset);
+	else if (avc_spi_exec(unheld_query(dataset), 1, &param, false, 1) > 0)
+		why = "A slice of the dataset is being made or refreshed.";
 	SPI_finish();
 	avc_catalog_leave(&scope);
-	return is_alone;
+	if (kept > 0)
+		why = psprintf("A transaction that began before " INT64_FORMAT " of them were replaced is still open.",
+					   kept);
+	return why ? MemoryContextStrdup(caller, why) : NULL;
 }

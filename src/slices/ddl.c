@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "fmgr.h"
@@ -17,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "common/catalog.h"
 #include "common/spi.h"
@@ -76,11 +78,17 @@ static void
 drop_slice(int64 slice_id)
 {
 	AvcParam	param = AVC_INT8(slice_id);
+	Oid			dataset = avc_slice_find_by_id(slice_id, false)->dataset;
 	char	   *what;
 
 	if (!avc_slice_is_pinned(slice_id, &what))
 	{
 		avc_slice_forget(slice_id);
+		CommandCounterIncrement();
+		/* not if it is dropped with its slice: its images go anyway */
+		if (OidIsValid(dataset) &&
+			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(dataset)))
+			(void) avc_archive_free(dataset);
 		return;
 	}
 	exec_as_owner("UPDATE _avcurate.slices SET slice = NULL, "

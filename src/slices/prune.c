@@ -23,6 +23,7 @@
 #include "common/catalog.h"
 #include "common/spi.h"
 #include "slices/refresh.h"
+#include "slices/watermark.h"
 
 PG_FUNCTION_INFO_V1(avc_slice_pins);
 PG_FUNCTION_INFO_V1(avc_prune_slice);
@@ -181,28 +182,11 @@ decide(AvcParam *params)
 	avc_spi_exec(sql, 4, params, false, 0);
 }
 
-/* Delete the versions listed, then the rows that no version left holds. */
-static void
-delete_versions(const AvcSlice *slice, const AvcParam *versions)
-{
-	AvcParam	params[2] = {AVC_INT8(slice->slice_id), *versions};
-
-	avc_spi_exec("DELETE FROM _avcurate.slice_versions "
-				 "WHERE slice_id = $1 AND version = ANY ($2)",
-				 2, params, false, 0);
-	avc_spi_exec(psprintf("DELETE FROM %s h WHERE to_version IS NOT NULL "
-						  "AND NOT EXISTS (SELECT "
-						  "FROM _avcurate.slice_versions v "
-						  "WHERE v.slice_id = $1 "
-						  "AND v.version >= h.from_version "
-						  "AND v.version < h.to_version)",
-						  slice->history_name), 1, params, false, 0);
-}
-
+/* The versions in SPI_tuptable that are pruned, or those that are not. */
 static AvcParam
-versions_to_prune(void)
+versions_where(bool is_pruned)
 {
-	Datum	   *pruned = palloc_array(Datum, SPI_processed + 1);
+	Datum	   *versions = palloc_array(Datum, SPI_processed + 1);
 	int			count = 0;
 	uint64		i;
 
@@ -212,13 +196,47 @@ versions_to_prune(void)
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		bool		is_null;
 
-		if (DatumGetBool(SPI_getbinval(row, desc, 2, &is_null)))
-			pruned[count++] = SPI_getbinval(row, desc, 1, &is_null);
+		if (DatumGetBool(SPI_getbinval(row, desc, 2, &is_null)) == is_pruned)
+			versions[count++] = SPI_getbinval(row, desc, 1, &is_null);
 	}
 	return (AvcParam) {INT8ARRAYOID,
-		PointerGetDatum(construct_array(pruned, count, INT8OID, 8,
+		PointerGetDatum(construct_array(versions, count, INT8OID, 8,
 										FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
 		false};
+}
+
+/*
+ * Delete the versions that were decided to go, then the rows that no version
+ * left holds: those before and after which the same number of kept versions
+ * comes.  width_bucket counts them by bisection, so this reads the history
+ * once, however many versions there are.
+ */
+static void
+delete_versions(const AvcSlice *slice)
+{
+	AvcParam	params[2] = {AVC_INT8(slice->slice_id), versions_where(true)};
+	AvcParam	kept = versions_where(false);
+
+	if (avc_spi_exec("DELETE FROM _avcurate.slice_versions "
+					 "WHERE slice_id = $1 AND version = ANY ($2)",
+					 2, params, false, 0) == 0)
+		return;
+	avc_spi_exec(psprintf("DELETE FROM %s WHERE to_version IS NOT NULL "
+						  "AND width_bucket(from_version - 1, $1) = "
+						  "width_bucket(to_version - 1, $1)",
+						  slice->history_name), 1, &kept, false, 0);
+}
+
+static void
+free_images(Oid dataset)
+{
+	char	   *why = avc_archive_free(dataset);
+
+	if (why)
+		ereport(NOTICE,
+				(errmsg("some archived images were not freed"),
+				 errdetail("%s", why),
+				 errhint("The next prune_slice of a slice of the dataset frees them.")));
 }
 
 Datum
@@ -226,7 +244,6 @@ avc_prune_slice(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	AvcParam	params[4];
-	AvcParam	versions;
 	AvcSlice   *slice;
 	AvcRoleScope scope;
 	uint64		i;
@@ -249,18 +266,16 @@ avc_prune_slice(PG_FUNCTION_ARGS)
 	avc_catalog_enter(&scope);
 	SPI_connect();
 	decide(params);
-	versions = versions_to_prune();
 	for (i = 0; i < SPI_processed; i++)
 		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[i]);
-	delete_versions(slice, &versions);
+	delete_versions(slice);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 
 	forget_dropped();
-	if (OidIsValid(slice->dataset) && !avc_archive_free(slice->dataset))
-		ereport(NOTICE,
-				(errmsg("archived images were not freed"),
-				 errdetail("Another slice of the dataset is being refreshed."),
-				 errhint("The next prune_slice of the dataset frees them.")));
+	CommandCounterIncrement();
+	if (OidIsValid(slice->dataset))
+		free_images(slice->dataset);
+	avc_tombstones_prune();
 	return (Datum) 0;
 }

@@ -470,10 +470,10 @@ extern void avc_archive_lock(Oid dataset);
 extern void avc_archive_skip(Oid dataset, int64 frame_id);
 
 /*
- * Free the archived images that no version holds; false if a refresh of one
- * of the dataset's slices keeps it from doing so now.
+ * Free the archived images that no version holds.  NULL, or a sentence that
+ * says why some of them have to stay for now.
  */
-extern bool avc_archive_free(Oid dataset);
+extern char *avc_archive_free(Oid dataset);
 
 /* ---- ddl.c ---- */
 
