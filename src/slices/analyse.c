@@ -11,9 +11,9 @@
  * one changes the fingerprint, and everything is recomputed.
  *
  * The fingerprint says under which definition rows were computed: the rule,
- * the functions it calls, what row security and triggers the dataset had.
- * Catalog rows enter it with their place and writer, so that a function
- * replaced and put back in between counts as changed.
+ * the functions it calls, the triggers that note deleted frames.  Catalog
+ * rows enter it with their place and writer, so that a function replaced and
+ * put back, or a trigger disabled for a while, counts as changed.
  */
 #include "postgres.h"
 
@@ -69,7 +69,7 @@ static const Oid functions_of_settings[] = {
 /* ---- fingerprint ---- */
 
 static void
-add_bytes(uint64 *hash, const void *bytes, Size length)
+add_bytes(uint64 *hash, const void *bytes, int length)
 {
 	*hash = hash_bytes_extended(bytes, length, *hash);
 }
@@ -492,8 +492,6 @@ check_dataset(Relation base, const AvcDefinition *definition, Oid owner,
 	Form_pg_class form = base->rd_rel;
 	const char *name = RelationGetRelationName(base);
 
-	add_bytes(hash, &form->relrowsecurity, sizeof(bool));
-	add_bytes(hash, &form->relforcerowsecurity, sizeof(bool));
 	if (form->relkind != RELKIND_RELATION || form->relam != HEAP_TABLE_AM_OID)
 		return psprintf("dataset %s is not a plain table", name);
 	if (form->relpersistence != RELPERSISTENCE_PERMANENT)
@@ -515,9 +513,7 @@ static void
 analyse(AvcDefinition *definition, Relation view, Relation base)
 {
 	Oid			relid = RelationGetRelid(view);
-	Oid			owner = view->rd_rel->relowner;
 	Analysis	analysis = {0};
-	bool		is_obstructed;
 
 	/* ON SELECT rule, one action: as matview.c takes it */
 	definition->query = copyObject(linitial_node(Query,
@@ -531,13 +527,12 @@ analyse(AvcDefinition *definition, Relation view, Relation base)
 		definition->obstacle = check_query(definition, base, &analysis);
 	}
 	if (!definition->obstacle)
-		definition->obstacle = check_dataset(base, definition, owner,
+		definition->obstacle = check_dataset(base, definition,
+											 view->rd_rel->relowner,
 											 &analysis.hash);
 
-	/* rows made while there was an obstacle are no ground to build on */
-	is_obstructed = definition->obstacle != NULL;
-	add_bytes(&analysis.hash, &is_obstructed, sizeof(is_obstructed));
-	add_bytes(&analysis.hash, &owner, sizeof(owner));
+	if (definition->obstacle)
+		return;
 	add_rule(&analysis.hash, relid);
 	definition->fingerprint = analysis.hash;
 }

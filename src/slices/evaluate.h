@@ -19,7 +19,8 @@ typedef struct AvcDefinition
 	AttrNumber	key;			/* frame_id in the view */
 	AttrNumber	base_key;		/* frame_id in the dataset */
 	uint64		fingerprint;	/* of the rule, of the functions it calls and
-								 * of the triggers that note deleted rows */
+								 * of the triggers that note deleted rows; 0
+								 * if there is an obstacle */
 } AvcDefinition;
 
 /* ---- analyse.c ---- */
