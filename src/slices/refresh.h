@@ -269,6 +269,34 @@ extern void avc_delta_count(AvcDelta *delta, bool is_added, bool is_removed);
  */
 extern AvcVersion *avc_version_newest(const AvcSlice *slice);
 
+/* ---- delta_read.c ---- */
+
+/* The frames of a difference in order, each with its rows. */
+typedef struct AvcDeltaReader
+{
+	/* what avc_delta_read found */
+	int64		frame_id;
+	bool		is_closed;
+	bool		is_opened;
+	ItemPointer place;			/* of the closed row; NULL = not known */
+	TupleTableSlot *opened;		/* the opened row, if is_opened */
+	/* private */
+	const AvcDelta *delta;
+	TupleTableSlot *closed;
+	AttrNumber	key;
+	bool		has_closed;
+	bool		has_opened;
+	int64		closed_id;
+	int64		opened_id;
+} AvcDeltaReader;
+
+extern void avc_delta_read_begin(AvcDeltaReader *reader,
+								 const AvcDelta *delta);
+
+/* Go to the next frame; false behind the last. */
+extern bool avc_delta_read(AvcDeltaReader *reader);
+extern void avc_delta_read_end(AvcDeltaReader *reader);
+
 /* ---- apply.c ---- */
 
 /*
