@@ -89,7 +89,7 @@ sub check
 			WHERE indrelid IN ('night'::regclass, '_avcurate.history_1'::regclass, '_avcurate.archive'::regclass)) i;
 		SELECT * FROM verify_heapam('night') UNION ALL SELECT * FROM verify_heapam('_avcurate.history_1')
 			UNION ALL SELECT * FROM verify_heapam('_avcurate.archive');}),
-		"8", "$when: heaps and indexes are sound");
+		"7", "$when: heaps and indexes are sound");
 }
 
 my $run = bench($long ? 60 : 6, 5);
