@@ -162,6 +162,30 @@ BEGIN
 END
 $$;
 
+-- What explain_refresh says just before refresh_slice, and did it come so?
+CREATE TABLE oracle.explained (slice text, mode text, reason text);
+CREATE FUNCTION oracle.explain(slice text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO oracle.explained SELECT explain.slice, e.mode, e.reason FROM avcurate.explain_refresh(explain.slice::regclass) e;
+	PERFORM set_config('oracle.explained', (SELECT to_jsonb(e) || to_jsonb(s) FROM avcurate.explain_refresh(explain.slice::regclass) e,
+		avcurate.slices s WHERE s.slice = explain.slice::regclass)::text, false);
+END
+$$;
+
+CREATE FUNCTION oracle.as_explained(slice text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	was jsonb := current_setting('oracle.explained');
+	v record;
+BEGIN
+	SELECT x.* INTO v FROM avcurate.slice_versions x WHERE x.slice = as_explained.slice::regclass
+		AND x.version > (was ->> 'version')::bigint;
+	IF was ->> 'mode' = 'none' AND FOUND OR was ->> 'mode' <> 'none' AND FOUND AND was ->> 'mode' <> v.mode
+		OR was ->> 'mode' = 'incremental' AND (was ->> 'changed_rows')::bigint IS DISTINCT FROM v.added + v.removed + v.changed THEN
+		RAISE WARNING 'FAULT: explain_refresh said % and the version is %', was, v;
+	END IF;
+END
+$$;
+
 -- ---- everything that was kept -----------------------------------------------
 
 -- Rows of a version that differ from the copy.  Columns that a slice was given
@@ -191,8 +215,6 @@ DECLARE
 	n bigint;
 	counted bigint[];
 BEGIN
-	-- a snapshot older than a TRUNCATE finds no images anywhere
-	LOCK TABLE frames IN ACCESS SHARE MODE;
 	FOR v IN SELECT o.*, x.rows, x.digest, x.added, x.removed, x.changed, x.version IS NULL AS is_gone
 			FROM oracle.versions o LEFT JOIN avcurate.slice_versions x
 				ON x.version = o.version AND x.slice = o.slice::regclass
