@@ -18,7 +18,7 @@ int			avc_max_workers = 4;
 int			avc_engine_idle_timeout = 300;
 int			avc_engine_memory_limit = 0;
 char	   *avc_engine_path = NULL;
-double		avc_refresh_full_threshold = 0.25;
+double		avc_refresh_full_threshold = 0.5;
 
 static bool
 check_device(char **newval, void **extra, GucSource source)
@@ -77,7 +77,7 @@ avc_settings_define(void)
 	DefineCustomRealVariable("avcurate.refresh_full_threshold",
 							 "Share of a dataset's rows that may change before a refresh recomputes.",
 							 "0 always recomputes when a row changed, 1 never for this reason.",
-							 &avc_refresh_full_threshold, 0.25, 0.0, 1.0,
+							 &avc_refresh_full_threshold, 0.5, 0.0, 1.0,
 							 PGC_USERSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("avcurate");
 }
