@@ -140,7 +140,10 @@ avc_delta_count(AvcDelta *delta, bool is_added, bool is_removed)
 		delta->changed++;
 }
 
-/* One pair of the query's result: frame_id, old row, new row, place of old. */
+/*
+ * One pair of the query's result: frame_id, old row, new row, place of old,
+ * and which of the frame's new rows it is.
+ */
 static void
 take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 		  TupleDesc desc)
@@ -149,8 +152,10 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 	bool		closed_nulls[2];
 	bool		is_added;
 	bool		is_removed;
+	bool		is_null;
 	Datum		before = SPI_getbinval(pair, desc, 2, &is_added);
 	Datum		after = SPI_getbinval(pair, desc, 3, &is_removed);
+	Datum		copy = SPI_getbinval(pair, desc, 5, &is_null);
 
 	closed[0] = SPI_getbinval(pair, desc, 1, &closed_nulls[0]);
 	closed[1] = SPI_getbinval(pair, desc, 4, &closed_nulls[1]);
@@ -158,6 +163,11 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg("slice has a row without frame_id")));
+	if (!is_null && DatumGetInt64(copy) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("the definition yields frame " INT64_FORMAT " more than once",
+						DatumGetInt64(closed[0]))));
 	avc_delta_count(delta, is_added, is_removed);
 	if (!is_added)
 	{
@@ -181,22 +191,27 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 
 /*
  * The query that pairs rows by frame_id: old_rows yields frame_id, old_row,
- * place; new_rows frame_id, new_row.
+ * place; new_rows frame_id, new_row, copy (counted from 1 for each frame).
  */
 static char *
 pair_query(const char *old_rows, const char *new_rows)
 {
 	return psprintf("SELECT coalesce(a.frame_id, r.frame_id), "
-					"r.old_row, a.new_row, r.place "
+					"r.old_row, a.new_row, r.place, a.copy "
 					"FROM (%s) r FULL JOIN (%s) a ON a.frame_id = r.frame_id "
 					"WHERE r.frame_id IS NULL OR a.frame_id IS NULL "
+					"OR a.copy > 1 "
 					"OR r.old_row OPERATOR(pg_catalog.*<>) a.new_row "
 					"ORDER BY 1", old_rows, new_rows);
 }
 
 #define OLD_ROWS "SELECT o.frame_id, ROW(o.*) AS old_row, %s AS place FROM %s o"
-#define NEW_ROWS "SELECT n.frame_id, ROW(n.*) AS new_row FROM %s n"
+#define NEW_ROWS "SELECT n.frame_id, ROW(n.*) AS new_row, %s AS copy FROM %s n"
 #define NO_PLACE "NULL::pg_catalog.tid"
+
+/* Where a frame has one row at most, and where that is to be seen. */
+#define ONE_COPY "1::bigint"
+#define COUNTED "pg_catalog.row_number() OVER (PARTITION BY n.frame_id)"
 
 AvcVersion *
 avc_version_newest(const AvcSlice *slice)
@@ -275,7 +290,7 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 	avc_rows_register("held_rows", held, desc);
 	avc_role_enter(&scope, rel->rd_rel->relowner);
 	pair_rows(newest, pair_query(psprintf(OLD_ROWS, NO_PLACE, "held_rows"),
-								 psprintf(NEW_ROWS, slice->name)), delta);
+								 psprintf(NEW_ROWS, ONE_COPY, slice->name)), delta);
 	if (is_repair)
 	{
 		char	   *digest;
@@ -294,7 +309,7 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 
 AvcDelta *
 avc_delta_by_definition(const AvcSlice *slice, Relation rel,
-						const char *definition)
+						const char *definition, bool is_unique)
 {
 	AvcDelta   *delta = avc_delta_create(rel);
 	AvcParam	param = AVC_OID(slice->relid);
@@ -318,7 +333,7 @@ avc_delta_by_definition(const AvcSlice *slice, Relation rel,
 	avc_role_enter(&scope, rel->rd_rel->relowner);
 	pair_rows(newest,
 			  pair_query(psprintf(OLD_ROWS, "o.ctid", slice->name),
-						 psprintf(NEW_ROWS,
+						 psprintf(NEW_ROWS, is_unique ? ONE_COPY : COUNTED,
 								  psprintf("(%s)", definition))), delta);
 	avc_role_leave(&scope);
 	SPI_finish();
@@ -372,7 +387,7 @@ avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 	if (fits)
 		pair_rows(avc_version_newest(slice),
 				  pair_query(psprintf(OLD_ROWS, NO_PLACE, "removed_rows"),
-							 psprintf(NEW_ROWS, "added_rows")), delta);
+							 psprintf(NEW_ROWS, ONE_COPY, "added_rows")), delta);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	tuplestore_end(removed);

@@ -217,8 +217,9 @@ avc_refresh_run(Oid relid, bool is_concurrent)
 static AvcDelta *
 find_new_rows(AvcRefresh *refresh, Relation rel)
 {
-	Relation	base;
+	const AvcDefinition *rule = refresh->rule;
 	AvcDelta   *delta = NULL;
+	Relation	base;
 
 	if (refresh->mark && refresh->obstacle == NULL && !refresh->is_altered)
 	{
@@ -227,8 +228,12 @@ find_new_rows(AvcRefresh *refresh, Relation rel)
 		table_close(base, NoLock);
 	}
 	refresh->is_incremental = delta != NULL;
-	return delta ? delta : avc_delta_by_definition(refresh->slice, rel,
-												   refresh->definition);
+	if (delta)
+		return delta;
+	/* columns and a condition over one dataset yield each frame once */
+	return avc_delta_by_definition(refresh->slice, rel, refresh->definition,
+								   refresh->definition ||
+								   (rule && rule->obstacle == NULL));
 }
 
 static AvcDelta *

@@ -251,10 +251,12 @@ extern AvcDelta *avc_delta_by_comparison(const AvcSlice *slice, Relation rel,
 /*
  * The difference between the view and what its definition yields now, as its
  * owner; or what the query "definition" does, if that is not NULL.  The view
- * still holds the old rows: avc_apply writes it there.
+ * still holds the old rows: avc_apply writes it there.  is_unique: it is known
+ * to yield no frame twice, which is an error otherwise.
  */
 extern AvcDelta *avc_delta_by_definition(const AvcSlice *slice, Relation rel,
-										 const char *definition);
+										 const char *definition,
+										 bool is_unique);
 
 /* An empty difference of the view. */
 extern AvcDelta *avc_delta_create(Relation rel);

@@ -274,6 +274,24 @@ is(last_line("UPDATE frames SET weather = 'windy' WHERE frame_id IN (SELECT fram
 	SELECT add_frames(6); SELECT avcurate.refresh_slice('adopted'); SELECT outcome('adopted');"),
 	'incremental +3 -0 ~2', 'then refreshed by difference, with an index that runs the other way');
 
+# a definition that yields a frame twice, one of them as it was
+$node->safe_psql('postgres', q{
+CREATE TABLE notes (frame_id bigint, note text);
+INSERT INTO notes SELECT frame_id, 'first' FROM frames WHERE timeofday = 'night';
+CREATE MATERIALIZED VIEW noted AS SELECT f.frame_id, n.note FROM frames f JOIN notes n USING (frame_id);
+CREATE UNIQUE INDEX ON noted (frame_id);
+SELECT avcurate.track_slice('noted');
+INSERT INTO notes SELECT min(frame_id), 'second' FROM notes;
+});
+foreach my $statement ("SELECT avcurate.refresh_slice('noted')", 'REFRESH MATERIALIZED VIEW noted')
+{
+	my ($rc, $out, $err) = $node->psql('postgres', $statement);
+	like($err, qr/^psql:<stdin>:1: ERROR: /, "a frame twice: $statement");
+}
+is(last_line("SELECT count(*) FROM noted WHERE note = 'second';"), '0', 'is refused');
+is(last_line("DELETE FROM notes WHERE note = 'second'; UPDATE notes SET note = 'third' WHERE frame_id = (SELECT min(frame_id) FROM notes);
+	SELECT avcurate.refresh_slice('noted'); SELECT outcome('noted');"), 'full +0 -0 ~1', 'and once is not');
+
 # a function that the definition calls is made anew
 $node->safe_psql('postgres', q{
 CREATE FUNCTION dark(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 = $$night$$; END';
