@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "common/catalog.h"
@@ -135,6 +136,35 @@ slice_find(SPIPlanPtr *plan, const char *sql, AvcParam param)
 	return slice;
 }
 
+/*
+ * With one snapshot for the whole transaction a view that was tracked or made
+ * again since is not in the registry yet.
+ */
+static void
+check_not_newer(Oid relid)
+{
+	AvcParam	param = AVC_REGCLASS(relid);
+	AvcRoleScope scope;
+	bool		is_newer;
+
+	if (!IsolationUsesXactSnapshot())
+		return;
+	PushActiveSnapshot(GetLatestSnapshot());
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	is_newer = avc_spi_exec("SELECT FROM _avcurate.slices WHERE slice = $1",
+							1, &param, true, 1) > 0;
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	PopActiveSnapshot();
+	if (is_newer)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent change of slice %s",
+						avc_relation_name(relid)),
+				 errhint("Retry the transaction.")));
+}
+
 AvcSlice *
 avc_slice_find(Oid relid, bool missing_ok)
 {
@@ -155,6 +185,7 @@ avc_slice_find(Oid relid, bool missing_ok)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a slice", name),
 				 errdetail("A slice is a materialized view.")));
+	check_not_newer(relid);
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("materialized view \"%s\" is not a tracked slice", name),
