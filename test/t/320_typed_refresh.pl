@@ -13,7 +13,7 @@ use SliceTest;
 
 my $node = PostgreSQL::Test::Cluster->new('typed');
 $node->init;
-$node->append_conf('postgresql.conf', "max_prepared_transactions = 4\n");
+$node->append_conf('postgresql.conf', "max_prepared_transactions = 4\navcurate.refresh_full_threshold = 1\n");
 $node->start;
 $node->safe_psql('postgres', SliceTest::setup_sql());
 $node->safe_psql('postgres', q{

@@ -13,6 +13,7 @@ use SliceTest;
 
 my $node = PostgreSQL::Test::Cluster->new('cancelled');
 $node->init;
+$node->append_conf('postgresql.conf', "avcurate.refresh_full_threshold = 1\n");
 $node->start;
 $node->safe_psql('postgres', SliceTest::setup_sql());
 $node->safe_psql('postgres', q{

@@ -4,7 +4,7 @@ use strict;
 use warnings;
 
 # the mode of versions that refresh_slice makes by difference
-our $by_difference = 'full';
+our $by_difference = 'incremental';
 
 sub setup_sql
 {
