@@ -445,10 +445,11 @@ note_deleted(void)
 
 /*
  * Are deleted frames noted, whatever deletes them?  The function is out of
- * reach of users, so a condition on the UPDATE trigger is our own.
+ * reach of users, so a condition on the UPDATE trigger is our own.  The
+ * triggers are those of the snapshot; NULL = of now.
  */
 static bool
-notes_deleted(Relation base, uint64 *hash)
+notes_deleted(Relation base, Snapshot snapshot, uint64 *hash)
 {
 	Oid			function = note_deleted();
 	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
@@ -460,8 +461,8 @@ notes_deleted(Relation base, uint64 *hash)
 
 	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(RelationGetRelid(base)));
-	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true, NULL, 1,
-							  &key);
+	scan = systable_beginscan(triggers, TriggerRelidNameIndexId, true,
+							  snapshot, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
@@ -486,8 +487,7 @@ notes_deleted(Relation base, uint64 *hash)
 }
 
 static const char *
-check_dataset(Relation base, const AvcDefinition *definition, Oid owner,
-			  uint64 *hash)
+check_dataset(Relation base, AvcDefinition *definition, Oid owner)
 {
 	Form_pg_class form = base->rd_rel;
 	const char *name = RelationGetRelationName(base);
@@ -501,7 +501,7 @@ check_dataset(Relation base, const AvcDefinition *definition, Oid owner,
 	if (check_enable_rls(RelationGetRelid(base), owner, true) == RLS_ENABLED)
 		return psprintf("row security of dataset %s applies to the view's owner",
 						name);
-	if (!notes_deleted(base, hash))
+	if (!notes_deleted(base, NULL, &definition->triggers))
 		return psprintf("triggers of dataset %s that note deleted frames are missing or disabled",
 						name);
 	return NULL;
@@ -528,13 +528,13 @@ analyse(AvcDefinition *definition, Relation view, Relation base)
 	}
 	if (!definition->obstacle)
 		definition->obstacle = check_dataset(base, definition,
-											 view->rd_rel->relowner,
-											 &analysis.hash);
+											 view->rd_rel->relowner);
 
 	if (definition->obstacle)
 		return;
 	add_rule(&analysis.hash, relid);
-	definition->fingerprint = analysis.hash;
+	definition->fingerprint = hash_combine64(analysis.hash,
+											 definition->triggers);
 }
 
 AvcDefinition *
@@ -558,6 +558,16 @@ avc_definition_analyse(Oid relid, Oid dataset)
 	if (base)
 		relation_close(base, AccessShareLock);
 	return definition;
+}
+
+bool
+avc_definition_held(const AvcDefinition *definition, Relation base,
+					Snapshot snapshot)
+{
+	uint64		triggers = 0;
+
+	return notes_deleted(base, snapshot, &triggers) &&
+		triggers == definition->triggers;
 }
 
 /* Why the slice cannot be refreshed by difference; NULL if it can. */

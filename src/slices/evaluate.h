@@ -11,6 +11,7 @@
 #include "executor/tuptable.h"
 #include "nodes/parsenodes.h"
 #include "utils/relcache.h"
+#include "utils/snapshot.h"
 
 typedef struct AvcDefinition
 {
@@ -21,6 +22,7 @@ typedef struct AvcDefinition
 	uint64		fingerprint;	/* of the rule, of the functions it calls and
 								 * of the triggers that note deleted rows; 0
 								 * if there is an obstacle */
+	uint64		triggers;		/* the latter alone */
 } AvcDefinition;
 
 /* ---- analyse.c ---- */
@@ -29,9 +31,18 @@ typedef struct AvcDefinition
  * Look at the view's parse tree; nothing is planned or evaluated.  "dataset"
  * is the slice's; Invalid = dropped.  What was dropped is an obstacle, not an
  * error.  To build on the result, hold a lock on the dataset from before the
- * call to the end of the transaction.
+ * call to the end of the transaction; it does not hold the triggers, see
+ * below.
  */
 extern AvcDefinition *avc_definition_analyse(Oid relid, Oid dataset);
+
+/*
+ * Does the snapshot see the triggers that the definition was analysed with?
+ * Else somebody changed them in between, and frames that he deleted
+ * meanwhile were not noted.
+ */
+extern bool avc_definition_held(const AvcDefinition *definition,
+								Relation base, Snapshot snapshot);
 
 /* ---- evaluate.c ---- */
 

@@ -185,7 +185,14 @@ avc_refresh_mark(AvcRefresh *refresh, Snapshot used)
 	base = table_open(slice->dataset, AccessShareLock);
 	refresh->old = avc_watermark_load(slice->slice_id);
 	refresh->mark = avc_watermark_take(base, refresh->rule, used);
-	if (slice->must_recompute)
+	if (!avc_definition_held(refresh->rule, base,
+							 avc_watermark_snapshot(refresh->mark)))
+	{
+		avc_watermark_release(refresh->mark);
+		refresh->mark = NULL;
+		refresh->obstacle = "triggers of the dataset were changed meanwhile";
+	}
+	else if (slice->must_recompute)
 		refresh->obstacle = "the last refresh used a snapshot older than the one before it";
 	else if (IsolationIsSerializable())
 		refresh->obstacle = "a serializable transaction has to read the whole dataset";
