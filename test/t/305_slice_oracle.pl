@@ -229,6 +229,7 @@ sub random_round
 		$second->settle;
 		$second->feed(within('', step(0, $s) . "SELECT pg_sleep(0.05);\n")) foreach 1 .. 2;
 	}
+	$second->settle if $exact;
 	$script = 'SET avcurate.refresh_full_threshold = ' . pick(1, 1, 0.25, 0.02) . ";\n$script";
 	$script = "SELECT pg_advisory_lock($gate);\n${script}SELECT pg_advisory_unlock($gate);" if $exact;
 	$refresher->feed($script);
