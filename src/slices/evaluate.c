@@ -25,12 +25,13 @@
 
 struct AvcEvaluator
 {
-	MemoryContext context;		/* holds all of it */
+	MemoryContext context;		/* holds all of it but the query */
+	const Query *query;			/* the definition's */
 	ExprContext *econtext;		/* its per-tuple memory is reset every row */
 	TupleTableSlot *base_slot;
 	TupleTableSlot *view_slot;
-	ExprState  *condition;
-	ProjectionInfo *columns;
+	ExprState  *condition;		/* NULL = always true */
+	ProjectionInfo *columns;	/* NULL = not compiled yet */
 };
 
 typedef struct Clause
@@ -111,18 +112,14 @@ avc_evaluator_begin(const AvcDefinition *definition, Relation base,
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	AvcEvaluator *evaluator = palloc0_object(AvcEvaluator);
-	List	   *columns;
 
 	Assert(definition->obstacle == NULL);
 	Assert(GetUserId() == view->rd_rel->relowner);
 	Assert(InSecurityRestrictedOperation());
-	Assert(ActiveSnapshotSet());
 
 	/* checkAsUser of the rule's entries is the view's owner */
 	ExecCheckRTPerms(definition->query->rtable, true);
-	columns = plan_columns(definition->query);
-	Assert(list_length(columns) == RelationGetNumberOfAttributes(view));
-
+	evaluator->query = definition->query;
 	evaluator->context = context;
 	evaluator->econtext = CreateStandaloneExprContext();
 	evaluator->base_slot = MakeSingleTupleTableSlot(RelationGetDescr(base),
@@ -130,12 +127,27 @@ avc_evaluator_begin(const AvcDefinition *definition, Relation base,
 	evaluator->view_slot = MakeSingleTupleTableSlot(RelationGetDescr(view),
 													&TTSOpsVirtual);
 	evaluator->econtext->ecxt_scantuple = evaluator->base_slot;
-	evaluator->condition = compile_condition(definition->query);
-	evaluator->columns = ExecBuildProjectionInfo(columns, evaluator->econtext,
-												 evaluator->view_slot, NULL,
-												 RelationGetDescr(base));
 	MemoryContextSwitchTo(caller);
 	return evaluator;
+}
+
+/* Not before there is a row: a long list of constants takes milliseconds. */
+static void
+compile(AvcEvaluator *evaluator)
+{
+	MemoryContext caller = MemoryContextSwitchTo(evaluator->context);
+	List	   *columns = plan_columns(evaluator->query);
+
+	Assert(list_length(columns) ==
+		   evaluator->view_slot->tts_tupleDescriptor->natts);
+	Assert(InSecurityRestrictedOperation());
+	Assert(ActiveSnapshotSet());
+	evaluator->condition = compile_condition(evaluator->query);
+	evaluator->columns =
+		ExecBuildProjectionInfo(columns, evaluator->econtext,
+								evaluator->view_slot, NULL,
+								evaluator->base_slot->tts_tupleDescriptor);
+	MemoryContextSwitchTo(caller);
 }
 
 TupleTableSlot *
@@ -143,6 +155,8 @@ avc_evaluator_row(AvcEvaluator *evaluator, HeapTuple base_row)
 {
 	ExprContext *econtext = evaluator->econtext;
 
+	if (evaluator->columns == NULL)
+		compile(evaluator);
 	/* frees what the row before was made of */
 	ExecClearTuple(evaluator->view_slot);
 	ResetExprContext(econtext);

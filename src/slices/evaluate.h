@@ -49,10 +49,10 @@ extern bool avc_definition_held(const AvcDefinition *definition,
 typedef struct AvcEvaluator AvcEvaluator;
 
 /*
- * Compile a definition without obstacle.  The caller has entered the role of
- * the view's owner and stays in it while rows are evaluated, under the
- * snapshot that is active; the rights to the columns that the definition
- * reads are checked here.
+ * Make ready to evaluate a definition without obstacle, which must outlive
+ * the evaluator.  The caller has entered the role of the view's owner and
+ * stays in it while rows are evaluated, under the snapshot that is active;
+ * the rights to the columns that the definition reads are checked here.
  */
 extern AvcEvaluator *avc_evaluator_begin(const AvcDefinition *definition,
 										 Relation base, Relation view);
