@@ -6,6 +6,7 @@ SET check_function_bodies = off;
 CREATE EXTENSION IF NOT EXISTS pgtap;
 CREATE ROLE alter_owner;
 CREATE ROLE alter_member IN ROLE alter_owner;
+GRANT CREATE ON SCHEMA public TO alter_owner;
 CREATE ROLE alter_reader;
 CREATE ROLE alter_other;
 CREATE SCHEMA alter_work AUTHORIZATION alter_owner;
@@ -386,13 +387,60 @@ SELECT lives_ok($$SELECT avcurate.drop_feature('frames', 'area')$$, 'when no sli
 SELECT ok(bool_and(c.verified), 'and the versions that had it are whole')
 FROM avcurate.slice_versions v, avcurate.verify_slice(v.slice, v.version) c WHERE v.slice IN ('plain'::regclass, 'all_frames');
 
+-- ---- erasing ----
+SELECT count(*) FROM avcurate.erase_frame('frames', 13, 'asked to') \gset erased_
+SELECT bag_eq($$SELECT c.verified, c.erased FROM avcurate.slice_versions v, avcurate.verify_slice('night', v.version) c WHERE v.slice = 'night'::regclass$$,
+	'VALUES (true, 1::bigint), (true, 1), (true, 1)', 'a frame erased from versions of other columns is accounted for');
+
+-- ---- moved, given away ----
+SET client_min_messages = error;
+ALTER MATERIALIZED VIEW plain SET SCHEMA public;
+ALTER TABLE frames SET SCHEMA public;
+SELECT results_eq($$SELECT r.slice_name, s.slice::text, s.filter FROM avcurate.slices s JOIN _avcurate.slices r ON r.slice = s.slice
+	WHERE s.slice = 'public.plain'::regclass$$, $$VALUES ('public.plain', 'plain', 'frame_id < 5 OR frame_id = 1000')$$, 'a slice in another schema');
+SELECT is(avcurate.alter_slice('plain', columns => '{scene}'), 5::bigint, 'can be altered there');
+ALTER TABLE public.frames SET SCHEMA alter_work;
+REASSIGN OWNED BY alter_owner TO alter_member;
+SELECT is(avcurate.alter_slice('night', 'frame_id > 50', '{scene}'), 18::bigint, 'and one of another owner');
+SELECT is(relowner::regrole::text, 'alter_member', 'who owns it still') FROM pg_class WHERE oid = 'night'::regclass;
+SELECT ok(bool_and(c.verified), 'all versions are whole')
+FROM avcurate.slice_versions v, avcurate.verify_slice(v.slice, v.version) c WHERE v.slice IN ('public.plain'::regclass, 'night');
+GRANT USAGE, CREATE ON SCHEMA public TO alter_member;
+SET client_min_messages = warning;
+
+-- ---- an owner who tries to act as whoever alters ----
+CREATE TABLE alter_work.seen (who text, what text);
+GRANT ALL ON seen TO alter_member;
+GRANT SELECT ON frames TO alter_member;
+SET ROLE alter_member;
+CREATE FUNCTION note(what text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO alter_work.seen VALUES (current_user, what);
+	BEGIN
+		EXECUTE 'ALTER ROLE alter_member SUPERUSER';
+	EXCEPTION WHEN insufficient_privilege THEN NULL;
+	END;
+END $$;
+CREATE FUNCTION evil(what text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM alter_work.note($1); RETURN $1; END';
+SELECT avcurate.create_slice('trap', 'frames', $$evil(split) = 'train'$$, '{split}') \gset made_
+CREATE INDEX ON trap (evil('index' || split)) WHERE evil('where' || split) <> '';
+CREATE STATISTICS trap_statistics ON (evil('statistics' || split)), width FROM trap;
+RESET ROLE;
+TRUNCATE seen;
+SELECT is(avcurate.alter_slice('trap', $$alter_work.evil(split || frame_id) <> ''$$), 2::bigint, 'a superuser gives it another filter');
+SELECT is(avcurate.alter_slice('trap', columns => '{split,scene}'), 3::bigint, 'and other columns');
+SELECT is(avcurate.alter_slice('trap', 'true', '{split}'), 4::bigint, 'and both');
+SELECT bag_eq('SELECT DISTINCT who FROM seen', $$VALUES ('alter_member')$$, 'all code of the owner ran as the owner');
+SELECT ok(NOT rolsuper, 'who gained nothing') FROM pg_roles WHERE rolname = 'alter_member';
+
 -- ---- dropping ----
 SET client_min_messages = error;
-DROP OWNED BY alter_owner CASCADE;
+DROP OWNED BY alter_owner, alter_member CASCADE;
 SET client_min_messages = warning;
 SELECT results_eq($$SELECT slice_name, slice::oid, dataset::oid, version FROM _avcurate.slices WHERE slice_name LIKE 'alter\_%' $$,
-	$$VALUES ('alter_work.night', NULL::oid, NULL::oid, 17::bigint)$$, 'of dropped slices what is pinned is left');
+	$$VALUES ('alter_work.night', NULL::oid, NULL::oid, 18::bigint)$$, 'of dropped slices what is pinned is left');
 SELECT * FROM finish();
 DELETE FROM _avcurate.slice_tags WHERE tag = 'first';
-DROP OWNED BY alter_member, alter_reader, alter_other;
+DROP OWNED BY alter_reader, alter_other;
+DROP TABLE IF EXISTS alter_work.seen;
 DROP ROLE alter_owner, alter_member, alter_reader, alter_other;
