@@ -61,8 +61,7 @@ extern const char *avc_watermark_obstacle(const AvcWatermark *old,
  * Write it, unless what is stored serves as well; forget drops it.  The
  * caller holds the view's lock and avc_archive_hold, the snapshot is not
  * released yet.  Nothing is kept if the transaction itself made the dataset
- * or truncated it.  In REPEATABLE READ error 40001 if another refresh stored
- * one that the transaction does not see.
+ * or truncated it.
  */
 extern void avc_watermark_save(int64 slice_id, const AvcWatermark *old,
 							   AvcWatermark *now, Relation base,

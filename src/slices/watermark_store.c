@@ -291,26 +291,6 @@ avc_watermarks_of(Oid dataset)
 	return marks;
 }
 
-/*
- * In REPEATABLE READ: did a refresh leave this row that the transaction's
- * snapshot does not see?
- */
-static void
-check_serializable(Relation marks, int64 slice_id, HeapTuple newest)
-{
-	HeapTuple	seen;
-
-	if (!IsolationUsesXactSnapshot())
-		return;
-	seen = find_row(marks, slice_id, GetTransactionSnapshot());
-	if (!HeapTupleIsValid(seen) ||
-		!ItemPointerEquals(&seen->t_self, &newest->t_self))
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not serialize access due to concurrent refresh"),
-				 errhint("Retry the transaction.")));
-}
-
 void
 avc_watermark_write(int64 slice_id, const AvcWatermark *mark)
 {
@@ -324,10 +304,7 @@ avc_watermark_write(int64 slice_id, const AvcWatermark *mark)
 	values[1] = PointerGetDatum(pack(mark));
 	tuple = heap_form_tuple(RelationGetDescr(marks), values, nulls);
 	if (HeapTupleIsValid(old))
-	{
-		check_serializable(marks, slice_id, old);
 		CatalogTupleUpdate(marks, &old->t_self, tuple);
-	}
 	else
 		CatalogTupleInsert(marks, tuple);
 	table_close(marks, NoLock);
@@ -342,7 +319,6 @@ avc_watermark_forget(int64 slice_id)
 
 	if (HeapTupleIsValid(old))
 	{
-		check_serializable(marks, slice_id, old);
 		CatalogTupleDelete(marks, &old->t_self);
 		CommandCounterIncrement();
 	}
