@@ -510,6 +510,8 @@ erase(Erasure *erasure, const char *reason)
 		erase_from_slice(erasure,
 						 avc_slice_find_by_id(*(int64 *) lfirst(cell), false));
 	erase_records(erasure, slice_ids);
+	/* values of the columns, as ANALYZE noted them */
+	add_table(erasure, "pg_catalog.pg_statistic");
 	check_found(erasure);
 	warn_of_views(erasure);
 	write_log(erasure, reason, role);
