@@ -441,6 +441,7 @@ SELECT results_eq($$SELECT slice_name, slice::oid, dataset::oid, version FROM _a
 	$$VALUES ('alter_work.night', NULL::oid, NULL::oid, 18::bigint)$$, 'of dropped slices what is pinned is left');
 SELECT * FROM finish();
 DELETE FROM _avcurate.slice_tags WHERE tag = 'first';
+DELETE FROM _avcurate.erasures WHERE dataset_name LIKE 'alter%';
 DROP OWNED BY alter_reader, alter_other;
 DROP TABLE IF EXISTS alter_work.seen;
 DROP ROLE alter_owner, alter_member, alter_reader, alter_other;
