@@ -23,6 +23,7 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/heap.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am_d.h"
@@ -44,6 +45,7 @@
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "slices/evaluate.h"
@@ -54,6 +56,7 @@ typedef struct Analysis
 {
 	Oid			function;		/* the one that is in the way */
 	uint64		hash;
+	List	   *writers;		/* of the functions */
 	const char *obstacle;
 } Analysis;
 
@@ -128,7 +131,12 @@ check_function(Oid function, void *arg)
 		PROVOLATILE_IMMUTABLE;
 	/* those that come with the server change with it only */
 	if (function >= FirstNormalObjectId)
+	{
 		add_tuple(&analysis->hash, tuple);
+		if (!HeapTupleHeaderXminFrozen(tuple->t_data))
+			analysis->writers = lappend_int(analysis->writers,
+											(int) HeapTupleHeaderGetRawXmin(tuple->t_data));
+	}
 	ReleaseSysCache(tuple);
 	if (!is_mutable && !depends_on_settings(function))
 		return false;
@@ -535,6 +543,7 @@ analyse(AvcDefinition *definition, Relation view, Relation base)
 	add_rule(&analysis.hash, relid);
 	definition->fingerprint = hash_combine64(analysis.hash,
 											 definition->triggers);
+	definition->writers = analysis.writers;
 }
 
 AvcDefinition *
@@ -565,7 +574,16 @@ avc_definition_held(const AvcDefinition *definition, Relation base,
 					Snapshot snapshot)
 {
 	uint64		triggers = 0;
+	ListCell   *cell;
 
+	foreach(cell, definition->writers)
+	{
+		TransactionId writer = (TransactionId) lfirst_int(cell);
+
+		if (TransactionIdIsCurrentTransactionId(writer) ||
+			XidInMVCCSnapshot(writer, snapshot))
+			return false;
+	}
 	return notes_deleted(base, snapshot, &triggers) &&
 		triggers == definition->triggers;
 }

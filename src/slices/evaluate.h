@@ -23,6 +23,7 @@ typedef struct AvcDefinition
 								 * of the triggers that note deleted rows; 0
 								 * if there is an obstacle */
 	uint64		triggers;		/* the latter alone */
+	List	   *writers;		/* int: transaction ids that made the functions */
 } AvcDefinition;
 
 /* ---- analyse.c ---- */
@@ -37,9 +38,10 @@ typedef struct AvcDefinition
 extern AvcDefinition *avc_definition_analyse(Oid relid, Oid dataset);
 
 /*
- * Does the snapshot see the triggers that the definition was analysed with?
- * Else somebody changed them in between, and frames that he deleted
- * meanwhile were not noted.
+ * Does the snapshot see the triggers and functions that the definition was
+ * analysed with?  Else somebody changed them in between: frames that he
+ * deleted meanwhile were not noted, and rows may have been computed with the
+ * function before.  Functions of the own transaction count as unseen.
  */
 extern bool avc_definition_held(const AvcDefinition *definition,
 								Relation base, Snapshot snapshot);

@@ -190,7 +190,7 @@ avc_refresh_mark(AvcRefresh *refresh, Snapshot used)
 	{
 		avc_watermark_release(refresh->mark);
 		refresh->mark = NULL;
-		refresh->obstacle = "triggers of the dataset were changed meanwhile";
+		refresh->obstacle = "triggers of the dataset or functions of the definition were changed meanwhile";
 	}
 	else if (slice->must_recompute)
 		refresh->obstacle = "the last refresh used a snapshot older than the one before it";
