@@ -5,7 +5,9 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
+#include "executor/tstoreReceiver.h"
+#include "tcop/dest.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -13,9 +15,6 @@
 #include "common/spi.h"
 
 #define AVC_MAX_PARAMS 64
-
-/* Rows that a cursor hands over at a time. */
-#define STORE_ROWS 1000
 
 AvcParam
 avc_param_text(const char *string)
@@ -118,21 +117,14 @@ avc_spi_cursor(const char *sql, int nparams, const AvcParam *params,
 uint64
 avc_spi_store(Portal portal, Tuplestorestate *store)
 {
-	uint64		rows = 0;
+	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
+	uint64		rows;
 
-	for (;;)
-	{
-		uint64		n;
-
-		CHECK_FOR_INTERRUPTS();
-		SPI_cursor_fetch(portal, true, STORE_ROWS);
-		if (SPI_processed == 0)
-			break;
-		for (n = 0; n < SPI_processed; n++)
-			tuplestore_puttuple(store, SPI_tuptable->vals[n]);
-		rows += SPI_processed;
-		SPI_freetuptable(SPI_tuptable);
-	}
+	SetTuplestoreDestReceiverParams(dest, store, CurrentMemoryContext, false,
+									NULL, NULL);
+	/* what SPI_cursor_fetch does, but SPI keeps a copy of each row */
+	rows = PortalRunFetch(portal, FETCH_FORWARD, FETCH_ALL, dest);
+	dest->rDestroy(dest);
 	SPI_cursor_close(portal);
 	return rows;
 }

@@ -56,7 +56,7 @@ extern Portal avc_spi_cursor(const char *sql, int nparams,
 
 /*
  * Put all rows of the cursor into the store as they are, TOAST pointers
- * included, a thousand at a time, and close it.  Returns their number.
+ * included, and close it.  Returns their number.
  */
 extern uint64 avc_spi_store(Portal portal, Tuplestorestate *store);
 
