@@ -19,7 +19,6 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -56,15 +55,11 @@ avc_slice_note_filter(Oid relid, Oid dataset, const char *filter)
 					"WHERE slice = $1", 3, params);
 }
 
-/* Lock dataset and view, in this order. */
 static AvcSlice *
 lock_slice(Oid relid, LOCKMODE mode)
 {
-	AvcSlice   *slice = avc_slice_find_owned(relid);
+	AvcSlice   *slice = avc_slice_lock(relid, mode);
 
-	if (OidIsValid(slice->dataset))
-		LockRelationOid(slice->dataset, AccessShareLock);
-	slice = avc_slice_lock(relid, mode);
 	if (!OidIsValid(slice->dataset))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -141,11 +141,14 @@ rename_column(const AvcSlice *slice, const char *from, const char *to)
 {
 	AvcParam	params[4];
 
-	if (strcmp(from, "frame_id") == 0)
+	if (strcmp(from, "frame_id") == 0 ||
+		(strcmp(from, "image_sha256") == 0 &&
+		 avc_history_has_images(slice->slice_id)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot rename column \"frame_id\" of slice %s",
+				 errmsg("cannot rename column \"%s\" of slice %s", from,
 						slice->name),
+				 errdetail("Versions find their frames and images by this name."),
 				 errhint("Use avcurate.untrack_slice first.")));
 	if (strcmp(to, "from_version") == 0 || strcmp(to, "to_version") == 0)
 		ereport(ERROR,

@@ -18,7 +18,6 @@
 #include "catalog/pg_rewrite.h"
 #include "commands/view.h"
 #include "fmgr.h"
-#include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/analyze.h"
 #include "parser/parser.h"
@@ -29,7 +28,6 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#include "common/catalog.h"
 #include "slices/refresh.h"
 
 PG_FUNCTION_INFO_V1(avc_slice_filter);

@@ -298,6 +298,8 @@ SELECT is_empty('SELECT * FROM wrong()', 'so the needed one is back');
 SELECT lives_ok($$SELECT * FROM avcurate.batches('night', 4)$$, 'and batches go on');
 SELECT throws_like($$SELECT * FROM avcurate.batches('night', 4, version => 16)$$, '%lacks column "width"%', 'but not of a version without it');
 
+SELECT throws_ok('ALTER TABLE night RENAME image_sha256 TO hash', '55000', NULL, 'the column that images are found by keeps its name');
+
 -- ---- prune ----
 SELECT version FROM avcurate.prune_slice('night', 2) WHERE pruned ORDER BY version LIMIT 1 \gset pruned_
 SELECT results_eq($$SELECT version FROM avcurate.slice_versions WHERE slice = 'night'::regclass ORDER BY 1$$, $$VALUES (1::bigint), (16), (17)$$, 'pruned to a tag and two');
