@@ -368,6 +368,36 @@ SELECT avcurate.create_slice('all_frames', 'frames', 'true') \gset made_
 SELECT is(count(*), 60::bigint, 'so does a new one') FROM all_frames;
 DROP TABLE more;
 
+-- ---- odd names, missing rights ----
+RESET ROLE;
+CREATE SCHEMA "alter Odd ""s""";
+GRANT ALL ON SCHEMA "alter Odd ""s""" TO alter_other;
+GRANT USAGE ON SCHEMA avcurate TO alter_other;
+SET ROLE alter_other;
+SELECT avcurate.create_dataset('"alter Odd ""s""".frames') \gset made_
+SET search_path = "alter Odd ""s""", public;
+ALTER TABLE frames RENAME TO "%s ""f""";
+ALTER TABLE "%s ""f""" ADD "case" int, ADD "a ""b"" %d" text COLLATE "C", ADD "x (1)" int;
+INSERT INTO "%s ""f""" (image_id, image_bytes, "case", "a ""b"" %d", "x (1)") SELECT 'i' || i, alter_work.jpeg('i' || i), i, 'b' || i, i FROM generate_series(1, 9) i;
+SELECT avcurate.create_slice('"A ""slice"" %s 4567890123456789012345678901234567890123456789012"', '"%s ""f"""', $$"a ""b"" %d" <> 'b3'
+	AND EXISTS (SELECT FROM "%s ""f""" WHERE image_id = 'i1')$$) AS slice \gset odd_
+PREPARE odd AS SELECT avcurate.alter_slice($1, $2, $3);
+EXECUTE odd(:'odd_slice', NULL, '{case,"a \"b\" %d"}') \gset odd_
+EXECUTE odd(:'odd_slice', '"case" > 1', '{"x (1)"}') \gset odd_
+EXECUTE odd(:'odd_slice', NULL, '{case,"a \"b\" %d","x (1)"}') \gset odd_
+SELECT is(array_agg(concat_ws(' ', v.version, c.rows, c.verified) ORDER BY v.version), '{1 8 t,2 8 t,3 8 t,4 8 t}', 'names of all kinds')
+FROM avcurate.slice_versions v, avcurate.verify_slice(v.slice, v.version) c WHERE v.slice = :'odd_slice'::regclass;
+RESET ROLE;
+REVOKE CREATE ON SCHEMA "alter Odd ""s""" FROM alter_other;
+SET ROLE alter_other;
+SELECT throws_ok(format('SELECT avcurate.alter_slice(%L, columns => ''{split}'')', :'odd_slice'), '42501', NULL, 'a view is made again with the right to make one');
+SELECT is(avcurate.alter_slice(:'odd_slice', 'true'), 5::bigint, 'a filter needs none');
+RESET ROLE;
+SET client_min_messages = error;
+DROP SCHEMA "alter Odd ""s""" CASCADE;
+SET client_min_messages = warning;
+SET search_path = alter_work, public;
+
 -- ---- features ----
 SELECT avcurate.add_feature('frames', 'area', 'width * height') \gset added_
 CALL avcurate.backfill('frames');
