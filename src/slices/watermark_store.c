@@ -249,20 +249,21 @@ AvcWatermark *
 avc_watermark_load(int64 slice_id)
 {
 	Relation	marks = open_marks(AccessShareLock);
-	HeapTuple	tuple = find_row(marks, slice_id, GetLatestSnapshot());
 	AvcWatermark *mark = NULL;
+	HeapTuple	tuple;
 
+	/* explain_refresh holds no lock that keeps a large state in TOAST */
+	PushActiveSnapshot(GetLatestSnapshot());
+	tuple = find_row(marks, slice_id, GetActiveSnapshot());
 	if (HeapTupleIsValid(tuple))
 	{
 		bool		is_null;
-		Datum		state = heap_getattr(tuple, 2, RelationGetDescr(marks),
-										 &is_null);
 
-		/* the row may hold its value in TOAST */
-		PushActiveSnapshot(GetLatestSnapshot());
-		mark = unpack(DatumGetByteaPP(state));
-		PopActiveSnapshot();
+		mark = unpack(DatumGetByteaPP(heap_getattr(tuple, 2,
+												   RelationGetDescr(marks),
+												   &is_null)));
 	}
+	PopActiveSnapshot();
 	table_close(marks, AccessShareLock);
 	return mark;
 }

@@ -168,6 +168,15 @@ settle();
 meanwhile('w', 'SELECT many_subtransactions(3); COMMIT;');
 is(refreshed('night'), 'incremental 79', 'more subtransactions than a snapshot lists');
 
+# so many ids in progress that the watermark does not fit into its row
+meanwhile($_, q{BEGIN; DO $$BEGIN FOR i IN 1 .. 60 LOOP BEGIN INSERT INTO noise VALUES (i);
+	EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END$$;}) foreach 1 .. 10;
+sql("SELECT scene(45, 'listed')");
+is(refreshed('night'), 'incremental 1', 'hundreds of ids in progress');
+cmp_ok(sql('SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = $$_avcurate.slice_watermarks$$::regclass'), '>', 0, 'and listed');
+meanwhile($_, "SELECT scene(205 + 6 * $_, 'listed'); COMMIT;") foreach 1 .. 10;
+is(refreshed('night'), 'incremental 10', 'are found when they are done');
+
 # With such a transaction open, ids are not told apart.  This frame was
 # deleted and is back, by an older transaction than the one that deleted it.
 my $again = 'INSERT INTO frames (frame_id, image_id, split, image_bytes, image_sha256, width, height, weather, timeofday)
