@@ -215,15 +215,11 @@ visit_pages(Walk *walk, BlockNumber from, BlockNumber to, const MapBits *bits)
 	return true;
 }
 
-/* Visit what may have come to the table; false if the visitor stopped it. */
 static bool
-walk_table(Walk *walk)
+visit_table(Walk *walk, BlockNumber blocks)
 {
-	BlockNumber blocks = RelationGetNumberOfBlocks(walk->rel);
 	uint32		i;
 
-	walk->cut = avc_watermark_cut(walk->old, walk->was);
-	allocate_maps(walk->is, blocks);
 	for (i = 0; i < walk->is->map_pages; i++)
 	{
 		XLogRecPtr	lsn = read_map(walk->rel, i, &walk->bits);
@@ -238,6 +234,24 @@ walk_table(Walk *walk)
 			return false;
 	}
 	return true;
+}
+
+/* Visit what may have come to the table; false if the visitor stopped it. */
+static bool
+walk_table(Walk *walk)
+{
+	BlockNumber blocks = RelationGetNumberOfBlocks(walk->rel);
+	bool		is_whole;
+
+	walk->cut = avc_watermark_cut(walk->old, walk->was);
+	/* as PostgreSQL's own scans: a large table is not to fill the cache */
+	walk->strategy = blocks > NBuffers / 4 ?
+		GetAccessStrategy(BAS_BULKREAD) : NULL;
+	allocate_maps(walk->is, blocks);
+	is_whole = visit_table(walk, blocks);
+	if (walk->strategy)
+		FreeAccessStrategy(walk->strategy);
+	return is_whole;
 }
 
 /* ---- deleted frames ---- */
@@ -361,14 +375,12 @@ avc_discover(const AvcWatermark *old, AvcWatermark *now, Relation base,
 	walk->now = now;
 	walk->arg = &finder;
 	walk->span = avc_watermark_span(old);
-	walk->strategy = GetAccessStrategy(BAS_BULKREAD);
 	finder.tombstone = RelationGetDescr(tombstones);
 	if (old->is_inexact)
 		begin_lookup(&finder);
 	now->is_walked = walk_both(walk, &finder, tombstones);
 	if (finder.index)
 		end_lookup(&finder);
-	FreeAccessStrategy(walk->strategy);
 	pfree(walk);
 	table_close(tombstones, NoLock);
 	return now->is_walked;

@@ -1,5 +1,5 @@
-# Refresh by difference where files that are new are written without WAL, and
-# where transaction numbers jump.
+# Refresh by difference where files that are new are written without WAL, where
+# snapshots may become too old, and where transaction numbers jump.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -80,6 +80,23 @@ sql("BEGIN; CLUSTER frames; SELECT scene(min(frame_id), 'c 1') FROM night; COMMI
 $node->stop('immediate');
 $node->start;
 is(refreshed(), 'incremental 2', 'after a crash');
+
+# ---- snapshots that may become too old ----
+
+sub touched
+{
+	my $plan = sql(q{SELECT count(*) FROM avcurate.explain_refresh('night');
+		EXPLAIN (ANALYZE, BUFFERS, COSTS off, TIMING off) SELECT avcurate.explain_refresh('night');});
+	return $plan =~ /Buffers: shared hit=(\d+)(?: read=(\d+))?/ ? $1 + ($2 || 0) : die $plan;
+}
+sql("SELECT add_frames(2000); $refresh VACUUM frames; SELECT add_frames(2); $refresh");
+my $pages = sql("SELECT pg_relation_size('frames') / 8192");
+cmp_ok(touched(), '<', $pages / 2, 'pages that are all-visible are not read');
+$node->append_conf('postgresql.conf', 'old_snapshot_threshold = 60');
+$node->restart;
+cmp_ok(touched(), '>', $pages, 'unless VACUUM may call rows all-visible that a snapshot does not see');
+sql("SELECT scene(min(frame_id), 'old') FROM night; VACUUM frames;");
+is(refreshed(), 'incremental 1', 'by difference all the same');
 
 # ---- so many transactions later that tuples do not tell ids apart ----
 
