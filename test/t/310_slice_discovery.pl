@@ -269,6 +269,14 @@ sql("SELECT scene(103, 'newest')");
 meanwhile('rr', "SELECT avcurate.refresh_slice('night'); COMMIT;");
 is(refreshed('night'), 'incremental 1', 'REPEATABLE READ: a refresh that it does not see');
 
+# what it sees is neither what the slice was before nor what it is now
+sql("SELECT scene(103, 'for a while')");
+meanwhile('rr', 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM noise;');
+sql("SELECT scene(103, 'newest'); UPDATE frames SET scene = scene || '' WHERE timeofday = 'day';");
+is(refreshed('night'), 'none 0', 'a change that was taken back');
+meanwhile('rr', "SELECT avcurate.refresh_slice('night'); SELECT check_fresh('night'); COMMIT;");
+is(refreshed('night'), 'full', 'REPEATABLE READ: a refresh to what was in between');
+
 meanwhile('rr', 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM noise;');
 sql("SELECT scene(103, 'typed'); DELETE FROM frames WHERE frame_id = 109;");
 meanwhile('rr', "REFRESH MATERIALIZED VIEW night; SELECT check_fresh('night'); COMMIT;");

@@ -95,12 +95,14 @@ is(last_line(q{SELECT count(*) FROM avcurate.prune_slice('rare');} . $left), '10
 meanwhile('COMMIT;');
 is(refreshed('night'), 'incremental', 'its slice needed them');
 
-# pruning that is not committed, and one beside it
+# pruning that is not committed, and one beside it, of what neither refreshes
+sql(q{SELECT avcurate.create_dataset('thirds'); SELECT avcurate.create_slice('third', 'thirds', 'true');
+	INSERT INTO others (image_id, split, image_bytes) SELECT i::text, 'train', jpeg(i::text) FROM generate_series(1, 20) i; DELETE FROM others;});
 meanwhile('BEGIN;' . prune());
-is(last_line(q{SET lock_timeout = '10s'; SELECT count(*) FROM avcurate.prune_slice('rare');} . $left), '10',
+is(last_line(q{SET lock_timeout = '10s'; SELECT count(*) FROM avcurate.prune_slice('third');} . $left), '30',
 	'two at once do not wait for each other');
 meanwhile('ROLLBACK;');
-is(last_line($left), '10', 'rolled back');
+is(last_line($left), '30', 'rolled back');
 is(last_line(prune() . $left), '0', 'and done');
 
 # ---- by itself ----
