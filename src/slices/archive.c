@@ -335,17 +335,20 @@ lock_out_refreshes(Oid dataset)
 		LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* The frames of the archive that no history of the dataset's slices holds. */
-static char *
-unheld_query(Oid dataset)
+/*
+ * What versions of the dataset's slices hold of the frames that the archive
+ * has images of, each once: (frame_id, image_sha256).
+ */
+static Tuplestorestate *
+collect_held(Oid dataset, TupleDesc *desc)
 {
 	AvcParam	param = AVC_REGCLASS(dataset);
 	StringInfoData sql;
 	uint64		i;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT a.ctid FROM _avcurate.archive a "
-						   "WHERE a.dataset = $1");
+	appendStringInfoString(&sql, "SELECT NULL::bigint AS frame_id, "
+						   "NULL::bytea AS image_sha256 WHERE false");
 	avc_spi_exec("SELECT slice_id FROM _avcurate.slices WHERE dataset = $1",
 				 1, &param, false, 0);
 	for (i = 0; i < SPI_processed; i++)
@@ -356,12 +359,38 @@ unheld_query(Oid dataset)
 
 		if (!avc_history_has_images(slice_id))
 			continue;
-		appendStringInfo(&sql, " AND NOT EXISTS (SELECT FROM %s h WHERE "
-						 "h.frame_id = a.frame_id "
-						 "AND h.image_sha256 = a.image_sha256)",
+		appendStringInfo(&sql, " UNION SELECT h.frame_id, h.image_sha256 "
+						 "FROM (SELECT DISTINCT frame_id "
+						 "FROM _avcurate.archive WHERE dataset = $1) a "
+						 "JOIN %s h ON h.frame_id = a.frame_id",
 						 avc_history_name(slice_id));
 	}
-	return sql.data;
+	return avc_rows_collect(sql.data, 1, &param, false, desc);
+}
+
+/*
+ * Find the rows of the archive that no version holds, leaving their places in
+ * SPI_tuptable.  By hash: a frame may have had many images, and rows of many
+ * versions, of which the planner knows nothing.
+ */
+static void
+find_unheld(Oid dataset, long limit)
+{
+	AvcParam	param = AVC_REGCLASS(dataset);
+	TupleDesc	desc;
+	Tuplestorestate *held = collect_held(dataset, &desc);
+	int			guc_level = NewGUCNestLevel();
+
+	avc_rows_register("held_images", held, desc);
+	(void) set_config_option("enable_nestloop", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	avc_spi_exec("SELECT a.ctid FROM _avcurate.archive a "
+				 "WHERE a.dataset = $1 AND NOT EXISTS "
+				 "(SELECT FROM held_images h WHERE h.frame_id = a.frame_id "
+				 "AND h.image_sha256 = a.image_sha256)",
+				 1, &param, false, limit);
+	AtEOXact_GUC(false, guc_level);
+	tuplestore_end(held);
 }
 
 /* Delete an archived row; false if an open snapshot may still see its image. */
@@ -388,7 +417,6 @@ free_row(Relation archive, ItemPointer tid, TransactionId horizon)
 static int64
 free_rows(Oid dataset)
 {
-	AvcParam	param = AVC_REGCLASS(dataset);
 	Relation	rel = table_open(dataset, AccessShareLock);
 	Relation	archive;
 	TransactionId horizon;
@@ -399,9 +427,9 @@ free_rows(Oid dataset)
 										   get_namespace_oid("_avcurate",
 															 false)),
 						 RowExclusiveLock);
-	/* first the horizon, then the snapshot that looks at the histories */
+	/* first the horizon, then the snapshots that look at the histories */
 	horizon = GetOldestNonRemovableTransactionId(rel);
-	avc_spi_exec(unheld_query(dataset), 1, &param, false, 0);
+	find_unheld(dataset, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		bool		is_null;
@@ -416,10 +444,19 @@ free_rows(Oid dataset)
 	return kept;
 }
 
+/* Has the archive any image of the dataset? */
+static bool
+is_archived(Oid dataset)
+{
+	AvcParam	param = AVC_REGCLASS(dataset);
+
+	return avc_spi_exec("SELECT 1 FROM _avcurate.archive WHERE dataset = $1",
+						1, &param, false, 1) > 0;
+}
+
 char *
 avc_archive_free(Oid dataset)
 {
-	AvcParam	param = AVC_REGCLASS(dataset);
 	MemoryContext caller = CurrentMemoryContext;
 	AvcRoleScope scope;
 	char	   *why = NULL;
@@ -427,10 +464,16 @@ avc_archive_free(Oid dataset)
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	if (lock_out_refreshes(dataset))
+	if (!is_archived(dataset))
+		kept = 0;
+	else if (lock_out_refreshes(dataset))
 		kept = free_rows(dataset);
-	else if (avc_spi_exec(unheld_query(dataset), 1, &param, false, 1) > 0)
-		why = "A slice of the dataset is being made or refreshed.";
+	else
+	{
+		find_unheld(dataset, 1);
+		if (SPI_processed > 0)
+			why = "A slice of the dataset is being made or refreshed.";
+	}
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	if (kept > 0)
