@@ -147,6 +147,12 @@ $node->safe_psql('postgres', "UPDATE _avcurate.checkpoints SET provenance = json
 $job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($checkpoint)");
 wait_for($job);
 like($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), qr/^not comparable: threads was 7, is \d+$/, 'and what differs');
+is($node->safe_psql('postgres', "SELECT string_agg(object_kind || ' ' || object, ',') FROM avcurate.erase_frame('frames', 24, 'not to be trained on') WHERE object = '$checkpoint'"),
+	"checkpoint $checkpoint", 'erasing a frame names the checkpoint');
+$job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($checkpoint)");
+is((wait_for($job))[0], 'succeeded', 'it is trained again with the rest');
+is($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), 'not comparable: 1 frames of the version were erased since', 'and says so');
+is($node->safe_psql('postgres', "SELECT (SELECT detail FROM avcurate.verify_checkpoint($checkpoint) WHERE check_name = 'pin' AND ok) ~ ': 24 rows minus 1 erased: rows and images match'"), 't', 'its pin still verifies');
 
 # --- checkpoints out and in
 is($node->safe_psql('postgres', "SELECT provenance ->> 'weights_sha256' FROM avcurate.checkpoints WHERE checkpoint = avcurate.import_checkpoint('m', avcurate.export_checkpoint($checkpoint))") ||
