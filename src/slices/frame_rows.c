@@ -32,6 +32,7 @@ struct AvcFrameRows
 	TableScanDesc table_scan;
 	ScanKeyData key;
 	TupleTableSlot *slot;
+	MemoryContext context;		/* where the scan keeps what it found */
 };
 
 /* An index that finds rows by frame_id, open, or NULL. */
@@ -65,6 +66,7 @@ avc_frame_rows_begin(Relation rel, Snapshot snapshot)
 		TupleDescAttr(RelationGetDescr(rel), frame_id - 1)->atttypid != INT8OID)
 		elog(ERROR, "relation \"%s\" has no frame_id",
 			 RelationGetRelationName(rel));
+	rows->context = CurrentMemoryContext;
 	rows->rel = rel;
 	rows->slot = table_slot_create(rel, NULL);
 	rows->index = open_index(rel, frame_id);
@@ -80,17 +82,21 @@ avc_frame_rows_begin(Relation rel, Snapshot snapshot)
 void
 avc_frame_rows_seek(AvcFrameRows *rows, int64 frame_id)
 {
+	MemoryContext old = MemoryContextSwitchTo(rows->context);
+
 	CHECK_FOR_INTERRUPTS();
 	rows->key.sk_argument = Int64GetDatum(frame_id);
 	if (rows->index)
 		index_rescan(rows->index_scan, &rows->key, 1, NULL, 0);
 	else
 		table_rescan(rows->table_scan, &rows->key);
+	MemoryContextSwitchTo(old);
 }
 
 TupleTableSlot *
 avc_frame_rows_next(AvcFrameRows *rows)
 {
+	MemoryContext old = MemoryContextSwitchTo(rows->context);
 	bool		found;
 
 	if (rows->index)
@@ -99,6 +105,7 @@ avc_frame_rows_next(AvcFrameRows *rows)
 	else
 		found = table_scan_getnextslot(rows->table_scan, ForwardScanDirection,
 									   rows->slot);
+	MemoryContextSwitchTo(old);
 	return found ? rows->slot : NULL;
 }
 
