@@ -16,7 +16,8 @@
  *
  * Readers with older snapshots see the frame until they end.  Dead rows stay
  * in the files until VACUUM; nothing can be done about that from here but to
- * name the tables.
+ * name the tables.  A REFRESH that waited for us may add such a row to its
+ * view, as it computes with its old snapshot first.
  */
 #include "postgres.h"
 
@@ -521,7 +522,7 @@ erase(Erasure *erasure, const char *reason)
 			(errmsg("frame " INT64_FORMAT " of dataset %s is erased when this transaction commits",
 					erasure->frame_id, erasure->dataset->quoted_name),
 			 errdetail("Files of the tables keep dead rows until they are rewritten; WAL, backups, dumps and subscribers keep what they have."),
-			 errhint("Then run VACUUM (FULL, ANALYZE) %s.",
+			 errhint("Then run, as owner of the database, VACUUM (FULL, ANALYZE) %s.",
 					 erasure->tables.data)));
 }
 

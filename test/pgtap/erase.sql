@@ -217,6 +217,26 @@ SELECT throws_ok($$SELECT * FROM avcurate.erase_frame('road.frames', 7, 'again')
 INSERT INTO road.frames (frame_id, image_id, image_bytes, ann_categories, ann_bboxes) OVERRIDING SYSTEM VALUE VALUES (7, 'new 7', pg_temp.jpeg('new 7'), '{}', '{}');
 SELECT lives_ok($$SELECT * FROM avcurate.erase_frame('road.frames', 7, 'the other one')$$, 'unless the number was given to another frame');
 
+-- ---- versions with different columns, and a renamed one
+SELECT avcurate.create_slice('road.wide', 'road.frames', 'true', '{scene,weather}') \g /dev/null
+UPDATE road.frames SET weather = 'fog' WHERE frame_id IN (9, 10);
+SELECT is(avcurate.refresh_slice('road.wide'), 2::bigint, 'a slice of few columns');
+SELECT is(avcurate.alter_slice('road.wide', columns => '{weather,timeofday}'), 3::bigint, 'gets others');
+UPDATE road.frames SET timeofday = 'dusk' WHERE frame_id = 9;
+SELECT is(avcurate.refresh_slice('road.wide'), 4::bigint, 'goes on');
+ALTER MATERIALIZED VIEW road.wide RENAME COLUMN weather TO sky;
+SELECT is(avcurate.alter_slice('road.wide', columns => '{scene,weather}'), 5::bigint, 'and gets the first ones back');
+SELECT results_eq($$SELECT object_kind, version FROM avcurate.erase_frame('road.frames', 9, 'of many shapes') WHERE object = 'road.wide' ORDER BY 1, 2$$,
+	$$VALUES ('slice', NULL::bigint), ('version', 1), ('version', 2), ('version', 3), ('version', 4), ('version', 5)$$, 'erased from all of them');
+SELECT results_eq($$SELECT v.version, c.verified, c.erased, c.digest = v.digest FROM avcurate.slice_versions v, avcurate.verify_slice(v.slice, v.version) c
+	WHERE v.slice = 'road.wide'::regclass ORDER BY 1$$, $$SELECT v, true, 1::bigint, true FROM generate_series(1, 5::bigint) v$$, 'each accounts for the columns that it has');
+
+-- ---- a dataset without slices
+SELECT avcurate.create_dataset('road.bare') \g /dev/null
+INSERT INTO road.bare (image_id, image_bytes) VALUES ('b', pg_temp.jpeg('b'));
+SELECT results_eq($$SELECT * FROM avcurate.erase_frame('road.bare', 1, 'x')$$, $$VALUES ('dataset', 'road.bare', NULL::bigint)$$, 'a dataset without slices');
+SELECT throws_ok($$SELECT * FROM avcurate.erase_frame('road.bare', 1, 'x')$$, '42704', NULL, 'where it is gone, too');
+
 -- ---- a view that still holds one cannot be tracked
 CREATE UNIQUE INDEX ON road.loose (frame_id);
 SELECT throws_ok($$SELECT avcurate.track_slice('road.loose')$$, '55000', 'materialized view "loose" holds frame 3, which was erased', 'a stale view is refused');
@@ -247,9 +267,9 @@ SELECT results_eq($$SELECT * FROM road.seen$$, $$VALUES ('avc_keeper'::name, fal
 
 SELECT is((SELECT bool_and(c.verified) FROM avcurate.slice_versions v, avcurate.verify_slice(v.slice, v.version) c
 	WHERE v.slice IS NOT NULL AND v.slice <> 'road.joined'::regclass), true, 'every version of every slice verifies in the end');
-SELECT is((SELECT count(*) FROM avcurate.erasures), 6::bigint, 'the log has every erasure');
+SELECT is((SELECT count(*) FROM avcurate.erasures), 8::bigint, 'the log has every erasure');
 DROP TABLE road.frames CASCADE;
-SELECT results_eq($$SELECT DISTINCT dataset IS NULL, dataset_name FROM _avcurate.erasures$$, $$VALUES (true, 'road.frames')$$, 'and keeps it when the dataset is dropped');
+SELECT results_eq($$SELECT DISTINCT dataset IS NULL, dataset_name FROM _avcurate.erasures ORDER BY 2$$, $$VALUES (false, 'road.bare'), (true, 'road.frames')$$, 'and keeps it when the dataset is dropped');
 
 SELECT * FROM finish();
 ROLLBACK;

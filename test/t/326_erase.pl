@@ -250,7 +250,7 @@ query("UPDATE frames SET image_bytes = jpeg('telltale image 2') WHERE frame_id =
 query('SELECT count(*) FROM avcurate.refresh_slices(); ANALYZE');
 cmp_ok(files_with()->{$_} // 0, '>', 0, "the search finds the $_") foreach @values;
 my ($rc, $out, $err) = $node->psql('postgres', "SELECT count(*) FROM avcurate.erase_frame('frames', $frame, 'asked for')");
-my ($tables) = $err =~ /^HINT:  Then run (VACUUM \(FULL, ANALYZE\) .*)\.$/m;
+my ($tables) = $err =~ /^HINT:  Then run, as owner of the database, (VACUUM \(FULL, ANALYZE\) .*)\.$/m;
 ok($tables, 'the hint names tables') or diag $err;
 is(query(q{SELECT * FROM traces('telltale')}), '', 'no row is left');
 cmp_ok(files_with()->{$_} // 0, '>', 0, "the files still have the $_") foreach @values;
