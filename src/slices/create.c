@@ -145,6 +145,7 @@ avc_track_slice(PG_FUNCTION_ARGS)
 	Oid			dataset;
 	AvcSlice   *slice;
 
+	PreventCommandIfReadOnly("track_slice()");
 	avc_require_owner(relid);
 	(void) avc_definition_check_view(relid);
 	LockRelationOid(relid, ExclusiveLock);
@@ -177,6 +178,7 @@ avc_untrack_slice(PG_FUNCTION_ARGS)
 	AvcSlice   *slice;
 	char	   *what;
 
+	PreventCommandIfReadOnly("untrack_slice()");
 	(void) avc_slice_find_owned(relid);
 	LockRelationOid(relid, ExclusiveLock);
 	slice = avc_slice_find_owned(relid);
@@ -198,13 +200,16 @@ avc_untrack_slice(PG_FUNCTION_ARGS)
 Datum
 avc_tag_slice(PG_FUNCTION_ARGS)
 {
-	AvcSlice   *slice = avc_slice_find_owned(PG_GETARG_OID(0));
-	int64		version = avc_slice_version_pin(slice, PG_GETARG_INT64(1));
+	AvcSlice   *slice;
+	int64		version;
 	char	   *tag = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	AvcParam	params[4];
 	AvcRoleScope scope;
 	uint64		done;
 
+	PreventCommandIfReadOnly("tag_slice()");
+	slice = avc_slice_find_owned(PG_GETARG_OID(0));
+	version = avc_slice_version_pin(slice, PG_GETARG_INT64(1));
 	if (tag[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

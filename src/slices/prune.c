@@ -248,6 +248,7 @@ avc_prune_slice(PG_FUNCTION_ARGS)
 	AvcRoleScope scope;
 	uint64		i;
 
+	PreventCommandIfReadOnly("prune_slice()");
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_GETARG_INT32(1) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
