@@ -106,7 +106,7 @@ sub step
 		"REFRESH MATERIALIZED VIEW $slice;", "REFRESH MATERIALIZED VIEW CONCURRENTLY $slice;");
 	return before() . "$how\n" . refreshed($exact, $slice) unless $how =~ /refresh_slice\(/;
 	return "SELECT oracle.explain('$slice');\n" . before() . "$how\n"
-		. ($exact ? "SELECT oracle.as_explained('$slice');\n" : '') . refreshed($exact, $slice);
+		. "SELECT oracle.as_explained('$slice', " . ($exact ? 'true' : 'false') . ");\n" . refreshed($exact, $slice);
 }
 
 sub alter_filter

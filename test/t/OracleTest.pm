@@ -164,19 +164,23 @@ $$;
 
 -- What explain_refresh says just before refresh_slice, and did it come so?
 CREATE TABLE oracle.explained (slice text, mode text, reason text);
+-- Writes nothing: a transaction that has an id leaves another watermark.
 CREATE FUNCTION oracle.explain(slice text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-	INSERT INTO oracle.explained SELECT explain.slice, e.mode, e.reason FROM avcurate.explain_refresh(explain.slice::regclass) e;
 	PERFORM set_config('oracle.explained', (SELECT to_jsonb(e) || to_jsonb(s) FROM avcurate.explain_refresh(explain.slice::regclass) e,
-		avcurate.slices s WHERE s.slice = explain.slice::regclass)::text, false);
+		(SELECT s.version FROM avcurate.slices s WHERE s.slice = explain.slice::regclass) s)::text, false);
 END
 $$;
 
-CREATE FUNCTION oracle.as_explained(slice text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION oracle.as_explained(slice text, is_exact boolean) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	was jsonb := current_setting('oracle.explained');
 	v record;
 BEGIN
+	INSERT INTO oracle.explained VALUES (slice, was ->> 'mode', was ->> 'reason');
+	IF NOT is_exact THEN
+		RETURN;
+	END IF;
 	SELECT x.* INTO v FROM avcurate.slice_versions x WHERE x.slice = as_explained.slice::regclass
 		AND x.version > (was ->> 'version')::bigint;
 	IF was ->> 'mode' = 'none' AND FOUND OR was ->> 'mode' <> 'none' AND FOUND AND was ->> 'mode' <> v.mode
