@@ -119,6 +119,9 @@ sub alter_filter
 
 sub fill { return pick("SELECT avcurate.refresh_slice('$_[0]');", "REFRESH MATERIALIZED VIEW $_[0];") }
 
+# Others get transaction ids beyond one's own meanwhile.
+sub doze { return pick('', "SELECT pg_sleep(0.1);\n") }
+
 sub within { return "BEGIN$_[0];\n$_[1]" . ($_[2] || 'COMMIT') . ";\n" }
 
 my %kind = (
@@ -134,9 +137,9 @@ my %kind = (
 	functions => [ 1, sub { within('', before() . "SELECT refresh_static();\nSELECT oracle.remember('night');\nSELECT refresh_sql();\n" . refreshed($_[0], 'night', 'words')
 		. $own->statement . "\n" . before() . "SELECT refresh_static();\n" . refreshed($_[0], 'night')) } ],
 	own_writes => [ 4, sub { my ($e) = @_; my $s = pick(@slices);
-		within('', $own->statement . "\n" . step($e, $s) . $own->statement . "\n" . step($e, $s) . $own->statement . "\n", pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
+		within('', $own->statement . "\n" . doze() . step($e, $s) . $own->statement . "\n" . step($e, $s) . $own->statement . "\n", pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
 	savepoints => [ 4, sub { my ($e) = @_; my $s = pick(@slices);
-		within('', "SAVEPOINT a;\n" . $own->statement . "\n" . step($e, $s) . pick('ROLLBACK TO a', 'RELEASE a') . ";\n" . $own->statement
+		within('', "SAVEPOINT a;\n" . $own->statement . "\n" . doze() . step($e, $s) . pick('ROLLBACK TO a', 'RELEASE a') . ";\n" . $own->statement
 			. "\nSAVEPOINT b;\n" . step($e, $s) . pick('ROLLBACK TO b', 'RELEASE b') . ";\n" . step($e, $s), pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
 	do_block => [ 1, sub { "DO \$do\$BEGIN\nBEGIN\nUPDATE frames SET scene = 'undone' WHERE frame_id % 48 = 15;\n"
 		. "PERFORM avcurate.refresh_slice('night'), avcurate.refresh_slice('words');\nREFRESH MATERIALIZED VIEW hashes;\nRAISE 'undo';\nEXCEPTION WHEN raise_exception THEN NULL;\nEND;\nEND\$do\$;\n"
