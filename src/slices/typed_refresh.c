@@ -160,8 +160,13 @@ lock_tracked(RefreshMatViewStmt *statement, bool *is_concurrent,
 	if (slice == NULL)
 		return InvalidOid;
 
-	if (OidIsValid(slice->dataset))
+	if (OidIsValid(slice->dataset) &&
+		!ConditionalLockRelationOid(slice->dataset, AccessShareLock))
+	{
+		/* a TRUNCATE empties the dataset for older snapshots as well */
+		*has_waited = true;
 		LockRelationOid(slice->dataset, AccessShareLock);
+	}
 	relid = lock_view(statement->relation, has_waited);
 	/* whoever held the lock may have dropped or given up the slice */
 	slice = OidIsValid(relid) ? avc_slice_find(relid, true) : NULL;
