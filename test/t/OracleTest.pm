@@ -23,6 +23,9 @@ CREATE TABLE oracle.log (
 	frame_id bigint,
 	frame frames);
 
+-- what to write to if only an id is wanted
+CREATE UNLOGGED TABLE oracle.scratch (i bigint);
+
 CREATE FUNCTION oracle.note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	IF TG_OP = 'TRUNCATE' THEN
@@ -62,12 +65,12 @@ $$;
 
 -- How many rows of a view differ from a query's, either way, and the first.
 CREATE FUNCTION oracle.difference(slice text, query text, before pg_snapshot,
-	late xid8[], OUT n bigint, OUT example text) LANGUAGE plpgsql AS $$
+	late xid8[], OUT n bigint, OUT example text, OUT frame bigint) LANGUAGE plpgsql AS $$
 BEGIN
-	EXECUTE format('SELECT count(*), min(t) FROM ('
-		'(SELECT ''lacks '' || q::text AS t FROM (%2$s) q EXCEPT ALL SELECT ''lacks '' || v::text FROM %1$s v) UNION ALL '
-		'(SELECT ''has '' || v::text FROM %1$s v EXCEPT ALL SELECT ''has '' || q::text FROM (%2$s) q)) d',
-		slice, query) INTO n, example USING before, late;
+	EXECUTE format('SELECT count(*), min(t), min(frame_id) FROM ('
+		'(SELECT frame_id, ''lacks '' || q::text AS t FROM (%2$s) q EXCEPT ALL SELECT frame_id, ''lacks '' || v::text FROM %1$s v) UNION ALL '
+		'(SELECT frame_id, ''has '' || v::text FROM %1$s v EXCEPT ALL SELECT frame_id, ''has '' || q::text FROM (%2$s) q)) d',
+		slice, query) INTO n, example, frame USING before, late;
 END
 $$;
 
@@ -161,6 +164,11 @@ BEGIN
 	IF NOT found_it THEN
 		RAISE WARNING 'FAULT: % equals its definition under no snapshot since % (% transactions), in % rows, one: %',
 			slice, before, cardinality(late), d.n, d.example;
+		RAISE WARNING 'FAULT: frame % was written by %, is %; rows that differ from the definition now: %', d.frame,
+			(SELECT json_agg(json_build_object('seq', l.seq, 'xid', l.xid, 'op', l.op, 'text', left(l.frame::text, 300)) ORDER BY l.seq)
+				FROM oracle.log l WHERE l.frame_id = d.frame),
+			(SELECT left(row(f.xmin, f.ctid, f)::text, 300) FROM frames f WHERE f.frame_id = d.frame),
+			(SELECT n FROM oracle.difference(slice, definition, before, '{}'));
 	END IF;
 	RETURN cardinality(late);
 END

@@ -43,6 +43,8 @@ sub jpeg
 		. pack('nn', 480, 640) . pack('H*', '03012200021101031101ffda000c03010002110311003f0000ffd9');
 }
 
+sub nap { return sprintf 'SELECT pg_sleep(%.2f);', rand $_[0] }
+
 my @statements = (
 	[ 4 => sub { "SELECT add_frames(" . (1 + int rand 5) . ");" } ],
 	[ 1 => sub { my $s = shift; "COPY frames (image_id, weather, timeofday, image_bytes) FROM stdin;\n"
@@ -76,9 +78,9 @@ my @statements = (
 		. " UPDATE frames SET image_id = a.image_id WHERE frame_id = b.frame_id; UPDATE frames SET image_id = b.image_id WHERE frame_id = a.frame_id; END\$\$;" } ],
 	[ 1 => sub { "SELECT count(*) FROM (SELECT FROM frames f WHERE " . $_[0]->some . " FOR " . pick('UPDATE', 'SHARE', 'NO KEY UPDATE', 'KEY SHARE') . " OF f SKIP LOCKED) s;" } ],
 	# more subtransactions than a backend tells others of
-	[ 1 => sub { my $p = pick(2, 3, 5); "DO \$\$DECLARE i bigint; BEGIN FOR i IN SELECT frame_id FROM frames f WHERE frame_id % 16 " . ($_[0]{is_own} ? '= 15' : '< 15')
-		. " AND frame_id >= (SELECT min(frame_id) + " . int(rand 600) . " FROM frames) ORDER BY frame_id LIMIT 90 LOOP BEGIN UPDATE frames SET words = i % 7 WHERE frame_id = i AND frame_id % 5 = 1;"
-		. " IF i % $p = 0 THEN RAISE 'undo'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END\$\$;" } ],
+	[ 2 => sub { my $p = pick(2, 3, 5); "DO \$\$DECLARE i bigint; BEGIN FOR i IN SELECT frame_id FROM frames f WHERE frame_id % 16 " . ($_[0]{is_own} ? '= 15' : '< 15')
+		. " AND frame_id >= (SELECT min(frame_id) + " . int(rand 600) . " FROM frames) ORDER BY frame_id LIMIT 90 LOOP BEGIN IF i % 5 = 1 THEN UPDATE frames SET words = words + 1 WHERE frame_id = i; ELSE INSERT INTO oracle.scratch VALUES (i); END IF;"
+		. " IF i % $p = 0 THEN RAISE 'undo'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END\$\$;\n" . nap(0.5) } ],
 );
 my @weighted = map { ($_->[1]) x $_->[0] } @statements;
 
@@ -89,8 +91,6 @@ sub statement
 	$self->{statements}++;
 	return pick(@weighted)->($self);
 }
-
-sub nap { return sprintf 'SELECT pg_sleep(%.2f);', rand $_[0] }
 
 # One transaction: short or long, with savepoints, undone, prepared.
 sub transaction
