@@ -161,13 +161,15 @@ my %kind = (
 			. step($e, 'few'), pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
 	function_replaced => [ 1, sub { 'CREATE OR REPLACE FUNCTION rank(words integer) RETURNS integer IMMUTABLE LANGUAGE sql AS '
 		. "'SELECT words / " . (1 + int rand 4) . "';\n" . within('', step($_[0], 'words')) } ],
+	erase => [ 2, sub { my ($e) = @_; my $s = pick(@slices); my $erase = sub { 'SELECT oracle.erase(' . int(rand 40) . ");\n" };
+		within('', $erase->() . ($e ? $own->statement . "\n" : '') . step($e, $s) . $erase->() . $own->statement . "\n" . step($e, $s), pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
 	prune => [ 1, sub { my $s = pick(@slices); "BEGIN; SELECT oracle.pruned('$s', " . (3 + int rand 5) . "); COMMIT;\n" . within('', step($_[0], $s)) } ],
 );
 my @kinds = map { ($_) x $kind{$_}[0] } sort keys %kind;
 
 # What a refresh may be told, and by which kind.
 my $refused = qr/could not serialize|deadlock detected|canceling statement due to statement timeout|current transaction is aborted/;
-my $refused_beside = qr/$refused|CONCURRENTLY cannot be used when/;
+my $refused_beside = qr/$refused|CONCURRENTLY cannot be used when|could not open relation with OID/;
 
 sub fault
 {
@@ -211,7 +213,7 @@ sub feed_writers
 	my ($until) = @_;
 	while ($writes->{statements} < $until)
 	{
-		my @free = grep { $_->poll < 3 } @writers;
+		my @free = grep { $_->poll < 2 } @writers;
 		if (!@free)
 		{
 			usleep(5_000);

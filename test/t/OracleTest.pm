@@ -77,7 +77,7 @@ $$;
 -- ---- the view just after a refresh ------------------------------------------
 
 CREATE TABLE oracle.versions (slice text, version bigint, mode text, names text,
-	checked boolean NOT NULL DEFAULT false, PRIMARY KEY (slice, version));
+	checked boolean NOT NULL DEFAULT false, erased boolean NOT NULL DEFAULT false, PRIMARY KEY (slice, version));
 CREATE TABLE oracle.saved (slice text, version bigint, frame_id bigint,
 	row_text text, row jsonb, PRIMARY KEY (slice, version, frame_id));
 
@@ -254,8 +254,8 @@ BEGIN
 			FROM (SELECT * FROM oracle.saved s WHERE s.slice = v.slice AND s.version = v.version) new
 			FULL JOIN (SELECT * FROM oracle.saved s WHERE s.slice = v.slice AND s.version = v.version - 1) old
 				USING (frame_id);
-		IF counted IS DISTINCT FROM array[v.added, v.removed, v.changed] AND c.erased = 0
-			AND EXISTS (SELECT FROM oracle.versions o WHERE o.slice = v.slice AND o.version = v.version - 1 AND o.names = v.names) THEN
+		IF counted IS DISTINCT FROM array[v.added, v.removed, v.changed] AND NOT v.erased
+			AND EXISTS (SELECT FROM oracle.versions o WHERE o.slice = v.slice AND o.version = v.version - 1 AND o.names = v.names AND NOT o.erased) THEN
 			RETURN NEXT format('%s: version %s says %s added, removed, changed, and %s were', slice, v.version,
 				array[v.added, v.removed, v.changed], counted);
 		END IF;
@@ -278,6 +278,22 @@ BEGIN
 		PERFORM bt_index_check(indexrelid, true) FROM pg_index WHERE indrelid = t AND indisvalid;
 		RETURN QUERY SELECT format('%s: %s', t, v) FROM verify_heapam(t, check_toast => true) v;
 	END LOOP;
+END
+$$;
+
+-- Erase a frame that is there or that versions hold, from the copies too.
+CREATE FUNCTION oracle.erase(which integer) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+	id bigint;
+BEGIN
+	SELECT frame_id INTO id FROM
+		(SELECT frame_id FROM frames UNION SELECT frame_id FROM oracle.saved) f
+		WHERE frame_id % 16 = 15 ORDER BY md5(frame_id::text) OFFSET which LIMIT 1;
+	PERFORM avcurate.erase_frame('frames', id, 'a test') WHERE id IS NOT NULL;
+	UPDATE oracle.versions v SET erased = true FROM oracle.saved s
+		WHERE s.frame_id = id AND s.slice = v.slice AND s.version = v.version;
+	DELETE FROM oracle.saved s WHERE s.frame_id = id;
+	RETURN id;
 END
 $$;
 

@@ -78,9 +78,9 @@ my @statements = (
 		. " UPDATE frames SET image_id = a.image_id WHERE frame_id = b.frame_id; UPDATE frames SET image_id = b.image_id WHERE frame_id = a.frame_id; END\$\$;" } ],
 	[ 1 => sub { "SELECT count(*) FROM (SELECT FROM frames f WHERE " . $_[0]->some . " FOR " . pick('UPDATE', 'SHARE', 'NO KEY UPDATE', 'KEY SHARE') . " OF f SKIP LOCKED) s;" } ],
 	# more subtransactions than a backend tells others of
-	[ 2 => sub { my $p = pick(2, 3, 5); "DO \$\$DECLARE i bigint; BEGIN FOR i IN SELECT frame_id FROM frames f WHERE frame_id % 16 " . ($_[0]{is_own} ? '= 15' : '< 15')
+	[ 2 => sub { my $p = pick(5, 7, 11); "DO \$\$DECLARE i bigint; BEGIN FOR i IN SELECT frame_id FROM frames f WHERE frame_id % 16 " . ($_[0]{is_own} ? '= 15' : '< 15')
 		. " AND frame_id >= (SELECT min(frame_id) + " . int(rand 600) . " FROM frames) ORDER BY frame_id LIMIT 90 LOOP BEGIN IF i % 5 = 1 THEN UPDATE frames SET words = words + 1 WHERE frame_id = i; ELSE INSERT INTO oracle.scratch VALUES (i); END IF;"
-		. " IF i % $p = 0 THEN RAISE 'undo'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END\$\$;\n" . nap(0.5) } ],
+		. " IF i % $p = 0 THEN RAISE 'undo'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END\$\$;\n" . nap(0.8) } ],
 );
 my @weighted = map { ($_->[1]) x $_->[0] } @statements;
 
