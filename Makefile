@@ -33,7 +33,7 @@ WARNINGS     = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
                -Wno-missing-field-initializers
 PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
-SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lm
+SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lm
 ENGINE_OPT   = -O3 -g
 ENGINE_CFLAGS = -std=gnu99 $(WARNINGS) -Werror=implicit -fopenmp -fPIC -pthread \
                 -Isrc -DAVC_VERSION='"$(EXTVERSION)"' -D_GNU_SOURCE \

@@ -13,8 +13,8 @@
  */
 #include "postgres.h"
 
-#include "common/cryptohash.h"
-#include "common/sha2.h"
+#include <openssl/evp.h>
+
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -33,7 +33,6 @@ struct AvcDigester
 {
 	Sum			sum;
 	AvcRowText *writer;
-	pg_cryptohash_ctx *sha256;
 	int			guc_level;
 };
 
@@ -58,22 +57,40 @@ sum_to_hex(Sum sum)
 					(unsigned long long) sum);
 }
 
+/*
+ * OpenSSL's own interface: PostgreSQL's looks the algorithm up for every hash,
+ * which takes longer than hashing a row.  Both are kept by the backend.
+ */
+static EVP_MD *sha256;
+static EVP_MD_CTX *sha256_context;
+
+static void
+sha256_prepare(void)
+{
+	if (sha256 == NULL)
+		sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+	if (sha256_context == NULL)
+		sha256_context = EVP_MD_CTX_new();
+	if (sha256 == NULL || sha256_context == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("could not prepare SHA-256 of OpenSSL")));
+}
+
 static Sum
 text_hash(AvcDigester *digester, const char *text, int length)
 {
-	pg_cryptohash_ctx *context = digester->sha256;
-	uint8		hash[PG_SHA256_DIGEST_LENGTH];
+	uint8		hash[EVP_MAX_MD_SIZE];
 	char	   *utf8 = pg_server_to_any(text, length, PG_UTF8);
 	Sum			sum = 0;
 	int			i;
 
 	if (utf8 != text)
 		length = strlen(utf8);
-	if (pg_cryptohash_init(context) < 0 ||
-		pg_cryptohash_update(context, (uint8 *) utf8, length) < 0 ||
-		pg_cryptohash_final(context, hash, sizeof(hash)) < 0)
-		elog(ERROR, "could not compute the hash of a row: %s",
-			 pg_cryptohash_error(context));
+	if (!EVP_DigestInit_ex(sha256_context, sha256, NULL) ||
+		!EVP_DigestUpdate(sha256_context, utf8, length) ||
+		!EVP_DigestFinal_ex(sha256_context, hash, NULL))
+		elog(ERROR, "could not compute the hash of a row");
 	if (utf8 != text)
 		pfree(utf8);
 	for (i = 0; i < 16; i++)
@@ -112,11 +129,7 @@ avc_digest_begin(const char *digest)
 
 	digester->sum = digest ? sum_from_hex(digest) : 0;
 	digester->writer = avc_row_text_begin();
-	digester->sha256 = pg_cryptohash_create(PG_SHA256);
-	if (digester->sha256 == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
+	sha256_prepare();
 	return digester;
 }
 
@@ -165,7 +178,6 @@ avc_digest_end(AvcDigester *digester)
 {
 	char	   *digest = sum_to_hex(digester->sum);
 
-	pg_cryptohash_free(digester->sha256);
 	avc_row_text_end(digester->writer);
 	pfree(digester);
 	return digest;

@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 
 #include "common/catalog.h"
+#include "slices/index_prefetch.h"
 #include "slices/refresh.h"
 #include "slices/row_writer.h"
 
@@ -245,9 +246,35 @@ open_row(Writing *writing, TupleTableSlot *opened)
 						  heap_form_tuple(desc, values, nulls));
 }
 
+/* The frames of the closed rows, ascending. */
+static int64 *
+closed_frames(const AvcDelta *delta)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(delta->closed_desc,
+													&TTSOpsMinimalTuple);
+	int64	   *frames;
+	int64		count = 0;
+	bool		is_null;
+
+	frames = MemoryContextAllocHuge(CurrentMemoryContext,
+									(delta->removed + delta->changed + 1) *
+									sizeof(int64));
+	tuplestore_rescan(delta->closed);
+	while (count < delta->removed + delta->changed &&
+		   tuplestore_gettupleslot(delta->closed, true, false, slot))
+		frames[count++] = DatumGetInt64(slot_getattr(slot, 1, &is_null));
+	ExecDropSingleTupleTableSlot(slot);
+	return frames;
+}
+
 static void
 write_delta(Writing *writing, const AvcDelta *delta)
 {
+	AvcIndexPrefetch *prefetch = avc_index_prefetch_begin(writing->index,
+														  writing->rel);
+	int64	   *frames = closed_frames(delta);
+	int64		total = delta->removed + delta->changed;
+	int64		closed = 0;
 	AvcDeltaReader reader;
 
 	avc_delta_read_begin(&reader, delta);
@@ -256,6 +283,10 @@ write_delta(Writing *writing, const AvcDelta *delta)
 		MemoryContext old = MemoryContextSwitchTo(writing->scratch);
 
 		CHECK_FOR_INTERRUPTS();
+		if (reader.is_closed && closed % AVC_PREFETCH_KEYS == 0)
+			avc_index_prefetch(prefetch, frames + closed,
+							   Min(total - closed, AVC_PREFETCH_KEYS));
+		closed += reader.is_closed;
 		if (reader.is_closed)
 			close_row(writing, reader.frame_id);
 		else if (find_open(writing, reader.frame_id))
@@ -266,6 +297,7 @@ write_delta(Writing *writing, const AvcDelta *delta)
 		MemoryContextReset(writing->scratch);
 	}
 	avc_delta_read_end(&reader);
+	pfree(frames);
 }
 
 void

@@ -30,6 +30,7 @@
 #include "utils/snapmgr.h"
 #include "utils/sortsupport.h"
 
+#include "slices/index_prefetch.h"
 #include "slices/row_writer.h"
 
 /* What is collected before it is written. */
@@ -47,6 +48,7 @@ typedef struct IndexTarget
 	Bitmapset  *columns;		/* of keys and of expressions */
 	SortSupport keys;			/* how entries are sorted; NULL = not */
 	ExprState  *predicate;		/* NULL = all rows */
+	AvcIndexPrefetch *prefetch; /* while the batch is written */
 } IndexTarget;
 
 /* A row that is collected; its t_self is its place once it has one. */
@@ -264,6 +266,21 @@ is_unchanged(const IndexTarget *index, const Bitmapset *changed)
 	return changed && !bms_overlap(index->columns, changed);
 }
 
+/* Fetch the pages of the next entries, from one that is on. */
+static void
+prefetch_entries(IndexTarget *index, const Entry *entries, int count)
+{
+	int64		keys[AVC_PREFETCH_KEYS];
+	int			i;
+
+	count = Min(count, AVC_PREFETCH_KEYS);
+	for (i = 0; i < count; i++)
+		keys[i] = avc_index_prefetch_key(index->prefetch,
+										 entries[i].values[0],
+										 entries[i].nulls[0]);
+	avc_index_prefetch(index->prefetch, keys, count);
+}
+
 static void
 write_index(AvcRowWriter *writer, IndexTarget *index)
 {
@@ -272,18 +289,24 @@ write_index(AvcRowWriter *writer, IndexTarget *index)
 	int			i;
 
 	if (index->keys)
+	{
 		qsort_arg(entries, count, sizeof(Entry), compare_entries, index);
+		index->prefetch = avc_index_prefetch_begin(index->rel, NULL);
+	}
 	for (i = 0; i < count; i++)
 	{
 		Row		   *row = entries[i].row;
 		bool		is_checked = index->info->ii_Unique && !row->changed;
 
 		CHECK_FOR_INTERRUPTS();
+		if (index->prefetch && i % AVC_PREFETCH_KEYS == 0)
+			prefetch_entries(index, &entries[i], count - i);
 		index_insert(index->rel, entries[i].values, entries[i].nulls,
 					 &row->tuple->t_self, writer->rel,
 					 is_checked ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
 					 is_unchanged(index, row->changed), index->info);
 	}
+	index->prefetch = NULL;
 	/* values of expressions are in there */
 	ResetPerTupleExprContext(writer->estate);
 }
