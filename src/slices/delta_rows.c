@@ -38,6 +38,7 @@
 #include "common/catalog.h"
 #include "common/settings.h"
 #include "common/spi.h"
+#include "slices/index_prefetch.h"
 #include "slices/refresh.h"
 
 /* ---- the view's rows by key ---- */
@@ -279,6 +280,8 @@ typedef struct Merge
 	AvcDigester *digester;		/* NULL: only count */
 	TupleTableSlot *opened;		/* the view's descriptor */
 	MemoryContext scratch;
+	bool		has_key;
+	int64		last;			/* key merged, if has_key */
 } Merge;
 
 static bool
@@ -355,26 +358,78 @@ view_row(Merge *merge, TupleTableSlot *sorted)
 	return ExecStoreVirtualTuple(slot);
 }
 
-static void
-merge_candidates(Candidates *candidates, Merge *merge)
+/* Candidates whose rows in the view are fetched together. */
+typedef struct CandidateGroup
 {
-	TupleTableSlot *slot =
-		MakeSingleTupleTableSlot(candidates->slot->tts_tupleDescriptor,
-								 &TTSOpsMinimalTuple);
-	bool		has_key = false;
-	int64		last = 0;
+	AvcIndexPrefetch *prefetch;
+	TupleTableSlot *slots[AVC_PREFETCH_KEYS];
+	int64		keys[AVC_PREFETCH_KEYS];
+	int			count;
+} CandidateGroup;
 
-	tuplesort_performsort(candidates->sort);
-	while (tuplesort_gettupleslot(candidates->sort, true, false, slot, NULL))
+static void
+group_begin(CandidateGroup *group, const Candidates *candidates)
+{
+	const Lookup *lookup = &candidates->lookup;
+	int			i;
+
+	group->prefetch = avc_index_prefetch_begin(lookup->index, lookup->view);
+	for (i = 0; i < AVC_PREFETCH_KEYS; i++)
+		group->slots[i] =
+			MakeSingleTupleTableSlot(candidates->slot->tts_tupleDescriptor,
+									 &TTSOpsMinimalTuple);
+}
+
+static void
+group_end(CandidateGroup *group)
+{
+	int			i;
+
+	for (i = 0; i < AVC_PREFETCH_KEYS; i++)
+		ExecDropSingleTupleTableSlot(group->slots[i]);
+	if (group->prefetch)
+		pfree(group->prefetch);
+}
+
+/* The next sorted candidates, their rows on the way; false at the end. */
+static bool
+group_read(CandidateGroup *group, Candidates *candidates)
+{
+	int			held = 0;
+
+	group->count = 0;
+	while (group->count < AVC_PREFETCH_KEYS)
 	{
+		TupleTableSlot *slot = group->slots[group->count];
+
+		if (!tuplesort_gettupleslot(candidates->sort, true, true, slot, NULL))
+			break;
+		slot_getallattrs(slot);
+		group->keys[group->count] =
+			DatumGetInt64(slot->tts_values[candidates->key - 1]);
+		if (lookup_may_hold(&candidates->lookup, group->keys[group->count]))
+			held++;
+		group->count++;
+	}
+	/* those that the view may hold come first */
+	avc_index_prefetch(group->prefetch, group->keys, held);
+	return group->count > 0;
+}
+
+static void
+merge_group(Candidates *candidates, Merge *merge, const CandidateGroup *group)
+{
+	int			i;
+
+	for (i = 0; i < group->count; i++)
+	{
+		TupleTableSlot *slot = group->slots[i];
+		int64		key = group->keys[i];
 		bool		is_gone;
-		int64		key;
 
 		CHECK_FOR_INTERRUPTS();
-		slot_getallattrs(slot);
-		key = DatumGetInt64(slot->tts_values[candidates->key - 1]);
 		is_gone = DatumGetInt32(slot->tts_values[candidates->columns]) != 0;
-		if (has_key && key == last)
+		if (merge->has_key && key == merge->last)
 		{
 			if (!is_gone)
 				ereport(ERROR,
@@ -383,12 +438,23 @@ merge_candidates(Candidates *candidates, Merge *merge)
 								key)));
 			continue;
 		}
-		has_key = true;
-		last = key;
+		merge->has_key = true;
+		merge->last = key;
 		merge_key(merge, key, lookup_row(&candidates->lookup, key),
 				  is_gone ? NULL : view_row(merge, slot));
 	}
-	ExecDropSingleTupleTableSlot(slot);
+}
+
+static void
+merge_candidates(Candidates *candidates, Merge *merge)
+{
+	CandidateGroup group;
+
+	group_begin(&group, candidates);
+	tuplesort_performsort(candidates->sort);
+	while (group_read(&group, candidates))
+		merge_group(candidates, merge, &group);
+	group_end(&group);
 }
 
 /* A digester that starts from the newest version, whose rows it returns. */
