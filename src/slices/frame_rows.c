@@ -46,10 +46,12 @@ open_index(Relation rel, AttrNumber frame_id)
 		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
 		Form_pg_index form = index->rd_index;
 
+		/* RelationGetIndexPredicate would evaluate what a user wrote */
 		if (form->indisvalid && form->indkey.values[0] == frame_id &&
 			index->rd_rel->relam == BTREE_AM_OID &&
 			index->rd_opfamily[0] == INTEGER_BTREE_FAM_OID &&
-			RelationGetIndexPredicate(index) == NIL)
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred,
+						   NULL))
 			return index;
 		index_close(index, AccessShareLock);
 	}

@@ -77,7 +77,8 @@ open_index(Relation rel, AttrNumber key)
 		if (index->rd_rel->relam == BTREE_AM_OID &&
 			index->rd_index->indisvalid &&
 			index->rd_index->indkey.values[0] == key &&
-			RelationGetIndexPredicate(index) == NIL)
+			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred,
+						   NULL))
 			return index;
 		index_close(index, RowExclusiveLock);
 	}
