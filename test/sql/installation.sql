@@ -41,3 +41,32 @@ DROP ROLE avc_install_user;
 -- dropping takes everything along
 DROP EXTENSION avcurate;
 SELECT count(*) FROM pg_namespace WHERE nspname = '_avcurate';
+
+-- a session that has used the extension follows its owner
+CREATE ROLE avc_first SUPERUSER;
+CREATE ROLE avc_second SUPERUSER;
+SET ROLE avc_first;
+CREATE EXTENSION avcurate;
+RESET ROLE;
+SELECT avcurate.create_dataset('frames');
+SELECT avcurate.create_slice('few', 'frames', 'true');
+REASSIGN OWNED BY avc_first TO avc_second;
+ALTER ROLE avc_first NOSUPERUSER;
+SELECT avcurate.refresh_slice('few');
+BEGIN;
+DROP EXTENSION avcurate CASCADE;
+ROLLBACK;
+SELECT avcurate.refresh_slice('few');
+SET client_min_messages = warning;
+DROP TABLE frames CASCADE;
+DROP EXTENSION avcurate CASCADE;
+RESET client_min_messages;
+DROP ROLE avc_first;
+CREATE EXTENSION avcurate;
+SELECT avcurate.create_dataset('frames');
+SELECT avcurate.create_slice('few', 'frames', 'true');
+SET client_min_messages = warning;
+DROP TABLE frames CASCADE;
+RESET client_min_messages;
+DROP EXTENSION avcurate;
+DROP ROLE avc_second;
