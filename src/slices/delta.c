@@ -307,6 +307,27 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 	return delta;
 }
 
+bool
+avc_delta_fits_view(const AvcSlice *slice, Relation rel)
+{
+	AvcVersion *newest;
+	AvcRoleScope scope;
+	int64		rows;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	newest = avc_version_newest(slice);
+	avc_catalog_leave(&scope);
+
+	avc_role_enter(&scope, rel->rd_rel->relowner);
+	rows = avc_spi_int64(psprintf("SELECT pg_catalog.count(*) FROM %s",
+								  slice->name), 0, NULL, 0);
+	avc_role_leave(&scope);
+	rows -= newest ? newest->rows : 0;
+	SPI_finish();
+	return rows == 0;
+}
+
 AvcDelta *
 avc_delta_by_definition(const AvcSlice *slice, Relation rel,
 						const char *definition, bool is_unique)

@@ -11,8 +11,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
@@ -21,6 +24,7 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -34,7 +38,6 @@
 
 PG_FUNCTION_INFO_V1(avc_refresh_slice);
 PG_FUNCTION_INFO_V1(avc_refresh_slices);
-PG_FUNCTION_INFO_V1(avc_explain_refresh);
 
 bool
 avc_refresh_can_be_concurrent(Oid relid)
@@ -90,12 +93,42 @@ read_trace(const AvcSlice *slice, Snapshot snapshot, Trace *trace)
 	PopActiveSnapshot();
 }
 
+/*
+ * TRUNCATE and ALTER TABLE give a table a new file, which older snapshots
+ * see as empty; the table's row in pg_class they see as it was.
+ */
+static bool
+is_file_seen(Oid dataset, Snapshot snapshot)
+{
+	Relation	catalog = table_open(RelationRelationId, AccessShareLock);
+	Relation	base = table_open(dataset, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		is_seen;
+
+	ScanKeyInit(&key, Anum_pg_class_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(dataset));
+	scan = systable_beginscan(catalog, ClassOidIndexId, true, snapshot, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	is_seen = HeapTupleIsValid(tuple) &&
+		((Form_pg_class) GETSTRUCT(tuple))->relfilenode ==
+		base->rd_rel->relfilenode;
+	systable_endscan(scan);
+	table_close(base, NoLock);
+	table_close(catalog, AccessShareLock);
+	return is_seen;
+}
+
 bool
 avc_refresh_is_missed(const AvcSlice *slice, Snapshot snapshot)
 {
 	Trace		seen;
 	Trace		newest;
 
+	if (OidIsValid(slice->dataset) && !is_file_seen(slice->dataset, snapshot))
+		return true;
 	read_trace(slice, snapshot, &seen);
 	read_trace(slice, GetLatestSnapshot(), &newest);
 	return seen.version != newest.version ||
@@ -114,6 +147,13 @@ check_serializable(const AvcSlice *slice)
 
 	if (!IsolationUsesXactSnapshot())
 		return;
+	if (OidIsValid(slice->dataset) &&
+		!is_file_seen(slice->dataset, GetTransactionSnapshot()))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent truncation or rewriting of dataset \"%s\"",
+						get_rel_name(slice->dataset)),
+				 errhint("Retry the transaction.")));
 	read_trace(slice, GetLatestSnapshot(), &newest);
 	if (slice->version == newest.version &&
 		slice->erasures == newest.erasures)
@@ -220,11 +260,41 @@ avc_refresh_run(Oid relid, bool is_concurrent)
 	AtEOXact_GUC(false, guc_level);
 }
 
-/* What the view's rows are to become, by difference where that can be. */
+static void
+warn_of_unseen(const AvcSlice *slice)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("version " INT64_FORMAT " of slice %s is not what the view held before this refresh",
+					slice->version, slice->name),
+			 errdetail("The view was filled with event triggers disabled or by a restore in parts, or the history was changed by hand."),
+			 errhint("The next version is right again; avcurate.verify_slice tells which are not.")));
+}
+
+/* Compute the definition and make the view what it yields. */
 static AvcDelta *
-find_new_rows(AvcRefresh *refresh, Relation rel)
+recompute(AvcRefresh *refresh, Relation rel)
 {
 	const AvcDefinition *rule = refresh->rule;
+	bool		fits = avc_delta_fits_view(refresh->slice, rel);
+	AvcDelta   *delta;
+
+	/* columns and a condition over one dataset yield each frame once */
+	delta = avc_delta_by_definition(refresh->slice, rel, refresh->definition,
+									refresh->definition ||
+									(rule && rule->obstacle == NULL));
+	avc_apply(refresh->slice, rel, delta);
+	if (fits)
+		return delta;
+	warn_of_unseen(refresh->slice);
+	avc_delta_free(delta);
+	return avc_delta_by_comparison(refresh->slice, rel, true);
+}
+
+/* The same from the rows that changed, or by recomputing after all. */
+static AvcDelta *
+write_view(AvcRefresh *refresh, Relation rel)
+{
 	AvcDelta   *delta = NULL;
 	Relation	base;
 
@@ -235,12 +305,10 @@ find_new_rows(AvcRefresh *refresh, Relation rel)
 		table_close(base, NoLock);
 	}
 	refresh->is_incremental = delta != NULL;
-	if (delta)
-		return delta;
-	/* columns and a condition over one dataset yield each frame once */
-	return avc_delta_by_definition(refresh->slice, rel, refresh->definition,
-								   refresh->definition ||
-								   (rule && rule->obstacle == NULL));
+	if (delta == NULL)
+		return recompute(refresh, rel);
+	avc_apply(refresh->slice, rel, delta);
+	return delta;
 }
 
 static AvcDelta *
@@ -249,11 +317,7 @@ find_delta(AvcRefresh *refresh, Relation rel)
 	AvcDelta   *delta;
 
 	if (refresh->writes_view)
-	{
-		delta = find_new_rows(refresh, rel);
-		avc_apply(refresh->slice, rel, delta);
-		return delta;
-	}
+		return write_view(refresh, rel);
 	if (refresh->before == NULL)
 		return avc_delta_by_comparison(refresh->slice, rel,
 									   refresh->is_altered);
@@ -262,12 +326,7 @@ find_delta(AvcRefresh *refresh, Relation rel)
 	refresh->before = NULL;
 	if (delta)
 		return delta;
-	ereport(WARNING,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("version " INT64_FORMAT " of slice %s is not what the view held before this refresh",
-					refresh->slice->version, refresh->slice->name),
-			 errdetail("The view was refreshed with event triggers disabled, or the history was changed by hand."),
-			 errhint("The next version is right again; avcurate.verify_slice tells which are not.")));
+	warn_of_unseen(refresh->slice);
 	return avc_delta_by_comparison(refresh->slice, rel, true);
 }
 
@@ -515,76 +574,5 @@ avc_refresh_slices(PG_FUNCTION_ARGS)
 			put_refresh((ReturnSetInfo *) fcinfo->resultinfo,
 						lfirst_oid(cell));
 	}
-	return (Datum) 0;
-}
-
-/* Why the slice is recomputed whatever changed; NULL if it may not be. */
-static const char *
-reason_of_view(Relation rel)
-{
-	if (!RelationIsPopulated(rel))
-		return "the view holds no rows: it is filled again and compared with its newest version";
-	if (!avc_definition_has_key(rel))
-		return "the view has no unique index on frame_id: the refresh would fail";
-	return NULL;
-}
-
-/*
- * Rows that a refresh would change now, -1 if it would recompute; reads only,
- * on a standby too.
- */
-static int64
-count_changes(AvcRefresh *refresh, Relation rel)
-{
-	AvcDelta   *delta = NULL;
-	int64		changes = -1;
-	Relation	base;
-
-	avc_refresh_mark(refresh, NULL);
-	if (refresh->obstacle == NULL)
-	{
-		base = table_open(refresh->slice->dataset, AccessShareLock);
-		delta = avc_delta_by_rows(refresh, rel, base, true);
-		table_close(base, NoLock);
-	}
-	if (delta)
-	{
-		changes = delta->added + delta->removed + delta->changed;
-		avc_delta_free(delta);
-	}
-	if (refresh->mark)
-		avc_watermark_release(refresh->mark);
-	return changes;
-}
-
-Datum
-avc_explain_refresh(PG_FUNCTION_ARGS)
-{
-	AvcRefresh	refresh = {.slice = avc_slice_find(PG_GETARG_OID(0), false)};
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum		values[3];
-	bool		nulls[3] = {false, false, false};
-	int64		changes = -1;
-	Relation	rel;
-
-	avc_slice_check_readable(refresh.slice);
-	InitMaterializedSRF(fcinfo, 0);
-	if (OidIsValid(refresh.slice->dataset))
-		LockRelationOid(refresh.slice->dataset, AccessShareLock);
-	rel = table_open(refresh.slice->relid, AccessShareLock);
-	refresh.obstacle = reason_of_view(rel);
-	if (refresh.obstacle == NULL)
-		changes = count_changes(&refresh, rel);
-	table_close(rel, NoLock);
-
-	values[0] = CStringGetTextDatum(changes < 0 ? "full" :
-									changes > 0 ? "incremental" : "none");
-	values[1] = CStringGetTextDatum(refresh.obstacle ? refresh.obstacle :
-									changes > 0 ?
-									"only the rows that changed since the last refresh are read" :
-									"nothing that the slice reads has changed since the last refresh");
-	values[2] = Int64GetDatum(changes);
-	nulls[2] = changes < 0;
-	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	return (Datum) 0;
 }

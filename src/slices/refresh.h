@@ -258,6 +258,12 @@ extern AvcDelta *avc_delta_by_definition(const AvcSlice *slice, Relation rel,
 										 const char *definition,
 										 bool is_unique);
 
+/*
+ * Does the view hold as many rows as the newest version?  A restore in parts
+ * may have filled it anew.
+ */
+extern bool avc_delta_fits_view(const AvcSlice *slice, Relation rel);
+
 /* An empty difference of the view. */
 extern AvcDelta *avc_delta_create(Relation rel);
 extern void avc_delta_free(AvcDelta *delta);
