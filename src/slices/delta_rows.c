@@ -491,8 +491,10 @@ fill_delta(AvcDelta *delta, Candidates *candidates, const AvcSlice *slice,
 	merge.scratch = AllocSetContextCreate(CurrentMemoryContext,
 										  "comparison of rows",
 										  ALLOCSET_DEFAULT_SIZES);
-	merge.opened = MakeSingleTupleTableSlot(delta->opened_desc,
-											&TTSOpsVirtual);
+	/* one descriptor for old and new: the digest learns each anew */
+	merge.opened =
+		MakeSingleTupleTableSlot(candidates->lookup.slot->tts_tupleDescriptor,
+								 &TTSOpsVirtual);
 	if (!is_counted_only)
 	{
 		merge.digester = begin_digest(slice, &rows);
