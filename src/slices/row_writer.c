@@ -14,7 +14,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/heapam.h"
 #include "access/sysattr.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -335,8 +334,8 @@ insert_run(AvcRowWriter *writer, int from)
 						   writer->slots[count], false);
 		count++;
 	}
-	heap_multi_insert(writer->rel, writer->slots, count,
-					  GetCurrentCommandId(true), 0, NULL);
+	table_multi_insert(writer->rel, writer->slots, count,
+					   GetCurrentCommandId(true), 0, NULL);
 	for (i = 0; i < count; i++)
 	{
 		writer->rows[from + i].tuple->t_self = writer->slots[i]->tts_tid;
