@@ -102,12 +102,18 @@ dump_to('--schema-only', '-f', "$file.schema");
 dump_to('--data-only', '-f', "$file.data");
 dump_to('-Fc', '-f', "$file.custom");
 dump_to('-Fd', '-j', '2', '-f', "$file.directory");
+dump_to('-Fc', '--data-only', '-f', "$file.customdata");
 
 create('schema_data');
 load_sql('schema_data', "$file.schema");
 is($node->safe_psql('schema_data', 'SELECT count(*) FROM avcurate.slices'), 0, 'the schema alone has no slices');
 load_sql('schema_data', "$file.data");
 check('schema_data', $before);
+
+create('parts');
+restore('parts', '--schema-only', "$file.custom");
+restore('parts', '--data-only', "$file.customdata");
+check('parts', $before);
 
 create('directory');
 restore('directory', @$_, "$file.directory")
