@@ -570,7 +570,9 @@ avc_refresh_slices(PG_FUNCTION_ARGS)
 	/* in the order of their OIDs, so that two calls cannot deadlock */
 	foreach(cell, slices_of(dataset))
 	{
-		if (pg_class_ownercheck(lfirst_oid(cell), GetUserId()))
+		/* unless it was dropped since */
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(cell))) &&
+			pg_class_ownercheck(lfirst_oid(cell), GetUserId()))
 			put_refresh((ReturnSetInfo *) fcinfo->resultinfo,
 						lfirst_oid(cell));
 	}
