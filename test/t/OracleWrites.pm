@@ -15,7 +15,7 @@ sub new
 {
 	my ($class, %options) = @_;
 	# statements counts what was handed out
-	return bless { is_own => 0, longest => 1.2, very_long => 0, truncates => 1, statements => 0, prefix => 'w', %options }, $class;
+	return bless { is_own => 0, longest => 0.9, very_long => 0, truncates => 1, statements => 0, prefix => 'w', %options }, $class;
 }
 
 # A condition on f that a few frames pass, scattered or side by side.
@@ -80,7 +80,7 @@ my @statements = (
 	# more subtransactions than a backend tells others of
 	[ 2 => sub { my $p = pick(5, 7, 11); "DO \$\$DECLARE i bigint; BEGIN FOR i IN SELECT frame_id FROM frames f WHERE frame_id % 16 " . ($_[0]{is_own} ? '= 15' : '< 15')
 		. " AND frame_id >= (SELECT min(frame_id) + " . int(rand 600) . " FROM frames) ORDER BY frame_id LIMIT 90 LOOP BEGIN IF i % 5 = 1 THEN UPDATE frames SET words = words + 1 WHERE frame_id = i; ELSE INSERT INTO oracle.scratch VALUES (i); END IF;"
-		. " IF i % $p = 0 THEN RAISE 'undo'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END\$\$;\n" . nap(0.8) } ],
+		. " IF i % $p = 0 THEN RAISE 'undo'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END\$\$;\n" . nap(0.6) } ],
 );
 my @weighted = map { ($_->[1]) x $_->[0] } @statements;
 
@@ -101,7 +101,7 @@ sub transaction
 
 	my $isolation = pick(('') x 6, ' ISOLATION LEVEL REPEATABLE READ', ' ISOLATION LEVEL SERIALIZABLE');
 	my @sql = ("BEGIN$isolation;");
-	my $is_long = rand() < 0.3;
+	my $is_long = rand() < 0.25;
 	my $longest = rand() < $self->{very_long} ? 5 : $self->{longest};
 	my $points = 0;
 	foreach (1 .. pick(1, 1, 2, 3, 6))
