@@ -67,6 +67,8 @@ ALTER FUNCTION refresh_as_curator() OWNER TO curator;
 CREATE FUNCTION slice_as_curator() RETURNS bigint LANGUAGE sql SECURITY DEFINER
 	SET search_path = public, pg_temp AS $$SELECT avcurate.refresh_slice('night')$$;
 ALTER FUNCTION slice_as_curator() OWNER TO curator;
+CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN PERFORM avcurate.refresh_slice('night'); RETURN NULL; END$$;
 CREATE TABLE bell (n int);
 GRANT INSERT ON bell TO member;
 CREATE FUNCTION ring() RETURNS trigger LANGUAGE plpgsql AS
@@ -138,6 +140,10 @@ kind('SQL function', 2, "$writes SELECT refresh_sql(); $writes SELECT refresh_sq
 kind('DO', 2, "DO \$\$BEGIN PERFORM writes(); $plain PERFORM writes(); $concurrently END\$\$;");
 kind('procedure that commits', 2, 'CALL refresh_twice();');
 kind('trigger', 1, "$writes INSERT INTO bell VALUES (1);");
+kind('trigger of the dataset', 4, "CREATE TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON frames EXECUTE FUNCTION follow();"
+	  . "$writes DROP TRIGGER follow ON frames;");
+kind('deferred trigger of the dataset', 1, "CREATE CONSTRAINT TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON frames"
+	  . " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION follow(); $writes DROP TRIGGER follow ON frames;");
 kind('EXPLAIN', 0, "$writes EXPLAIN ANALYZE $plain");
 kind('prepared refresh_slice', 7, "PREPARE p(regclass) AS SELECT avcurate.refresh_slice(\$1);"
 	  . "$writes EXECUTE p('night');" x 7);

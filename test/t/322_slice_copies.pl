@@ -104,6 +104,8 @@ dump_to('-Fc', '-f', "$file.custom");
 dump_to('-Fd', '-j', '2', '-f', "$file.directory");
 dump_to('-Fc', '--data-only', '-f', "$file.customdata");
 
+unlike(slurp_file("$file.data"), qr/tombstones|slice_watermarks/, 'no dump has what only this database can use');
+
 create('schema_data');
 load_sql('schema_data', "$file.schema");
 is($node->safe_psql('schema_data', 'SELECT count(*) FROM avcurate.slices'), 0, 'the schema alone has no slices');
