@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -99,6 +100,47 @@ wait_for_room(EngFeed *feed, bool until_stopped)
 }
 
 /*
+ * A picture cannot be used.  In a batch for named weights, whose frames come
+ * from several callers, the others are not to suffer: it is noted and true
+ * returned.
+ */
+static bool
+note_failure(EngFeedItem *item, int32_t i, EngStatus *status)
+{
+	EngBatchRequest *batch = &item->batch;
+	EngPicture *picture = &item->pictures[i];
+
+	if (batch->weights[0] == '\0')
+	{
+		batch->has_bad_frame = true;
+		batch->bad_frame = batch->frames[i].frame_id;
+		return false;
+	}
+	picture->code = status->code;
+	snprintf(picture->message, sizeof(picture->message), "%s",
+			 status->message);
+	memset(status, 0, sizeof(*status));
+	return true;
+}
+
+static bool
+measure_picture(EngPicture *picture, const uint8_t *jpeg, size_t bytes,
+				EngStatus *status)
+{
+	EngJpegInfo info;
+
+	if (!eng_jpeg_read_header(&info, jpeg, bytes, status))
+		return false;
+	if (info.width > ENG_JPEG_MAX_SIDE || info.height > ENG_JPEG_MAX_SIDE)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"picture of %d x %d pixels is too large",
+						info.width, info.height);
+	picture->width = info.width;
+	picture->height = info.height;
+	return true;
+}
+
+/*
  * Read the sizes of all pictures and make room for their pixels.
  */
 static bool
@@ -111,27 +153,27 @@ measure_pictures(EngFeedItem *item, EngStatus *status)
 	for (i = 0; i < batch->frame_count; i++)
 	{
 		const EngFrameRequest *frame = &batch->frames[i];
-		EngJpegInfo info;
+		EngPicture *picture = &item->pictures[i];
 
-		batch->has_bad_frame = true;
-		batch->bad_frame = frame->frame_id;
-		if (!eng_jpeg_read_header(&info,
-								  item->message.blob.data + frame->offset,
-								  frame->bytes, status))
-			return false;
-		if (info.width > ENG_JPEG_MAX_SIDE || info.height > ENG_JPEG_MAX_SIDE)
-			return eng_fail(status, ENG_UNSUPPORTED,
-							"picture of %d x %d pixels is too large",
-							info.width, info.height);
-		item->pictures[i].width = info.width;
-		item->pictures[i].height = info.height;
-		total += (size_t) info.width * info.height * 3;
+		memset(picture, 0, sizeof(*picture));
+		if (!measure_picture(picture,
+							 item->message.blob.data + frame->offset,
+							 frame->bytes, status))
+		{
+			if (!note_failure(item, i, status))
+				return false;
+			continue;
+		}
+		total += (size_t) picture->width * picture->height * 3;
 		if (total > MAX_PIXEL_BYTES)
+		{
+			batch->has_bad_frame = true;
+			batch->bad_frame = frame->frame_id;
 			return eng_fail(status, ENG_NO_MEMORY,
 							"pictures of one message need more than %zu bytes",
 							MAX_PIXEL_BYTES);
+		}
 	}
-	batch->has_bad_frame = false;
 	if (total > item->pixels.capacity)
 	{
 		eng_buffer_free(&item->pixels);
@@ -154,13 +196,15 @@ decode_pictures(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 		EngPicture *picture = &item->pictures[i];
 		EngImage	image = {pixels, picture->width, picture->height, 3};
 
+		if (picture->code != ENG_OK)
+			continue;
 		if (!eng_jpeg_decode(feed->decoder, &image,
 							 item->message.blob.data + frame->offset,
 							 frame->bytes, 1, status))
 		{
-			batch->has_bad_frame = true;
-			batch->bad_frame = frame->frame_id;
-			return false;
+			if (!note_failure(item, i, status))
+				return false;
+			continue;
 		}
 		picture->rgb = pixels;
 		pixels += eng_image_bytes(&image);

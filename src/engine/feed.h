@@ -20,9 +20,11 @@ typedef struct EngFeed EngFeed;
 
 typedef struct EngPicture
 {
-	const uint8_t *rgb;			/* (height, width, 3) */
+	const uint8_t *rgb;			/* (height, width, 3), NULL: failed */
 	int32_t		width;
 	int32_t		height;
+	EngCode		code;			/* why it failed, where that is its own matter */
+	char		message[200];
 } EngPicture;
 
 /* One message, prepared. */

@@ -41,6 +41,8 @@
 /* More frames or boxes than these in one message are refused. */
 #define ENG_PROTOCOL_MAX_FRAMES	1024
 #define ENG_PROTOCOL_MAX_BOXES	10000	/* of one frame */
+#define ENG_PROTOCOL_MAX_WEIGHTS 64 /* bytes of a name of weights */
+#define ENG_PROTOCOL_DETECTION	24	/* bytes of a detection in a blob */
 
 /*
  * Kinds.  What each request and its reply hold:
@@ -58,7 +60,10 @@
  *			weights, or of weights and optimizer.* tensors, or one of PyTorch's
  *			own files of weights; it is empty when init is true.  memory_limit is in bytes, 0 = none.  A LOAD
  *			replaces what an earlier one loaded; one that fails leaves nothing
- *			loaded.
+ *			loaded.  With "weights", a name of at most 64 bytes, mode infer: the
+ *			detector stays loaded under it, beside others, and DETECT asks for it
+ *			by name; memory_limit is then of all of them together, and the ones
+ *			used longest ago are dropped to keep to it.
  *			OK {"parameters", "arena_bytes": {}, "threads",
  *			"new_tensors": [name], "unused_tensors", "optimizer_tensors"}:
  *			parameters counts elements, the last two count tensors
@@ -75,6 +80,11 @@
  * DETECT	{"min_score", "frames": [{"frame_id", "bytes"}]} and the JPEGs
  *			OK {"frames": [{"frame_id", "labels": [], "scores": [],
  *			"boxes": [[x1, y1, x2, y2]]}], "wait_s", "busy_s"}
+ *			With "weights" (a name, see LOAD): OK {"frames": [{"frame_id",
+ *			"count"}], ...}, where the blob holds count detections a frame, each
+ *			ENG_PROTOCOL_DETECTION bytes: label i32, score, x1, y1, x2, y2 f32.
+ *			A frame that cannot be decoded is {"frame_id", "code", "message"}
+ *			there, and the others are answered.  ERROR not_loaded: no such name
  * SAVE		{"with_optimizer": bool}
  *			OK {"tensors": n}, the blob is a safetensors file
  * BYE		{}
@@ -82,7 +92,7 @@
  * ERROR	{"code", "message", "frame_id" where one frame is at fault,
  *			"fatal": true where the session is over}
  *			code: bad_argument, bad_file, no_memory, unsupported, io,
- *			numeric, internal
+ *			numeric, internal, not_loaded
  *
  * wait_s is the time that the step loop waited for decoded frames of this
  * request after it was ready for them, be it for the worker to send them or

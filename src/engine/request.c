@@ -17,7 +17,7 @@
 static const char *const load_keys[] = {
 	"architecture", "options", "num_classes", "mode", "device", "threads",
 	"seed", "init", "strict", "optimizer", "trainable_layers", "freeze_norm",
-	"hflip", "memory_limit", NULL
+	"hflip", "memory_limit", "weights", NULL
 };
 static const char *const optimizer_keys[] = {
 	"name", "momentum", "betas", "eps", "weight_decay", "clip_norm",
@@ -29,7 +29,9 @@ static const char *const step_keys[] = {
 static const char *const step_frame_keys[] = {
 	"frame_id", "position", "bytes", "labels", "boxes", NULL
 };
-static const char *const detect_keys[] = {"min_score", "frames", NULL};
+static const char *const detect_keys[] = {
+	"min_score", "weights", "frames", NULL
+};
 static const char *const detect_frame_keys[] = {"frame_id", "bytes", NULL};
 
 static json_t *
@@ -171,6 +173,22 @@ read_options(const json_t *root, char **options, EngStatus *status)
 	return true;
 }
 
+/*
+ * The name under which weights are kept.
+ */
+static bool
+read_weights(const json_t *root, const char **name, EngStatus *status)
+{
+	if (!eng_json_string(root, "weights", false, name, status))
+		return false;
+	if (*name != NULL &&
+		(**name == '\0' || strlen(*name) > ENG_PROTOCOL_MAX_WEIGHTS))
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"field \"weights\" must have 1 to %d bytes",
+						ENG_PROTOCOL_MAX_WEIGHTS);
+	return true;
+}
+
 static bool
 read_load(EngLoadRequest *request, EngStatus *status)
 {
@@ -202,8 +220,12 @@ read_load(EngLoadRequest *request, EngStatus *status)
 		!eng_json_number(root, "hflip", 0, 1, false, &request->hflip,
 						 status) ||
 		!eng_json_integer(root, "memory_limit", any, &request->memory_limit,
-						  status))
+						  status) ||
+		!read_weights(root, &request->weights, status))
 		return false;
+	if (request->weights != NULL && request->train)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"weights to train are not kept under a name");
 	request->seed = (uint64_t) seed;
 	return true;
 }
@@ -411,10 +433,18 @@ read_batch(const json_t *root, bool is_step, size_t blob_size,
 						&request->accumulate_index, status))
 			return false;
 	}
-	else if (!eng_json_known(root, detect_keys, "DETECT", status) ||
-			 !eng_json_number(root, "min_score", 0, 1, false,
-							  &request->min_score, status))
-		return false;
+	else
+	{
+		const char *weights = NULL;
+
+		if (!eng_json_known(root, detect_keys, "DETECT", status) ||
+			!eng_json_number(root, "min_score", 0, 1, false,
+							 &request->min_score, status) ||
+			!read_weights(root, &weights, status))
+			return false;
+		if (weights != NULL)
+			strcpy(request->weights, weights);
+	}
 	return read_frames(root, is_step, blob_size, request, status);
 }
 

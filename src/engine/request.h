@@ -15,6 +15,7 @@
 
 #include "engine/channel.h"
 #include "engine/nets/detector.h"
+#include "engine/protocol.h"
 #include "engine/status.h"
 
 typedef struct EngLoadRequest
@@ -32,6 +33,7 @@ typedef struct EngLoadRequest
 	EngOptimizerConfig optimizer;	/* when train */
 	double		hflip;			/* probability */
 	int64_t		memory_limit;	/* bytes, 0 = none */
+	const char *weights;		/* name to keep them under, or NULL */
 } EngLoadRequest;
 
 typedef struct EngFrameRequest
@@ -52,6 +54,7 @@ typedef struct EngBatchRequest
 	int32_t		accumulate_index;
 	int32_t		accumulate_count;
 	double		min_score;
+	char		weights[ENG_PROTOCOL_MAX_WEIGHTS + 1];	/* name, "" = none */
 	EngFrameRequest *frames;
 	int32_t		frame_count;
 	float	   *boxes;			/* (box_count, 4) */

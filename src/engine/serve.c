@@ -19,6 +19,7 @@
 #include "engine/machine.h"
 #include "engine/nets/detector.h"
 #include "engine/request.h"
+#include "engine/shelf.h"
 
 #define SCORE_DIGITS	9		/* make every float come back the same */
 
@@ -27,6 +28,7 @@ typedef struct Session
 	int			fd;
 	EngFeed    *feed;
 	EngDetector *detector;		/* NULL: nothing is loaded */
+	EngShelf	shelf;			/* of detectors that are asked for by name */
 	bool		train;
 	uint64_t	seed;
 	double		hflip;
@@ -66,12 +68,10 @@ unload(Session *session)
  * Fill the new detector with what the request says.
  */
 static bool
-load_weights(Session *session, const EngLoadRequest *request,
+load_weights(EngDetector *detector, const EngLoadRequest *request,
 			 const EngTensorFile *file, EngLoadOptions *options,
 			 EngStatus *status)
 {
-	EngDetector *detector = session->detector;
-
 	if (request->memory_limit > 0)
 		eng_detector_set_memory_limit(detector,
 									  (size_t) request->memory_limit);
@@ -117,15 +117,20 @@ open_weights(const EngLoadRequest *request, const EngMessage *message,
 	return *file != NULL;
 }
 
+/*
+ * Make what the request describes; *detector is NULL after a failure.
+ */
 static bool
-load(Session *session, EngLoadRequest *request, const EngMessage *message,
-	 Answer *answer, EngStatus *status)
+load(EngLoadRequest *request, const EngMessage *message,
+	 EngDetector **detector, Answer *answer, EngStatus *status)
 {
 	EngDetectorConfig config;
 	EngLoadOptions options = {0};
 	EngBuffer	converted = {0};
 	EngTensorFile *file;
 	bool		fine;
+
+	*detector = NULL;
 
 	if (!eng_detector_config_parse(&config, request->architecture,
 								   request->options, request->num_classes,
@@ -136,21 +141,51 @@ load(Session *session, EngLoadRequest *request, const EngMessage *message,
 		eng_buffer_free(&converted);
 		return false;
 	}
-	session->detector = eng_detector_create(&config, request->device,
-											request->threads, request->train,
-											status);
-	fine = session->detector != NULL &&
-		load_weights(session, request, file, &options, status);
+	*detector = eng_detector_create(&config, request->device,
+									request->threads, request->train, status);
+	fine = *detector != NULL &&
+		load_weights(*detector, request, file, &options, status);
 	if (fine)
-		answer->json = eng_answer_load(session->detector, &options);
+		answer->json = eng_answer_load(*detector, &options);
 	else
-		unload(session);
+	{
+		eng_detector_free(*detector);
+		*detector = NULL;
+	}
 	eng_tensor_file_free(file);
 	eng_buffer_free(&converted);
+	return fine;
+}
+
+/*
+ * A LOAD under a name.  What has that name already is the same weights.
+ */
+static bool
+load_kept(Session *session, EngLoadRequest *request,
+		  const EngMessage *message, Answer *answer, EngStatus *status)
+{
+	EngDetector *detector = eng_shelf_find(&session->shelf, request->weights);
+
+	if (detector != NULL)
+	{
+		EngLoadOptions options = {0};
+
+		answer->json = eng_answer_load(detector, &options);
+		return true;
+	}
+	session->shelf.limit = (size_t) request->memory_limit;
+	return load(request, message, &detector, answer, status) &&
+		eng_shelf_put(&session->shelf, request->weights, detector, status);
+}
+
+static bool
+load_alone(Session *session, EngLoadRequest *request,
+		   const EngMessage *message, Answer *answer, EngStatus *status)
+{
 	session->train = request->train;
 	session->seed = request->seed;
 	session->hflip = request->hflip;
-	return fine;
+	return load(request, message, &session->detector, answer, status);
 }
 
 static bool
@@ -160,9 +195,13 @@ handle_load(Session *session, EngFeedItem *item, double wait_s,
 	EngLoadRequest request;
 	bool		fine;
 
-	unload(session);
-	fine = eng_load_request_parse(&request, &item->message, status) &&
-		load(session, &request, &item->message, answer, status);
+	fine = eng_load_request_parse(&request, &item->message, status);
+	if (!fine || request.weights == NULL)
+		unload(session);
+	if (fine && request.weights != NULL)
+		fine = load_kept(session, &request, &item->message, answer, status);
+	else if (fine)
+		fine = load_alone(session, &request, &item->message, answer, status);
 	eng_load_request_free(&request);
 	return fine;
 }
@@ -264,6 +303,121 @@ handle_step(Session *session, EngFeedItem *item, double wait_s,
 	return true;
 }
 
+/*
+ * The frames that could be decoded, in session->frames; returns how many.
+ */
+static int32_t
+collect_decoded(Session *session, const EngFeedItem *item)
+{
+	int32_t		count = 0;
+	int32_t		i;
+
+	for (i = 0; i < item->batch.frame_count; i++)
+	{
+		const EngPicture *picture = &item->pictures[i];
+		EngFrame   *to = &session->frames[count];
+
+		if (picture->code != ENG_OK)
+			continue;
+		memset(to, 0, sizeof(*to));
+		to->rgb = picture->rgb;
+		to->width = picture->width;
+		to->height = picture->height;
+		to->frame_id = item->batch.frames[i].frame_id;
+		count++;
+	}
+	return count;
+}
+
+/*
+ * Append detections to the answer's blob; *count says how many.
+ */
+static bool
+append_detections(const EngDetections *found, double min_score,
+				  EngBuffer *blob, int32_t *count, EngStatus *status)
+{
+	int32_t		i;
+
+	*count = 0;
+	if (!eng_buffer_reserve(blob, (size_t) found->count *
+							ENG_PROTOCOL_DETECTION, status))
+		return false;
+	for (i = 0; i < found->count; i++)
+	{
+		uint8_t    *at = blob->data + blob->size;
+		int32_t		label = found->labels[i];
+
+		if (found->scores[i] < min_score)
+			continue;
+		memcpy(at, &label, 4);
+		memcpy(at + 4, &found->scores[i], 4);
+		memcpy(at + 8, &found->boxes[4 * (size_t) i], 16);
+		blob->size += ENG_PROTOCOL_DETECTION;
+		++*count;
+	}
+	return true;
+}
+
+/*
+ * One element of "frames": *next is the place of its detections if it was
+ * decoded, and then moves on.
+ */
+static json_t *
+describe_frame(Session *session, const EngFeedItem *item, int32_t i,
+			   int32_t *next, Answer *answer, EngStatus *status)
+{
+	const EngBatchRequest *batch = &item->batch;
+	const EngPicture *picture = &item->pictures[i];
+	json_int_t	frame_id = batch->frames[i].frame_id;
+	int32_t		count;
+
+	if (picture->code != ENG_OK)
+		return json_pack("{s:I, s:s, s:o}", "frame_id", frame_id, "code",
+						 eng_code_name(picture->code), "message",
+						 eng_json_text(picture->message));
+	if (!append_detections(&session->detections[(*next)++], batch->min_score,
+						   &answer->blob, &count, status))
+		return NULL;
+	return json_pack("{s:I, s:i}", "frame_id", frame_id, "count", count);
+}
+
+/*
+ * A DETECT for weights of the shelf.
+ */
+static bool
+detect_kept(Session *session, EngFeedItem *item, double wait_s,
+			Answer *answer, EngStatus *status)
+{
+	double		start = eng_feed_clock();
+	EngDetector *detector = eng_shelf_find(&session->shelf,
+										   item->batch.weights);
+	int32_t		count = collect_decoded(session, item);
+	int32_t		next = 0;
+	json_t	   *frames;
+	int32_t		i;
+
+	if (detector == NULL)
+		return eng_fail(status, ENG_NOT_LOADED, "weights are not loaded");
+	if (count > 0 &&
+		!eng_shelf_infer(&session->shelf, detector, session->frames, count,
+						 session->detections, status))
+		return false;
+	frames = json_array();
+	for (i = 0; i < item->batch.frame_count; i++)
+		if (json_array_append_new(frames, describe_frame(session, item, i,
+														 &next, answer,
+														 status)) != 0)
+		{
+			json_decref(frames);
+			return eng_fail(status, ENG_NO_MEMORY,
+							"could not keep detections");
+		}
+	answer->json = json_pack("{s:o}", "frames", frames);
+	if (answer->json != NULL)
+		eng_answer_times(answer->json, wait_s, eng_feed_clock() - start);
+	return true;
+}
+
 static bool
 handle_detect(Session *session, EngFeedItem *item, double wait_s,
 			  Answer *answer, EngStatus *status)
@@ -273,6 +427,8 @@ handle_detect(Session *session, EngFeedItem *item, double wait_s,
 	json_t	   *frames;
 	int32_t		i;
 
+	if (batch->weights[0] != '\0')
+		return detect_kept(session, item, wait_s, answer, status);
 	if (!check_loaded(session, false, status))
 		return false;
 	collect_frames(session, item);
@@ -450,6 +606,7 @@ eng_serve(int fd, const EngFeedEnd *end, EngStatus *status)
 		fine = serve_one(session, &over, status);
 	eng_feed_stop(session->feed);
 	unload(session);
+	eng_shelf_clear(&session->shelf);
 	free(session);
 	return fine;
 }

@@ -17,7 +17,8 @@ static const char *const code_names[] = {
 	[ENG_UNSUPPORTED] = "unsupported",
 	[ENG_IO] = "io",
 	[ENG_NUMERIC] = "numeric",
-	[ENG_INTERNAL] = "internal"
+	[ENG_INTERNAL] = "internal",
+	[ENG_NOT_LOADED] = "not_loaded"
 };
 
 bool

@@ -21,7 +21,8 @@ typedef enum EngCode
 	ENG_UNSUPPORTED,			/* well-formed, but not for this build */
 	ENG_IO,						/* the operating system said no */
 	ENG_NUMERIC,				/* a loss or gradient that is not finite */
-	ENG_INTERNAL				/* our own mistake */
+	ENG_INTERNAL,				/* our own mistake */
+	ENG_NOT_LOADED				/* weights that are asked for by name */
 } EngCode;
 
 typedef struct EngStatus
