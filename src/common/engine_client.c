@@ -9,8 +9,6 @@
  *
  * The socket is non-blocking and both directions move in every wait, so a
  * long message to an engine that is sending one of its own cannot deadlock.
- * Incoming frames are put together in a memory context of their own, which
- * is handed over to the caller with the reply.
  */
 #include "postgres.h"
 
@@ -35,23 +33,9 @@
 #include "common/server_jansson.h"
 #include "engine/protocol.h"
 
-#define FIRST_ALLOCATION	((size_t) 16 << 20)
 #define STOP_GRACE_MS		2000	/* idle engine after BYE or SIGTERM */
+#define HELLO_PATIENCE_MS	30000
 #define ABORT_GRACE_MS		300 /* engine that we no longer wait for */
-
-/* A frame that has arrived whole and was not asked for yet. */
-typedef struct Incoming
-{
-	dlist_node	node;
-	MemoryContext context;		/* owns this struct, json and blob */
-	int			kind;
-	char	   *json;
-	size_t		json_len;
-	char	   *blob;
-	size_t		blob_len;
-	size_t		blob_room;
-	size_t		filled;			/* bytes of json and blob so far */
-} Incoming;
 
 struct AvcEngine
 {
@@ -61,12 +45,9 @@ struct AvcEngine
 	SubTransactionId subxact;	/* owner, or invalid outside transactions */
 	int			unanswered;
 	bool		sending;		/* a message is half sent */
-	bool		at_eof;
 	char	   *hello;
-	uint8		header[ENG_PROTOCOL_HEADER];
-	size_t		header_filled;
-	Incoming   *partial;		/* header is complete, the rest is not */
-	dlist_head	arrived;
+	long		patience_ms;	/* with its silence; -1 = no end */
+	AvcFrameStream stream;		/* over process.socket, which it closes */
 };
 
 static dlist_head engines = DLIST_STATIC_INIT(engines);
@@ -75,6 +56,7 @@ static bool callbacks_registered = false;
 /* ---- start ---------------------------------------------------------- */
 
 static void engine_end(AvcEngine *engine, bool gently);
+static const char *check_header(void *owner, const EngFrameHeader *header);
 
 static void
 end_at_exit(int code, Datum arg)
@@ -140,12 +122,15 @@ avc_engine_start(void)
 	engine->context = context;
 	avc_engine_process_start(&engine->process);
 	MemoryContextSetParent(context, TopMemoryContext);
-	dlist_init(&engine->arrived);
+	avc_stream_init(&engine->stream, context, engine->process.socket,
+					check_header, engine);
 	engine->subxact = IsTransactionState() ? GetCurrentSubTransactionId()
 		: InvalidSubTransactionId;
 	dlist_push_tail(&engines, &engine->node);
 
+	engine->patience_ms = HELLO_PATIENCE_MS;
 	reply = avc_engine_call(engine, &hello);
+	engine->patience_ms = -1;
 	engine->hello = MemoryContextStrdup(context, reply->json);
 	avc_reply_free(reply);
 	return engine;
@@ -164,7 +149,7 @@ engine_kill(AvcEngine *engine, bool gently)
 	{
 		bool		asked = false;
 
-		if (gently && !engine->at_eof && !engine->sending &&
+		if (gently && !engine->stream.at_eof && !engine->sending &&
 			engine->unanswered == 0)
 		{
 			uint8		header[ENG_PROTOCOL_HEADER + 2];
@@ -187,12 +172,10 @@ engine_kill(AvcEngine *engine, bool gently)
 		}
 	}
 	avc_engine_process_listen(&engine->process);
-	if (engine->process.socket >= 0)
-		close(engine->process.socket);
+	avc_stream_close(&engine->stream);
 	if (engine->process.errors >= 0)
 		close(engine->process.errors);
 	engine->process.socket = engine->process.errors = -1;
-	engine->at_eof = true;
 }
 
 static void
@@ -220,12 +203,33 @@ avc_engine_stop_all(void)
 
 /* ---- failures ------------------------------------------------------- */
 
+int
+avc_engine_sqlstate(const char *code)
+{
+	static const struct
+	{
+		const char *code;
+		int			state;
+	}			states[] = {
+		{"bad_argument", ERRCODE_INVALID_PARAMETER_VALUE},
+		{"bad_file", ERRCODE_DATA_EXCEPTION},
+		{"no_memory", ERRCODE_OUT_OF_MEMORY},
+		{"unsupported", ERRCODE_FEATURE_NOT_SUPPORTED}
+	};
+	int			i;
+
+	for (i = 0; code != NULL && i < lengthof(states); i++)
+		if (strcmp(code, states[i].code) == 0)
+			return states[i].state;
+	return ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
+}
+
 /*
  * Raise what an ERROR frame says.  The kinds of the protocol become SQL
  * states; the message is the engine's.
  */
 static void
-raise_engine_error(AvcEngine *engine, Incoming *frame)
+raise_engine_error(AvcEngine *engine, AvcFrame *frame)
 {
 	json_t	   *json = json_loadb(frame->json, frame->json_len, 0, NULL);
 	const char *code = json_string_value(json_object_get(json, "code"));
@@ -233,17 +237,9 @@ raise_engine_error(AvcEngine *engine, Incoming *frame)
 	json_t	   *frame_id = json_object_get(json, "frame_id");
 	bool		fatal = json_is_true(json_object_get(json, "fatal"));
 	char	   *detail = NULL;
-	int			state = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
+	int			state = avc_engine_sqlstate(code);
 	char	   *message;
 
-	if (code != NULL && strcmp(code, "bad_argument") == 0)
-		state = ERRCODE_INVALID_PARAMETER_VALUE;
-	else if (code != NULL && strcmp(code, "bad_file") == 0)
-		state = ERRCODE_DATA_EXCEPTION;
-	else if (code != NULL && strcmp(code, "no_memory") == 0)
-		state = ERRCODE_OUT_OF_MEMORY;
-	else if (code != NULL && strcmp(code, "unsupported") == 0)
-		state = ERRCODE_FEATURE_NOT_SUPPORTED;
 	message = pstrdup(text != NULL ? text : "engine failed without a message");
 	if (json_is_integer(frame_id))
 		detail = psprintf("Frame %lld.",
@@ -256,8 +252,6 @@ raise_engine_error(AvcEngine *engine, Incoming *frame)
 			(errcode(state), errmsg("%s", message),
 			 detail ? errdetail("%s", detail) : 0));
 }
-
-static void engine_read(AvcEngine *engine);
 
 /*
  * The engine is gone, or no longer makes sense ("problem" tells what it
@@ -275,11 +269,11 @@ engine_lost(AvcEngine *engine, const char *problem)
 	/* It closed its socket, so it is on its way out; let it tell how. */
 	if (problem == NULL)
 		(void) avc_engine_process_reap(&engine->process, 1000);
-	engine->at_eof = true;
+	engine->stream.at_eof = true;
 	engine_kill(engine, false);
-	dlist_foreach(iter, &engine->arrived)
+	dlist_foreach(iter, &engine->stream.arrived)
 	{
-		Incoming   *frame = dlist_container(Incoming, node, iter.cur);
+		AvcFrame   *frame = dlist_container(AvcFrame, node, iter.cur);
 
 		if (frame->kind == ENG_KIND_ERROR)
 		{
@@ -308,66 +302,19 @@ engine_lost(AvcEngine *engine, const char *problem)
 			 words ? errdetail("Last line of the engine: %s", words) : 0));
 }
 
-/* ---- incoming ------------------------------------------------------- */
+/* ---- moving bytes --------------------------------------------------- */
 
-/* A header is complete: make room for what it announces. */
-static void
-begin_frame(AvcEngine *engine)
+/* A header has arrived: is it one of an answer that is due? */
+static const char *
+check_header(void *owner, const EngFrameHeader *header)
 {
-	EngFrameHeader header;
-	const char *problem;
-	MemoryContext context;
-	Incoming   *frame;
+	AvcEngine  *engine = owner;
 
-	problem = eng_frame_header_unpack(&header, engine->header);
-	if (problem == NULL && header.kind != ENG_KIND_OK &&
-		header.kind != ENG_KIND_ERROR)
-		problem = "frame is no answer";
-	if (problem == NULL && engine->unanswered == 0)
-		problem = "frame answers no request";
-	if (problem != NULL)
-		engine_lost(engine, problem);
-
-	context = AllocSetContextCreate(engine->context, "avcurate reply",
-									ALLOCSET_SMALL_SIZES);
-	frame = MemoryContextAllocZero(context, sizeof(Incoming));
-	frame->context = context;
-	frame->kind = header.kind;
-	frame->json_len = header.json_length;
-	frame->json = MemoryContextAlloc(context, frame->json_len + 1);
-	frame->json[frame->json_len] = '\0';
-	frame->blob_len = header.blob_length;
-	if (frame->blob_len > 0)
-	{
-		/* A length alone costs nothing: the rest grows as bytes arrive. */
-		frame->blob_room = Min(frame->blob_len, FIRST_ALLOCATION);
-		frame->blob = MemoryContextAllocHuge(context, frame->blob_room);
-	}
-	engine->partial = frame;
-	engine->header_filled = 0;
-}
-
-/* Where the next bytes go and how many at most; 0 = the frame is whole. */
-static size_t
-next_room(Incoming *frame, char **place)
-{
-	size_t		in_blob;
-
-	if (frame->filled < frame->json_len)
-	{
-		*place = frame->json + frame->filled;
-		return frame->json_len - frame->filled;
-	}
-	in_blob = frame->filled - frame->json_len;
-	if (in_blob == frame->blob_len)
-		return 0;
-	if (in_blob == frame->blob_room)
-	{
-		frame->blob_room = Min(frame->blob_len, frame->blob_room * 2);
-		frame->blob = repalloc_huge(frame->blob, frame->blob_room);
-	}
-	*place = frame->blob + in_blob;
-	return frame->blob_room - in_blob;
+	if (header->kind != ENG_KIND_OK && header->kind != ENG_KIND_ERROR)
+		return "frame is no answer";
+	if (engine->unanswered == 0)
+		return "frame answers no request";
+	return NULL;
 }
 
 /* Take whatever is there to read, without waiting. */
@@ -375,41 +322,9 @@ static void
 engine_read(AvcEngine *engine)
 {
 	avc_engine_process_listen(&engine->process);
-	while (!engine->at_eof)
-	{
-		char	   *place = (char *) engine->header + engine->header_filled;
-		size_t		room = ENG_PROTOCOL_HEADER - engine->header_filled;
-		ssize_t		got;
-
-		if (engine->partial != NULL)
-		{
-			room = next_room(engine->partial, &place);
-			if (room == 0)
-			{
-				dlist_push_tail(&engine->arrived, &engine->partial->node);
-				engine->partial = NULL;
-				continue;
-			}
-		}
-		got = recv(engine->process.socket, place, room, MSG_DONTWAIT);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-			return;
-		if (got <= 0)
-		{
-			engine->at_eof = true;
-			return;
-		}
-		if (engine->partial != NULL)
-			engine->partial->filled += got;
-		else
-		{
-			engine->header_filled += got;
-			if (engine->header_filled == ENG_PROTOCOL_HEADER)
-				begin_frame(engine);
-		}
-	}
+	avc_stream_read(&engine->stream);
+	if (engine->stream.problem != NULL)
+		engine_lost(engine, engine->stream.problem);
 }
 
 /*
@@ -421,6 +336,7 @@ engine_wait(AvcEngine *engine, int events)
 {
 	WaitEventSet *set = CreateWaitEventSet(CurrentMemoryContext, 4);
 	WaitEvent	event;
+	int			occurred;
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
@@ -428,8 +344,11 @@ engine_wait(AvcEngine *engine, int events)
 	if (engine->process.errors >= 0)
 		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine->process.errors,
 						  NULL, NULL);
-	(void) WaitEventSetWait(set, -1, &event, 1, PG_WAIT_EXTENSION);
+	occurred = WaitEventSetWait(set, engine->patience_ms, &event, 1,
+								PG_WAIT_EXTENSION);
 	FreeWaitEventSet(set);
+	if (occurred == 0)
+		avc_engine_give_up(engine, "engine did not answer in time");
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -437,79 +356,52 @@ engine_wait(AvcEngine *engine, int events)
 /* ---- requests ------------------------------------------------------- */
 
 static void
-send_bytes(AvcEngine *engine, const void *data, size_t len)
+check_message(AvcEngine *engine, const AvcMessage *message)
 {
-	const char *from = data;
+	uint64		length = message->json != NULL ? strlen(message->json) : 0;
+	uint64		blob_len = 0;
+	int			i;
 
-	while (len > 0)
-	{
-		ssize_t		sent;
-
-		if (engine->at_eof)
-			engine_lost(engine, NULL);
-		sent = send(engine->process.socket, from, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent > 0)
-		{
-			from += sent;
-			len -= sent;
-			continue;
-		}
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN && errno != EWOULDBLOCK)
-		{
-			engine_read(engine);
-			engine_lost(engine, NULL);
-		}
-		engine_wait(engine, WL_SOCKET_WRITEABLE | WL_SOCKET_READABLE);
-		engine_read(engine);
-	}
+	for (i = 0; i < message->part_count; i++)
+		blob_len += message->parts[i].len;
+	if (length > ENG_PROTOCOL_MAX_JSON || blob_len > ENG_PROTOCOL_MAX_BLOB)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("message to the engine is too long: " UINT64_FORMAT " bytes",
+						blob_len + length),
+				 errhint("Use a smaller batch_size.")));
+	if (engine->unanswered >= ENG_PROTOCOL_AHEAD)
+		elog(ERROR, "too many unanswered requests to the engine");
+	if (engine->process.socket < 0)
+		engine_lost(engine, NULL);
 }
 
 void
 avc_engine_send(AvcEngine *engine, const AvcMessage *message)
 {
-	const char *json = message->json != NULL ? message->json : "{}";
-	size_t		json_len = strlen(json);
-	uint64		blob_len = 0;
-	EngFrameHeader header;
-	uint8		bytes[ENG_PROTOCOL_HEADER];
-	int			i;
-
-	for (i = 0; i < message->part_count; i++)
-		blob_len += message->parts[i].len;
-	if (json_len > ENG_PROTOCOL_MAX_JSON || blob_len > ENG_PROTOCOL_MAX_BLOB)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("message to the engine is too long: " UINT64_FORMAT " bytes",
-						blob_len + json_len),
-				 errhint("Use a smaller batch_size.")));
-	if (engine->unanswered >= ENG_PROTOCOL_AHEAD)
-		elog(ERROR, "too many unanswered requests to the engine");
+	check_message(engine, message);
 	if (engine->sending)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("connection to the engine was interrupted earlier")));
-	if (engine->process.socket < 0)
-		engine_lost(engine, NULL);
-
-	header.kind = message->kind;
-	header.json_length = (uint32) json_len;
-	header.blob_length = blob_len;
-	eng_frame_header_pack(bytes, &header);
 	engine->sending = true;
 	engine->unanswered++;
-	send_bytes(engine, bytes, sizeof(bytes));
-	send_bytes(engine, json, json_len);
-	for (i = 0; i < message->part_count; i++)
-		send_bytes(engine, message->parts[i].data, message->parts[i].len);
+	avc_stream_put(&engine->stream, message);
+	while (!avc_stream_write(&engine->stream))
+	{
+		if (!engine->stream.at_eof)
+			engine_wait(engine, WL_SOCKET_WRITEABLE | WL_SOCKET_READABLE);
+		engine_read(engine);
+		if (engine->stream.at_eof)
+			engine_lost(engine, NULL);
+	}
 	engine->sending = false;
 }
 
 AvcReply *
 avc_engine_receive(AvcEngine *engine)
 {
-	Incoming   *frame;
+	AvcFrame   *frame;
 	AvcReply   *reply;
 	instr_time	start;
 	instr_time	now;
@@ -519,9 +411,9 @@ avc_engine_receive(AvcEngine *engine)
 	INSTR_TIME_SET_CURRENT(start);
 	if (engine->process.socket >= 0)
 		engine_read(engine);
-	while (dlist_is_empty(&engine->arrived))
+	while ((frame = avc_stream_next(&engine->stream)) == NULL)
 	{
-		if (engine->at_eof)
+		if (engine->stream.at_eof)
 			engine_lost(engine, NULL);
 		engine_wait(engine, WL_SOCKET_READABLE);
 		engine_read(engine);
@@ -529,8 +421,6 @@ avc_engine_receive(AvcEngine *engine)
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, start);
 
-	frame = dlist_container(Incoming, node,
-							dlist_pop_head_node(&engine->arrived));
 	engine->unanswered--;
 	if (frame->kind == ENG_KIND_ERROR)
 		raise_engine_error(engine, frame);
@@ -563,4 +453,63 @@ const char *
 avc_engine_hello(const AvcEngine *engine)
 {
 	return engine->hello;
+}
+
+/* ---- without waiting ------------------------------------------------ */
+
+void
+avc_engine_add_events(AvcEngine *engine, WaitEventSet *set)
+{
+	int			events = WL_SOCKET_READABLE;
+
+	if (engine->process.socket < 0)
+		return;
+	if (engine->sending)
+		events |= WL_SOCKET_WRITEABLE;
+	AddWaitEventToSet(set, events, engine->process.socket, NULL, NULL);
+	if (engine->process.errors >= 0)
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine->process.errors,
+						  NULL, NULL);
+}
+
+void
+avc_engine_post(AvcEngine *engine, const AvcMessage *message)
+{
+	check_message(engine, message);
+	engine->unanswered++;
+	avc_stream_put(&engine->stream, message);
+	engine->sending = !avc_stream_write(&engine->stream);
+}
+
+AvcFrame *
+avc_engine_poll(AvcEngine *engine)
+{
+	AvcFrame   *frame;
+
+	if (engine->sending)
+		engine->sending = !avc_stream_write(&engine->stream);
+	if (engine->process.socket >= 0)
+		engine_read(engine);
+	frame = avc_stream_next(&engine->stream);
+	if (frame == NULL && engine->stream.at_eof)
+		engine_lost(engine, NULL);
+	if (frame != NULL)
+		engine->unanswered--;
+	return frame;
+}
+
+void
+avc_engine_give_up(AvcEngine *engine, const char *why)
+{
+	engine_kill(engine, false);
+	ereport(ERROR,
+			(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+			 errmsg("%s", why)));
+	pg_unreachable();
+}
+
+pid_t
+avc_engine_pid(const AvcEngine *engine)
+{
+	return engine->process.pid;
 }

@@ -12,23 +12,11 @@
 #define AVC_COMMON_ENGINE_CLIENT_H
 
 #include "lib/stringinfo.h"
+#include "storage/latch.h"
+
+#include "common/frame_stream.h"
 
 typedef struct AvcEngine AvcEngine;
-
-/* One piece of a message's blob; pieces are sent one after another. */
-typedef struct AvcBlobPart
-{
-	const void *data;
-	size_t		len;
-} AvcBlobPart;
-
-typedef struct AvcMessage
-{
-	uint16		kind;			/* ENG_KIND_* of engine/protocol.h */
-	const char *json;			/* one JSON object; NULL = {} */
-	const AvcBlobPart *parts;	/* NULL when there is no blob */
-	int			part_count;
-} AvcMessage;
 
 /* In a memory context of its own below the caller's; see avc_reply_free. */
 typedef struct AvcReply
@@ -70,6 +58,33 @@ extern void avc_reply_free(AvcReply *reply);
 
 /* Send and receive; no other request may be unanswered. */
 extern AvcReply *avc_engine_call(AvcEngine *engine, const AvcMessage *message);
+
+/* ---- for callers that sleep on several things ---- */
+
+/* Put the engine's descriptors into a set: 2 events without data. */
+extern void avc_engine_add_events(AvcEngine *engine, WaitEventSet *set);
+
+/*
+ * Queue a message, whose parts stay as they are until it is answered, and
+ * send what the socket takes.
+ */
+extern void avc_engine_post(AvcEngine *engine, const AvcMessage *message);
+
+/*
+ * Send and receive what is possible without waiting.  Returns the answer to
+ * the oldest unanswered request, be it OK or ERROR, or NULL if it is not
+ * there yet.  Raises an error if the engine is gone.
+ */
+extern AvcFrame *avc_engine_poll(AvcEngine *engine);
+
+/* End the engine, which did not do as it should, and raise why. */
+extern void avc_engine_give_up(AvcEngine *engine, const char *why)
+			pg_attribute_noreturn();
+
+extern pid_t avc_engine_pid(const AvcEngine *engine);
+
+/* SQL state of an ERROR frame's code. */
+extern int	avc_engine_sqlstate(const char *code);
 
 /* End the engine: BYE when it is idle, else SIGTERM, then SIGKILL; reaped. */
 extern void avc_engine_stop(AvcEngine *engine);
