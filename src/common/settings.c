@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include <limits.h>
+#include <unistd.h>
 
 #include "utils/guc.h"
 
@@ -36,6 +37,14 @@ check_device(char **newval, void **extra, GucSource source)
 	}
 	GUC_check_errdetail("Devices are \"auto\", \"cpu\" and \"cuda:N\".");
 	return false;
+}
+
+int64
+avc_engine_memory_bytes(void)
+{
+	if (avc_engine_memory_limit > 0)
+		return (int64) avc_engine_memory_limit << 20;
+	return (int64) sysconf(_SC_PHYS_PAGES) / 2 * sysconf(_SC_PAGESIZE);
 }
 
 void

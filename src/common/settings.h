@@ -18,4 +18,7 @@ extern double avc_refresh_full_threshold;
 
 extern void avc_settings_define(void);
 
+/* avcurate.engine_memory_limit in bytes, its default worked out. */
+extern int64 avc_engine_memory_bytes(void);
+
 #endif

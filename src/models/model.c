@@ -4,8 +4,6 @@
  */
 #include "postgres.h"
 
-#include <unistd.h>
-
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
@@ -126,15 +124,6 @@ avc_model_check_device(const char *device)
 				 errhint("Set avcurate.device to \"cpu\".")));
 }
 
-/* Bytes that an engine may plan for. */
-static int64
-memory_limit(void)
-{
-	if (avc_engine_memory_limit > 0)
-		return (int64) avc_engine_memory_limit << 20;
-	return (int64) sysconf(_SC_PHYS_PAGES) / 2 * sysconf(_SC_PAGESIZE);
-}
-
 char *
 avc_model_load_json(const AvcModel *model, const AvcLoad *load)
 {
@@ -151,7 +140,7 @@ avc_model_load_json(const AvcModel *model, const AvcLoad *load)
 	avc_json_add_int(&json, "seed", load->seed);
 	avc_json_add_raw(&json, "init", load->init ? "true" : "false");
 	avc_json_add_raw(&json, "strict", load->strict ? "true" : "false");
-	avc_json_add_int(&json, "memory_limit", memory_limit());
+	avc_json_add_int(&json, "memory_limit", avc_engine_memory_bytes());
 	if (load->more != NULL)
 		appendStringInfoString(&json, load->more);
 	appendStringInfoChar(&json, '}');
