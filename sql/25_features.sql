@@ -17,7 +17,7 @@ COMMENT ON COLUMN _avcurate.features.dataset IS 'whose column it is';
 COMMENT ON COLUMN _avcurate.features.feature IS 'name of feature and column';
 COMMENT ON COLUMN _avcurate.features.feature_no IS
 	'its place in feature_marks; a new one with every change of the expression';
-COMMENT ON COLUMN _avcurate.features.expression IS 'as it was typed';
+COMMENT ON COLUMN _avcurate.features.expression IS 'as it was typed, a checkpoint left NULL written out';
 COMMENT ON COLUMN _avcurate.features.resolved IS
 	'the expression with all names resolved; the row is called frame';
 COMMENT ON COLUMN _avcurate.features.reads IS
@@ -158,7 +158,7 @@ COMMENT ON VIEW avcurate.features IS
 COMMENT ON COLUMN avcurate.features.dataset IS 'whose column it is';
 COMMENT ON COLUMN avcurate.features.feature IS 'name of feature and column';
 COMMENT ON COLUMN avcurate.features.type IS 'type of the column';
-COMMENT ON COLUMN avcurate.features.expression IS 'as it was typed';
+COMMENT ON COLUMN avcurate.features.expression IS 'as it was typed, a checkpoint left NULL written out';
 COMMENT ON COLUMN avcurate.features.reads IS
 	'columns that the expression reads';
 COMMENT ON COLUMN avcurate.features.created_at IS 'when it was added';

@@ -22,6 +22,7 @@
 #include "utils/ruleutils.h"
 
 #include "common/catalog.h"
+#include "features/engine_calls.h"
 #include "features/feature.h"
 
 #define PINNED_PATH "pg_catalog, avcurate, pg_temp"
@@ -207,6 +208,7 @@ avc_expression_analyze(const AvcDataset *dataset, const char *text)
 	ReadsContext context = {dataset, 0, NIL};
 	Query	   *query;
 	Node	   *node;
+	bool		is_pinned = false;
 	Oid			type;
 
 	check_is_expression(text);
@@ -227,11 +229,13 @@ avc_expression_analyze(const AvcDataset *dataset, const char *text)
 				 errmsg("expression of a feature has type %s, which no column can have",
 						format_type_be(type)),
 				 errhint("Cast it to the type that the feature is to have.")));
+	node = avc_engine_calls_pin(node, &is_pinned);
 	/* with its typmod: "bit" alone would be bit(1) */
 	expression->type = format_type_extended(type, find_typmod(node),
 											FORMAT_TYPE_TYPEMOD_GIVEN |
 											FORMAT_TYPE_FORCE_QUALIFY);
 	expression->resolved = deparse(dataset, node);
 	expression->reads = context.reads;
+	expression->shown = is_pinned ? expression->resolved : text;
 	return expression;
 }

@@ -382,11 +382,12 @@ avc_add_feature(PG_FUNCTION_ARGS)
 				 6, (AvcParam[]) {AVC_REGCLASS(dataset->relid),
 					 {NAMEOID, PG_GETARG_DATUM(1), false},
 					 AVC_INT4(next_feature_no(dataset->relid)),
-					 AVC_TEXT(typed), AVC_TEXT(expression->resolved),
+					 AVC_TEXT(expression->shown),
+					 AVC_TEXT(expression->resolved),
 					 list_to_names(expression->reads)}, false, 0);
 	avc_catalog_leave(&scope);
 	rebuild_trigger(dataset);
-	comment_feature(dataset, feature, typed);
+	comment_feature(dataset, feature, expression->shown);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
@@ -496,7 +497,8 @@ avc_alter_feature(PG_FUNCTION_ARGS)
 				 " altered_at = pg_catalog.now()"
 				 " WHERE dataset = $1 AND feature = $2", 5,
 				 (AvcParam[]) {AVC_REGCLASS(dataset->relid),
-					 {NAMEOID, PG_GETARG_DATUM(1), false}, AVC_TEXT(typed),
+					 {NAMEOID, PG_GETARG_DATUM(1), false},
+					 AVC_TEXT(expression->shown),
 					 AVC_TEXT(expression->resolved),
 					 list_to_names(expression->reads)}, false, 0);
 	renumber(dataset, feature);

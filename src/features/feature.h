@@ -64,6 +64,8 @@ extern void avc_feature_errors_forget(const AvcDataset *dataset);
 typedef struct AvcExpression
 {
 	char	   *type;			/* ready for a column definition */
+	const char *shown;			/* for people: as typed, or with the number
+								 * that a NULL checkpoint stands for */
 	char	   *resolved;		/* as AvcFeature.expression */
 	List	   *reads;			/* char * */
 } AvcExpression;

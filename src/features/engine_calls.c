@@ -1,0 +1,199 @@
+/*
+ * features/engine_calls.c
+ *		Calls in a feature's expression that ask the shared engine.
+ *
+ * They are found by name and schema: what a user's own function does inside
+ * is not looked into.
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/clauses.h"
+#include "optimizer/optimizer.h"
+#include "parser/analyze.h"
+#include "parser/parse_func.h"
+#include "parser/parser.h"
+#include "rewrite/rewriteManip.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+
+#include "features/engine_calls.h"
+
+static bool
+is_engine_call(const FuncExpr *call)
+{
+	const char *name;
+
+	if (get_func_namespace(call->funcid) != get_namespace_oid("avcurate", true))
+		return false;
+	name = get_func_name(call->funcid);
+	return strcmp(name, "detect") == 0 ||
+		strcmp(name, "person_bbox_area_pct") == 0;
+}
+
+/* ---- the checkpoint -------------------------------------------------- */
+
+/* avcurate.detector(checkpoint): it, or what NULL stands for, if usable. */
+static int64
+resolve_checkpoint(const Const *given)
+{
+	Oid			types[1] = {INT8OID};
+	Oid			function = LookupFuncName(list_make2(makeString("avcurate"),
+													 makeString("detector")),
+										  1, types, false);
+	FmgrInfo	info;
+	LOCAL_FCINFO(fcinfo, 1);
+
+	fmgr_info(function, &info);
+	InitFunctionCallInfoData(*fcinfo, &info, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = given->constvalue;
+	fcinfo->args[0].isnull = given->constisnull;
+	return DatumGetInt64(FunctionCallInvoke(fcinfo));
+}
+
+static void
+pin_call(FuncExpr *call, bool *is_pinned)
+{
+	HeapTuple	function = SearchSysCache1(PROCOID,
+										   ObjectIdGetDatum(call->funcid));
+	Node	   *checkpoint;
+
+	if (!HeapTupleIsValid(function))
+		elog(ERROR, "cache lookup failed for function %u", call->funcid);
+	call->args = expand_function_arguments(call->args, false,
+										   call->funcresulttype, function);
+	ReleaseSysCache(function);
+	checkpoint = eval_const_expressions(NULL, lsecond(call->args));
+	if (!IsA(checkpoint, Const))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("expression of a feature cannot choose a checkpoint row by row"),
+				 errhint("Give the checkpoint of %s() as a number; a column never mixes two networks.",
+						 get_func_name(call->funcid))));
+	*is_pinned |= ((Const *) checkpoint)->constisnull;
+	lsecond(call->args) = makeConst(INT8OID, -1, InvalidOid, sizeof(int64),
+									Int64GetDatum(resolve_checkpoint((Const *) checkpoint)),
+									false, FLOAT8PASSBYVAL);
+}
+
+static Node *
+pin_calls(Node *node, void *arg)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+		return (Node *) query_tree_mutator((Query *) node, pin_calls, arg, 0);
+	node = expression_tree_mutator(node, pin_calls, arg);
+	if (IsA(node, FuncExpr) && is_engine_call((FuncExpr *) node))
+		pin_call((FuncExpr *) node, arg);
+	return node;
+}
+
+Node *
+avc_engine_calls_pin(Node *expression, bool *is_pinned)
+{
+	return pin_calls(expression, is_pinned);
+}
+
+/* ---- ahead ----------------------------------------------------------- */
+
+typedef struct AheadContext
+{
+	const AvcDataset *dataset;
+	int			depth;			/* of the query around the node */
+	List	   *calls;			/* char * */
+} AheadContext;
+
+/* Does it depend on anything but the row itself, seen from that depth? */
+static bool
+reads_elsewhere(Node *node, void *arg)
+{
+	const int  *depth = arg;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		return ((Var *) node)->varlevelsup != *depth;
+	if (IsA(node, SubLink) || IsA(node, Param) || IsA(node, Aggref))
+		return true;
+	return expression_tree_walker(node, reads_elsewhere, arg);
+}
+
+static void
+add_call(AheadContext *context, const FuncExpr *call)
+{
+	Node	   *image = copyObject(linitial(call->args));
+	Node	   *checkpoint;
+	char	   *text;
+	ListCell   *cell;
+
+	if (list_length(call->args) < 2 ||
+		reads_elsewhere(image, &context->depth))
+		return;
+	checkpoint = eval_const_expressions(NULL, lsecond(call->args));
+	if (!IsA(checkpoint, Const) || ((Const *) checkpoint)->constisnull)
+		return;
+	if (context->depth > 0)
+		IncrementVarSublevelsUp(image, -context->depth, context->depth);
+	text = psprintf("avcurate.detect_ahead(%s, " INT64_FORMAT ")",
+					deparse_expression(image,
+									   deparse_context_for("frame",
+														   context->dataset->relid),
+									   true, false),
+					DatumGetInt64(((Const *) checkpoint)->constvalue));
+	foreach(cell, context->calls)
+		if (strcmp(lfirst(cell), text) == 0)
+			return;
+	context->calls = lappend(context->calls, text);
+}
+
+/* Calls that are made whatever is in the row: none below a choice. */
+static bool
+collect_calls(Node *node, void *arg)
+{
+	AheadContext *context = arg;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, CaseExpr) || IsA(node, CoalesceExpr) || IsA(node, BoolExpr))
+		return false;
+	if (IsA(node, Query))
+	{
+		context->depth++;
+		(void) query_tree_walker((Query *) node, collect_calls, arg, 0);
+		context->depth--;
+		return false;
+	}
+	if (IsA(node, FuncExpr) && is_engine_call((FuncExpr *) node))
+		add_call(context, (FuncExpr *) node);
+	return expression_tree_walker(node, collect_calls, arg);
+}
+
+List *
+avc_engine_calls_ahead(const AvcDataset *dataset, const AvcFeature *feature)
+{
+	AheadContext context = {dataset, 0, NIL};
+	char	   *sql;
+	List	   *statements;
+	Query	   *query;
+
+	/* most expressions do not: spare them the analysis */
+	if (strstr(feature->expression, "detect") == NULL &&
+		strstr(feature->expression, "person_bbox_area_pct") == NULL)
+		return NIL;
+	sql = psprintf("SELECT (%s) FROM ONLY %s AS frame", feature->expression,
+				   dataset->quoted_name);
+	statements = raw_parser(sql, RAW_PARSE_DEFAULT);
+	query = parse_analyze_fixedparams(linitial_node(RawStmt, statements), sql,
+									  NULL, 0, NULL);
+	(void) collect_calls((Node *) linitial_node(TargetEntry,
+												query->targetList)->expr,
+						 &context);
+	return context.calls;
+}

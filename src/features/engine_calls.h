@@ -1,0 +1,30 @@
+/*
+ * features/engine_calls.h
+ *		Calls in a feature's expression that ask the shared engine.
+ */
+#ifndef AVC_FEATURES_ENGINE_CALLS_H
+#define AVC_FEATURES_ENGINE_CALLS_H
+
+#include "nodes/primnodes.h"
+
+#include "features/feature.h"
+
+/*
+ * The expression with the checkpoint of every call of detect() and
+ * person_bbox_area_pct() written out, so that a column never mixes two
+ * networks.  Error if one is no constant, or the current user cannot use it.
+ * *is_pinned is set if NULL stood for one.
+ */
+extern Node *avc_engine_calls_pin(Node *expression, bool *is_pinned);
+
+/*
+ * What a backfill may evaluate for a row before it computes the feature in
+ * it, so that the engine has more than one image to work on: calls of
+ * detect_ahead() over "frame", char *, none if the expression does not ask
+ * the engine about every row.  SPI must be connected, and role and path be
+ * those of the backfill.
+ */
+extern List *avc_engine_calls_ahead(const AvcDataset *dataset,
+									const AvcFeature *feature);
+
+#endif
