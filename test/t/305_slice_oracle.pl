@@ -71,6 +71,9 @@ CREATE MATERIALIZED VIEW words AS SELECT rank(f.words::integer) AS rank, f.scene
 	CASE WHEN f.words > 3 THEN f.ann_bboxes END AS boxes, f.split FROM frames f WHERE f.words BETWEEN 1 AND 6 OR f.weather IS NULL;
 CREATE UNIQUE INDEX ON words (frame_id);
 CREATE INDEX ON words (rank, split);
+CREATE INDEX ON words USING hash (split);
+CREATE INDEX ON words USING brin (frame_id) WITH (pages_per_range = 2);
+CREATE INDEX ON words USING gin (boxes);
 SELECT avcurate.track_slice('words');
 CREATE MATERIALIZED VIEW crowded AS
 	SELECT f.frame_id, f.image_sha256, count(*) AS boxes, max(c) AS category
@@ -170,6 +173,9 @@ my %kind = (
 	function_replaced => [ 1, sub { rank_sql(1 + int rand 4) . within('', step($_[0], 'words')) } ],
 	erase => [ 2, sub { my ($e) = @_; my $s = pick(@slices); my $erase = sub { 'SELECT oracle.erase(' . int(rand 40) . ");\n" };
 		within('', $erase->() . ($e ? $own->statement . "\n" : '') . step($e, $s) . $erase->() . $own->statement . "\n" . step($e, $s), pick('COMMIT', 'COMMIT', 'ROLLBACK')) } ],
+	renamed => [ 1, sub { my $s = pick(@slices);
+		within('', before() . "ALTER MATERIALIZED VIEW $s RENAME TO other;\n" . pick("SELECT avcurate.refresh_slice('other');", 'REFRESH MATERIALIZED VIEW other;')
+			. "\nALTER MATERIALIZED VIEW other RENAME TO $s;\n" . refreshed($_[0], $s)) } ],
 	prune => [ 1, sub { my $s = pick(@slices); "BEGIN; SELECT oracle.pruned('$s', " . (3 + int rand 5) . "); COMMIT;\n" . within('', step($_[0], $s)) } ],
 );
 my @kinds = map { ($_) x $kind{$_}[0] } sort keys %kind;

@@ -277,15 +277,31 @@ END
 $$;
 
 -- What amcheck finds in the tables of a slice; an error where an index is bad.
+-- Other kinds of indexes must find what a scan of the view "words" finds.
 CREATE FUNCTION oracle.damage(slice text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
+	conditions text[] := array[$c$split = 'train'$c$, $c$split = 'val'$c$, 'frame_id BETWEEN 100 AND 700', 'frame_id > 1100', 'boxes @> array[40.25]::real[]', 'boxes @> array[40.5]::real[]'];
+	condition text;
 	history text;
 	t regclass;
+	n bigint[];
 BEGIN
+	FOREACH condition IN ARRAY CASE slice WHEN 'words' THEN conditions ELSE '{}' END LOOP
+		FOR i IN 1 .. 2 LOOP
+			PERFORM set_config('enable_seqscan', (i = 1)::text, true), set_config('enable_indexscan', (i = 2)::text, true),
+				set_config('enable_bitmapscan', (i = 2)::text, true);
+			EXECUTE format('SELECT array_agg(frame_id ORDER BY frame_id) FROM words WHERE %s', condition) INTO n;
+			PERFORM set_config('oracle.found_' || i, n::text, true);
+		END LOOP;
+		IF current_setting('oracle.found_1') IS DISTINCT FROM current_setting('oracle.found_2') THEN
+			RETURN NEXT format('words: an index does not find what is %s', condition);
+		END IF;
+	END LOOP;
 	SELECT format('_avcurate.history_%s', s.slice_id) INTO history FROM _avcurate.slices s
 		WHERE s.slice = damage.slice::regclass;
 	FOREACH t IN ARRAY array[slice, history, 'frames', '_avcurate.archive', '_avcurate.slice_versions']::regclass[] LOOP
-		PERFORM bt_index_check(indexrelid, true) FROM pg_index WHERE indrelid = t AND indisvalid;
+		PERFORM bt_index_check(indexrelid, true) FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = c.relam
+			WHERE indrelid = t AND indisvalid AND amname = 'btree';
 		RETURN QUERY SELECT format('%s: %s', t, v) FROM verify_heapam(t, check_toast => true) v;
 	END LOOP;
 END

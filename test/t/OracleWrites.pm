@@ -139,12 +139,14 @@ our $expected = qr/savepoint "s" does not exist|deadlock detected|lock timeout|c
 
 sub maintenance
 {
-	return pick(
+	return "SET lock_timeout = 0;\n" . pick(
 		'VACUUM frames;', 'VACUUM frames;', 'VACUUM (FREEZE) frames;', 'VACUUM (FREEZE, INDEX_CLEANUP ON) night;', 'VACUUM night;',
 		'VACUUM;', 'CHECKPOINT;', 'ANALYZE frames;',
 		"SET lock_timeout = '500ms'; VACUUM FULL frames;", "SET lock_timeout = '500ms'; CLUSTER frames USING frames_pkey;",
 		"SET lock_timeout = '500ms'; VACUUM FULL night;", "SET lock_timeout = '500ms'; CLUSTER night USING night_frame_id_idx;",
-		"SET lock_timeout = '500ms'; REINDEX TABLE night;");
+		"SET lock_timeout = '500ms'; REINDEX TABLE night;",
+		'CREATE INDEX CONCURRENTLY IF NOT EXISTS night_later ON night (split, left(scene, 5)) WHERE words > 2;', 'DROP INDEX CONCURRENTLY IF EXISTS night_later;',
+		'REINDEX TABLE CONCURRENTLY hashes;', 'REINDEX INDEX CONCURRENTLY night_weather_split_idx;');
 }
 
 1;
