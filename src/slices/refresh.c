@@ -271,6 +271,17 @@ warn_of_unseen(const AvcSlice *slice)
 			 errhint("The next version is right again; avcurate.verify_slice tells which are not.")));
 }
 
+/*
+ * May the view hold what no version does, because REFRESH was not seen?  Then
+ * only a comparison with the newest version helps.
+ */
+static bool
+may_be_ahead(const AvcRefresh *refresh)
+{
+	return refresh->old && refresh->mark &&
+		!avc_watermark_is_watched(refresh->old, refresh->mark);
+}
+
 /* Compute the definition and make the view what it yields. */
 static AvcDelta *
 recompute(AvcRefresh *refresh, Relation rel)
@@ -284,9 +295,10 @@ recompute(AvcRefresh *refresh, Relation rel)
 									refresh->definition ||
 									(rule && rule->obstacle == NULL));
 	avc_apply(refresh->slice, rel, delta);
-	if (fits)
+	if (fits && !may_be_ahead(refresh))
 		return delta;
-	warn_of_unseen(refresh->slice);
+	if (!fits)
+		warn_of_unseen(refresh->slice);
 	avc_delta_free(delta);
 	return avc_delta_by_comparison(refresh->slice, rel, true);
 }
@@ -324,9 +336,12 @@ find_delta(AvcRefresh *refresh, Relation rel)
 	delta = avc_delta_by_visibility(refresh->slice, rel, refresh->before);
 	UnregisterSnapshot(refresh->before);
 	refresh->before = NULL;
-	if (delta)
+	if (delta && !may_be_ahead(refresh))
 		return delta;
-	warn_of_unseen(refresh->slice);
+	if (delta)
+		avc_delta_free(delta);
+	else
+		warn_of_unseen(refresh->slice);
 	return avc_delta_by_comparison(refresh->slice, rel, true);
 }
 

@@ -480,6 +480,12 @@ extern AvcDelta *avc_delta_by_rows(AvcRefresh *refresh, Relation view,
 extern void avc_typed_refresh_suppress(Oid relid);
 extern void avc_typed_refresh_resume(Oid relid);
 
+/*
+ * A number for the state of the event triggers that changes whenever one is
+ * disabled, if only for a moment; 0 while they do not see every REFRESH.
+ */
+extern uint64 avc_typed_refresh_watch(void);
+
 /* ---- archive.c ---- */
 
 /*

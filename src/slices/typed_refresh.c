@@ -24,8 +24,11 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_event_trigger.h"
 #include "commands/event_trigger.h"
 #include "commands/tablecmds.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -35,6 +38,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "slices/refresh.h"
 
@@ -183,6 +187,37 @@ lock_tracked(RefreshMatViewStmt *statement, bool *is_concurrent,
 	if (!*is_concurrent)
 		LockRelationOid(relid, AccessExclusiveLock);
 	return relid;
+}
+
+uint64
+avc_typed_refresh_watch(void)
+{
+	static const char *const names[] = {
+		"zz_avcurate_refresh_starts", "avcurate_refresh_ends"
+	};
+	uint64		hash = 1;
+	int			i;
+
+	for (i = 0; i < lengthof(names); i++)
+	{
+		HeapTuple	tuple = SearchSysCache1(EVENTTRIGGERNAME,
+											CStringGetDatum(names[i]));
+		TransactionId xmin;
+		char		enabled;
+
+		if (!HeapTupleIsValid(tuple))
+			return 0;
+		enabled = ((Form_pg_event_trigger) GETSTRUCT(tuple))->evtenabled;
+		xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+		hash = hash_bytes_extended((unsigned char *) &xmin, sizeof(xmin),
+								   hash);
+		hash = hash_bytes_extended((unsigned char *) &tuple->t_self,
+								   sizeof(tuple->t_self), hash);
+		ReleaseSysCache(tuple);
+		if (enabled != TRIGGER_FIRES_ALWAYS)
+			return 0;
+	}
+	return hash | 1;
 }
 
 static Node *

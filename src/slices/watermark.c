@@ -45,6 +45,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "slices/refresh.h"
 #include "slices/watermark_state.h"
 
 #define MAX_SPAN (UINT64CONST(1) << 30)
@@ -139,6 +140,7 @@ avc_watermark_take(Relation base, const AvcDefinition *definition,
 	mark->system = GetSystemIdentifier();
 	mark->database = MyDatabaseId;
 	mark->fingerprint = definition->fingerprint;
+	mark->watch = avc_typed_refresh_watch();
 	mark->is_lasting = is_lasting(base) && is_lasting(tombstones);
 	/* in this order: position, next id, locks, snapshot */
 	if (!RecoveryInProgress())
@@ -244,6 +246,12 @@ is_older(const AvcWatermark *now, const AvcWatermark *old)
 	return false;
 }
 
+bool
+avc_watermark_is_watched(const AvcWatermark *old, const AvcWatermark *now)
+{
+	return now->watch != 0 && old->watch == now->watch;
+}
+
 const char *
 avc_watermark_obstacle(const AvcWatermark *old, const AvcWatermark *now,
 					   Relation base)
@@ -254,6 +262,8 @@ avc_watermark_obstacle(const AvcWatermark *old, const AvcWatermark *now,
 		return "the transaction is SERIALIZABLE";
 	if (old->system != now->system || old->database != now->database)
 		return "the watermark is of another server or database";
+	if (!avc_watermark_is_watched(old, now))
+		return "event triggers were changed: REFRESH may have gone unseen";
 	if (!is_same_table(&old->base, &now->base))
 		return "the dataset was truncated or rewritten";
 	if (!is_same_table(&old->tombstones, &now->tombstones))

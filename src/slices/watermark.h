@@ -49,6 +49,13 @@ extern Snapshot avc_watermark_snapshot(const AvcWatermark *mark);
 extern void avc_watermark_release(AvcWatermark *mark);
 
 /*
+ * Did the event triggers see every REFRESH between the two?  If not, the view
+ * may hold what no version does.
+ */
+extern bool avc_watermark_is_watched(const AvcWatermark *old,
+									 const AvcWatermark *now);
+
+/*
  * Why what changed between the two cannot be told ("the dataset was
  * truncated or rewritten", "triggers of the dataset were changed", ...), a
  * phrase for explain_refresh; NULL if it can.  old may be NULL.

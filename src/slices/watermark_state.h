@@ -39,6 +39,7 @@ struct AvcWatermark
 	uint64		system;			/* identifier of the server */
 	Oid			database;
 	uint64		fingerprint;	/* of the definition */
+	uint64		watch;			/* of the event triggers that see REFRESH */
 	FullTransactionId next;		/* when it was taken */
 	XLogRecPtr	lsn;			/* likewise; Invalid on a standby */
 	FullTransactionId xmin;		/* of the snapshot */

@@ -26,7 +26,7 @@
 #include "slices/watermark_state.h"
 
 /* Change it with whatever is put or with what it means. */
-#define LAYOUT 1
+#define LAYOUT 2
 
 /* ---- stored form ---- */
 
@@ -63,6 +63,7 @@ pack(const AvcWatermark *mark)
 	PUT(&out, mark->system);
 	PUT(&out, mark->database);
 	PUT(&out, mark->fingerprint);
+	PUT(&out, mark->watch);
 	PUT(&out, mark->next);
 	PUT(&out, mark->lsn);
 	PUT(&out, mark->xmin);
@@ -195,6 +196,7 @@ unpack(const bytea *state)
 	GET(&in, mark->system);
 	GET(&in, mark->database);
 	GET(&in, mark->fingerprint);
+	GET(&in, mark->watch);
 	GET(&in, mark->next);
 	GET(&in, mark->lsn);
 	GET(&in, mark->xmin);

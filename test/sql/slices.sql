@@ -169,6 +169,22 @@ DELETE FROM frames WHERE frame_id = 5;
 REFRESH MATERIALIZED VIEW CONCURRENTLY rainy;
 SELECT verified, detail FROM avcurate.verify_slice('rainy');
 ROLLBACK;
+-- one that nothing after it touches is in the next version all the same
+BEGIN;
+ALTER EVENT TRIGGER zz_avcurate_refresh_starts DISABLE;
+UPDATE frames SET timeofday = 'dawn' WHERE frame_id = 1;
+REFRESH MATERIALIZED VIEW CONCURRENTLY rainy;
+ALTER EVENT TRIGGER zz_avcurate_refresh_starts ENABLE ALWAYS;
+SELECT mode, reason FROM avcurate.explain_refresh('rainy');
+SAVEPOINT a;
+SELECT frame_id, change, (after).timeofday FROM avcurate.slice_diff(NULL::rainy, 7, avcurate.refresh_slice('rainy'));
+SELECT verified, detail FROM avcurate.verify_slice('rainy');
+ROLLBACK TO a;
+UPDATE frames SET timeofday = 'dusk' WHERE frame_id = 2;
+REFRESH MATERIALIZED VIEW rainy;
+SELECT frame_id, change, (after).timeofday FROM avcurate.slice_diff(NULL::rainy, 7, 8);
+SELECT mode, reason FROM avcurate.explain_refresh('rainy');
+ROLLBACK;
 -- and one whose rows the history does not have
 BEGIN;
 DELETE FROM :history WHERE frame_id = 1;
