@@ -24,6 +24,8 @@
 #include "utils/resowner.h"
 
 #include "common/engine_client.h"
+#include "common/engine_service.h"
+#include "common/server_jansson.h"
 #include "common/settings.h"
 #include "common/spi.h"
 
@@ -198,6 +200,52 @@ check_engine(Report *report)
 			  "none found: networks run on the CPU", NULL);
 }
 
+static int
+status_number(json_t *status, const char *key)
+{
+	return (int) json_integer_value(json_object_get(status, key));
+}
+
+/* Ask the shared engine's worker; NULL if there is none.  Starts none. */
+static json_t *
+ask_service(const char *device)
+{
+	AvcService *service = avc_service(device);
+	AvcFrame   *frame = NULL;
+	json_t	   *status;
+
+	if (avc_service_is_running(device))
+		frame = avc_service_receive(service,
+									avc_service_send(service,
+													 AVC_KIND_STATUS, "",
+													 NULL, 0));
+	if (frame == NULL)
+		return NULL;
+	status = json_loadb(frame->json, frame->json_len, 0, NULL);
+	MemoryContextDelete(frame->context);
+	return status;
+}
+
+static void
+check_service(Report *report)
+{
+	const char *device = strcmp(avc_device, "auto") == 0 ? "cpu" : avc_device;
+	json_t	   *status = ask_service(device);
+	const char *detail = "not running: the first call of detect() starts it";
+	int			networks = status_number(status, "networks");
+	int			requests = status_number(status, "requests");
+	int			batches = status_number(status, "batches");
+
+	if (status != NULL)
+		detail = psprintf("running on %s, %d network%s loaded, %d request%s in %d batch%s, worker %d",
+						  device, networks, networks == 1 ? "" : "s",
+						  requests, requests == 1 ? "" : "s", batches,
+						  batches == 1 ? "" : "es",
+						  status_number(status, "worker_pid"));
+	json_decref(status);
+	add_check(report, "shared engine", true, detail, NULL);
+}
+
 static void
 check_workers(Report *report)
 {
@@ -261,8 +309,7 @@ check_memory(Report *report)
 {
 	int64		machine = (int64) sysconf(_SC_PHYS_PAGES) *
 	sysconf(_SC_PAGESIZE) / (1024 * 1024);
-	int64		limit = avc_engine_memory_limit > 0 ?
-	avc_engine_memory_limit : machine / 2;
+	int64		limit = avc_engine_memory_bytes() / (1024 * 1024);
 
 	add_check(report, "memory", limit <= machine,
 			  psprintf("engine limit " INT64_FORMAT " MB of " INT64_FORMAT " MB",
@@ -282,6 +329,7 @@ avc_doctor(PG_FUNCTION_ARGS)
 		elog(ERROR, "could not connect to SPI");
 	check_extension(&report);
 	check_engine(&report);
+	check_service(&report);
 	check_workers(&report);
 	check_preload(&report);
 	check_cron(&report);

@@ -509,7 +509,7 @@ avc_alter_feature(PG_FUNCTION_ARGS)
 	}
 	avc_catalog_leave(&scope);
 	rebuild_trigger(dataset);
-	comment_feature(dataset, name, typed);
+	comment_feature(dataset, name, expression->shown);
 	SPI_finish();
 	PG_RETURN_VOID();
 }
