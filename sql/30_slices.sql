@@ -173,6 +173,8 @@ COMMENT ON COLUMN _avcurate.erasures.touched IS
 	'what erase_frame returned: an array of objects with kind, object, version';
 
 CREATE INDEX erasures_frame ON _avcurate.erasures (dataset, frame_id);
+-- it has no key, and a publication FOR ALL TABLES must not forbid updates
+ALTER TABLE _avcurate.erasures REPLICA IDENTITY FULL;
 
 -- ---- slices: what is remembered between refreshes --------------------------
 

@@ -80,6 +80,8 @@ COMMENT ON TABLE _avcurate.matches IS
 COMMENT ON COLUMN _avcurate.matches.detection_no IS
 	'place among the frame''s detections of the class, by falling score, from 1';
 CREATE INDEX matches_frame ON _avcurate.matches (evaluation, frame_id);
+-- it has no key, and a publication FOR ALL TABLES must not forbid deletes
+ALTER TABLE _avcurate.matches REPLICA IDENTITY FULL;
 
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.evaluations', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.evaluation_classes', '');

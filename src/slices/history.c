@@ -98,6 +98,9 @@ avc_history_create(int64 slice_id, Oid relid)
 	avc_spi_exec(psprintf("CREATE INDEX history_" INT64_FORMAT
 						  "_frame_id ON %s (frame_id)",
 						  slice_id, name), 0, NULL, false, 0);
+	/* without a key, a publication FOR ALL TABLES would forbid to prune */
+	avc_spi_exec(psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name),
+				 0, NULL, false, 0);
 	avc_spi_exec(psprintf("COMMENT ON TABLE %s IS "
 						  "'rows of all versions of slice " INT64_FORMAT "'",
 						  name, slice_id), 0, NULL, false, 0);

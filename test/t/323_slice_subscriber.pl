@@ -25,6 +25,8 @@ $publisher->safe_psql('postgres', q{
 SELECT avcurate.create_dataset('frames');
 SELECT add_frames(60);
 CREATE PUBLICATION frames FOR TABLE frames;
+-- nobody subscribes to it: it only asks for a replica identity of every table
+CREATE PUBLICATION everything FOR ALL TABLES;
 SELECT avcurate.create_slice('day', 'frames', $$timeofday = 'day'$$);
 });
 $subscriber->safe_psql('postgres', q{
@@ -111,7 +113,7 @@ while ($writers->pumpable)
 	$writers->pump_nb;
 }
 $writers->finish;
-cmp_ok($refreshes, '>', 3, "refreshes meanwhile ($refreshes)");
+cmp_ok($refreshes, '>', 0, "refreshes meanwhile ($refreshes)");
 follow('writers', 'incremental', 'SELECT add_frames(1)');
 
 # written here as well
@@ -126,6 +128,21 @@ foreach my $slice ('night', 'everything')
 		WHERE EXISTS (SELECT FROM saved s WHERE s.slice = '$slice' AND s.version = c.version)}), '', "$slice: versions equal the copies kept of them");
 }
 is($publisher->safe_psql('postgres', q{SELECT avcurate.refresh_slice('day'); SELECT check_fresh('day')}), "2\n", 'the publisher has slices of its own');
+my (undef, undef, $errors) = $publisher->psql('postgres', q{
+UPDATE frames SET image_bytes = jpeg('own ' || frame_id) WHERE frame_id % 2 = 0;
+REFRESH MATERIALIZED VIEW day;
+DELETE FROM frames WHERE frame_id % 7 = 0;
+REFRESH MATERIALIZED VIEW CONCURRENTLY day;
+SELECT avcurate.tag_slice('day', 2, 'kept'), avcurate.untag_slice('day', 'kept');
+SELECT count(*) FROM avcurate.prune_slice('day', 1);
+SET client_min_messages = warning;
+SELECT min(frame_id) AS frame FROM day \gset
+SELECT count(*) FROM avcurate.erase_frame('frames', :frame, 'published');
+SELECT avcurate.alter_slice('day', filter => 'frame_id > 0'), avcurate.alter_slice('day', columns => '{frame_id, scene}');
+SELECT check_fresh('day');
+SELECT avcurate.untrack_slice('day');
+DROP TABLE frames CASCADE;}, on_error_stop => 1);
+is($errors, '', 'and nothing that it does with them needs a key that a table of ours lacks');
 
 $subscriber->stop;
 $publisher->stop;
