@@ -361,31 +361,6 @@ avc_delta_by_definition(const AvcSlice *slice, Relation rel,
 	return delta;
 }
 
-/* Is each removed row the newest in the history, and no added row there? */
-static bool
-fits_history(const AvcSlice *slice, int64 touched)
-{
-	int			guc_level = avc_history_begin_lookup(slice, touched);
-
-	avc_spi_exec(psprintf("SELECT 1 FROM removed_rows r WHERE NOT EXISTS "
-						  "(SELECT FROM %s h WHERE h.frame_id = r.frame_id "
-						  "AND h.to_version IS NULL "
-						  "AND ROW(%s)::record OPERATOR(pg_catalog.*=) "
-						  "ROW(r.*)::record) "
-						  "UNION ALL "
-						  "SELECT 1 FROM added_rows a JOIN %s h "
-						  "ON h.frame_id = a.frame_id "
-						  "AND h.to_version IS NULL "
-						  "WHERE a.frame_id NOT IN "
-						  "(SELECT frame_id FROM removed_rows)",
-						  slice->history_name,
-						  avc_column_list("h", slice->columns),
-						  slice->history_name),
-				 0, NULL, false, 1);
-	avc_history_end_lookup(guc_level);
-	return SPI_processed == 0;
-}
-
 AvcDelta *
 avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 {
@@ -403,12 +378,10 @@ avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 	SPI_connect();
 	avc_rows_register("removed_rows", removed, delta->opened_desc);
 	avc_rows_register("added_rows", added, delta->opened_desc);
-	fits = fits_history(slice, tuplestore_tuple_count(removed) +
-						tuplestore_tuple_count(added));
-	if (fits)
-		pair_rows(avc_version_newest(slice),
-				  pair_query(psprintf(OLD_ROWS, NO_PLACE, "removed_rows"),
-							 psprintf(NEW_ROWS, ONE_COPY, "added_rows")), delta);
+	pair_rows(avc_version_newest(slice),
+			  pair_query(psprintf(OLD_ROWS, NO_PLACE, "removed_rows"),
+						 psprintf(NEW_ROWS, ONE_COPY, "added_rows")), delta);
+	fits = avc_history_fits(slice, delta, removed);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	tuplestore_end(removed);

@@ -15,7 +15,6 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/portal.h"
 #include "utils/queryenvironment.h"
@@ -137,35 +136,6 @@ avc_rows_register(const char *name, Tuplestorestate *rows, TupleDesc desc)
 	if (result != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register rows: %s",
 			 SPI_result_code_string(result));
-}
-
-/*
- * The table may never have been analysed, so the planner has to be told that
- * a small difference is cheaper to look up by index than to hash all of it.
- */
-int
-avc_history_begin_lookup(const AvcSlice *slice, int64 touched)
-{
-	static const char *const others[] = {"enable_hashjoin",
-		"enable_mergejoin", "enable_seqscan", "enable_bitmapscan"};
-	int			guc_level = NewGUCNestLevel();
-	AvcVersion *newest = NULL;
-	int			i;
-
-	if (slice->version > 0)
-		newest = avc_version_find(slice, slice->version, false);
-	for (i = 0; newest && touched < newest->rows / 10 &&
-		 i < lengthof(others); i++)
-		(void) set_config_option(others[i], "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-	return guc_level;
-}
-
-void
-avc_history_end_lookup(int guc_level)
-{
-	AtEOXact_GUC(false, guc_level);
 }
 
 Tuplestorestate *

@@ -21,6 +21,7 @@
 #include "catalog/pg_am.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -317,4 +318,94 @@ avc_history_apply(const AvcSlice *slice, const AvcDelta *delta, int64 version)
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	avc_catalog_leave(&scope);
+}
+
+/* ---- comparison ---- */
+
+/* Is the newest row of that frame this row of the view? */
+static bool
+is_newest(Writing *writing, TupleTableSlot *row, AttrNumber key)
+{
+	TupleDesc	desc = row->tts_tupleDescriptor;
+	int			i;
+
+	slot_getallattrs(row);
+	if (!find_open(writing, DatumGetInt64(row->tts_values[key - 1])))
+		return false;
+	for (i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(desc, i);
+		bool		is_null;
+		Datum		value = slot_getattr(writing->found, writing->columns[i],
+										 &is_null);
+
+		if (is_null != row->tts_isnull[i] ||
+			(!is_null && !datum_image_eq(value, row->tts_values[i],
+										 column->attbyval, column->attlen)))
+			return false;
+	}
+	return true;
+}
+
+/* Are all these rows the newest of their frames? */
+static bool
+are_newest(Writing *writing, Tuplestorestate *rows, TupleDesc desc)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc,
+													&TTSOpsMinimalTuple);
+	AttrNumber	key = SPI_fnumber(desc, "frame_id");
+	bool		fits = true;
+
+	/* a query may have read them with a pointer of its own */
+	tuplestore_select_read_pointer(rows, 0);
+	tuplestore_rescan(rows);
+	while (fits && tuplestore_gettupleslot(rows, true, false, slot))
+	{
+		MemoryContext old = MemoryContextSwitchTo(writing->scratch);
+
+		CHECK_FOR_INTERRUPTS();
+		fits = is_newest(writing, slot, key);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(writing->scratch);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	return fits;
+}
+
+/* Are the frames that came not in the newest version? */
+static bool
+are_new(Writing *writing, const AvcDelta *delta)
+{
+	AvcDeltaReader reader;
+	bool		fits = true;
+
+	avc_delta_read_begin(&reader, delta);
+	while (fits && avc_delta_read(&reader))
+	{
+		CHECK_FOR_INTERRUPTS();
+		fits = reader.is_closed || !find_open(writing, reader.frame_id);
+	}
+	avc_delta_read_end(&reader);
+	return fits;
+}
+
+bool
+avc_history_fits(const AvcSlice *slice, const AvcDelta *delta,
+				 Tuplestorestate *removed)
+{
+	Writing		writing = {slice, slice->version};
+	AvcRoleScope scope;
+	bool		fits;
+
+	if (tuplestore_tuple_count(removed) == 0 && delta->added == 0)
+		return true;
+	avc_catalog_enter(&scope);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	begin(&writing, delta);
+	fits = are_newest(&writing, removed, delta->opened_desc) &&
+		are_new(&writing, delta);
+	end(&writing);
+	PopActiveSnapshot();
+	avc_catalog_leave(&scope);
+	return fits;
 }

@@ -336,10 +336,6 @@ extern void avc_history_describe_column(StringInfo sql,
 extern void avc_rows_register(const char *name, Tuplestorestate *rows,
 							  TupleDesc desc);
 
-/* Around statements that look that many rows of the newest version up. */
-extern int	avc_history_begin_lookup(const AvcSlice *slice, int64 touched);
-extern void avc_history_end_lookup(int guc_level);
-
 /*
  * The rows of a query over our own tables, to be registered under a name.
  * Statements that read a user's table or view run as its owner, who may not
@@ -354,6 +350,13 @@ extern Tuplestorestate *avc_rows_collect(const char *sql, int count,
 /* Write a difference as the step to "version". */
 extern void avc_history_apply(const AvcSlice *slice, const AvcDelta *delta,
 							  int64 version);
+
+/*
+ * Are the rows that a view lost, those it changed among them, the newest of
+ * their frames, and the frames that came not in the newest version?
+ */
+extern bool avc_history_fits(const AvcSlice *slice, const AvcDelta *delta,
+							 Tuplestorestate *removed);
 
 /* ---- erase.c ---- */
 
