@@ -18,17 +18,15 @@
 
 #include <math.h>
 
-#include "catalog/pg_type.h"
-#include "mb/pg_wchar.h"
 #include "utils/memutils.h"
 
 #include "datasets/bdd100k_labels.h"
 #include "datasets/category.h"
 #include "datasets/json_stream.h"
+#include "datasets/label_text.h"
 
 #define MAX_BOXES 10000			/* of one image */
 #define MAX_LABELS 100000		/* of one image, lanes included */
-#define MAX_TEXT_BYTES 1024		/* of a name, category or attribute */
 #define MAX_PLACES 80			/* deeper than JSON may be nested */
 
 typedef enum Place
@@ -131,33 +129,17 @@ set_problem(AvcBddReader *reader, const char *problem)
 
 /*
  * Copy a string of the file into the entry, or set its problem and return
- * NULL.  The file is UTF-8; what the database cannot store is refused here
- * and not by an error in the middle of the file.
+ * NULL.
  */
 static char *
 take_text(AvcBddReader *reader, const AvcJsonValue *value, const char *what)
 {
-	int			encoding = GetDatabaseEncoding();
-	const char *problem = NULL;
-	size_t		i;
+	const char *problem;
 
 	/* nothing more is kept of an entry that is refused anyway */
 	if (reader->entry->problem != NULL)
 		return NULL;
-	if (value->len > MAX_TEXT_BYTES)
-		problem = "is longer than 1024 bytes";
-	else if (memchr(value->text, '\0', value->len) != NULL)
-		problem = "contains a zero character";
-	else if (!pg_verify_mbstr(PG_UTF8, value->text, value->len, true))
-		problem = "is not valid UTF-8";
-	else if (encoding != PG_UTF8 && encoding != PG_SQL_ASCII)
-	{
-		for (i = 0; i < value->len; i++)
-		{
-			if (IS_HIGHBIT_SET(value->text[i]))
-				problem = "is not ASCII, and the database is not UTF-8";
-		}
-	}
+	problem = avc_label_text_problem(value->text, value->len);
 	if (problem != NULL)
 	{
 		set_problem(reader, psprintf("%s %s", what, problem));

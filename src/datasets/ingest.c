@@ -282,7 +282,7 @@ avc_ingest_add(AvcIngest *ingest, const AvcIngestFrame *frame)
 	}
 	old = MemoryContextSwitchTo(ingest->batch);
 	queued = avc_ingest_row_build(frame, width, height, &ingest->counts);
-	if (!frame->has_entry)
+	if (!frame->has_labels)
 		ingest->counts.unlabelled++;
 	ingest->frames[ingest->frame_count++] = queued;
 	ingest->bytes += frame->image_len;
@@ -576,4 +576,31 @@ void
 avc_ingest_finish(AvcIngest *ingest)
 {
 	flush(ingest, true);
+}
+
+void
+avc_ingest_say_summary(AvcIngest *ingest, int64 total, int64 passed_over,
+					   int64 without_box, int64 without_image)
+{
+	const AvcIngestCounts *counts = &ingest->counts;
+
+	ereport(NOTICE,
+			(errmsg("ingested " INT64_FORMAT " of " INT64_FORMAT " frames: "
+					INT64_FORMAT " new, " INT64_FORMAT " updated, "
+					INT64_FORMAT " unchanged; " INT64_FORMAT
+					" without labels, " INT64_FORMAT " errors",
+					counts->inserted + counts->updated + counts->unchanged,
+					total, counts->inserted, counts->updated,
+					counts->unchanged, counts->unlabelled, counts->errors),
+			 errdetail(INT64_FORMAT " boxes without an area and " INT64_FORMAT
+					   " outside the frame were dropped, " INT64_FORMAT
+					   " were clipped; " INT64_FORMAT
+					   " labels have no box, " INT64_FORMAT
+					   " entries no image here; " INT64_FORMAT
+					   " other files were passed over.",
+					   counts->dropped_boxes, counts->outside_boxes,
+					   counts->clipped_boxes, without_box, without_image,
+					   passed_over),
+			 counts->errors > 0 ?
+			 errhint("See avcurate.ingest_errors.") : 0));
 }

@@ -35,18 +35,19 @@ typedef struct AvcIngestFrame
 	size_t		image_len;
 
 	/*
-	 * Does the source say anything of labels and scene?  If not, a row that
-	 * exists keeps its own, and a new row gets NULLs ("not labelled").
+	 * Does the source say anything of weather, scene and timeofday, and of
+	 * labels?  If not, a row that exists keeps its own, and a new row gets
+	 * NULLs (of labels: "not labelled").
 	 */
-	bool		has_entry;
-	bool		has_labels;		/* false with has_entry: NULL arrays */
+	bool		has_scene;
+	bool		has_labels;
 	int			box_count;
 	const char *const *categories;	/* box_count names, already folded */
 	const float *boxes;			/* (box_count, 4) x1 y1 x2 y2 pixels */
 	const int8 *occluded;		/* box_count of 0, 1, -1 = not known; NULL */
 	const int8 *truncated;		/* the same */
 	const bool *ignored;		/* box_count; NULL = none is ignored */
-	const float *area;			/* box_count; NULL = width x height */
+	const float *area;			/* box_count, NaN = width x height; NULL = all */
 } AvcIngestFrame;
 
 typedef struct AvcIngestCounts
@@ -54,7 +55,7 @@ typedef struct AvcIngestCounts
 	int64		inserted;
 	int64		updated;
 	int64		unchanged;
-	int64		unlabelled;		/* of these, frames without an entry */
+	int64		unlabelled;		/* of these, frames that no label file names */
 	int64		errors;			/* rows written to ingest_errors */
 	int64		dropped_boxes;	/* no area; the caller counts these itself */
 	int64		outside_boxes;	/* dropped: not in the frame at all */
@@ -93,8 +94,17 @@ extern void avc_ingest_error(AvcIngest *ingest, const char *source,
 /* Write what is collected and commit. */
 extern void avc_ingest_flush(AvcIngest *ingest);
 
-/* Flush, mark the run finished, commit.  The summary is the caller's. */
+/* Flush, mark the run finished, commit. */
 extern void avc_ingest_finish(AvcIngest *ingest);
+
+/*
+ * Say what has become of the "total" frames of a run that is finished.  The
+ * caller counts files passed over, labels without a box, and entries whose
+ * image is not there.
+ */
+extern void avc_ingest_say_summary(AvcIngest *ingest, int64 total,
+								   int64 passed_over, int64 without_box,
+								   int64 without_image);
 
 /* Counts so far; frames collected but not yet written are not in them. */
 extern AvcIngestCounts *avc_ingest_counts(AvcIngest *ingest);

@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
@@ -141,6 +143,31 @@ float_array(const float4 *numbers, int ndim, int *dims)
 							  sizeof(float4), true, TYPALIGN_INT);
 }
 
+/* ann_area: NULL when that of no box is known. */
+static void
+set_area(AvcIngestRow *row, const float *area, const int *kept, int count)
+{
+	Datum	   *values = palloc(Max(count, 1) * sizeof(Datum));
+	bool	   *nulls = palloc(Max(count, 1) * sizeof(bool));
+	bool		is_known = false;
+	int			lower = 1;
+	int			i;
+
+	for (i = 0; i < count && area != NULL; i++)
+	{
+		nulls[i] = isnan(area[kept[i]]);
+		values[i] = Float4GetDatum(area[kept[i]]);
+		is_known |= !nulls[i];
+	}
+	row->is_null[COL_ANNOTATIONS + AVC_ANN_AREA] = !is_known;
+	if (is_known)
+		row->value[COL_ANNOTATIONS + AVC_ANN_AREA] =
+			PointerGetDatum(construct_md_array(values, nulls, 1, &count,
+											   &lower, FLOAT4OID,
+											   sizeof(float4), true,
+											   TYPALIGN_INT));
+}
+
 static void
 set_annotations(AvcIngestCounts *counts, AvcIngestRow *row,
 				const AvcIngestFrame *frame, int width, int height)
@@ -166,16 +193,7 @@ set_annotations(AvcIngestCounts *counts, AvcIngestRow *row,
 	set_flags(row, AVC_ANN_OCCLUDED, frame->occluded, kept, dims[0]);
 	set_flags(row, AVC_ANN_TRUNCATED, frame->truncated, kept, dims[0]);
 	set_ignored(row, frame->ignored, kept, dims[0]);
-	if (frame->area != NULL && dims[0] > 0)
-	{
-		float4	   *area = palloc(dims[0] * sizeof(float4));
-
-		for (i = 0; i < dims[0]; i++)
-			area[i] = frame->area[kept[i]];
-		row->value[COL_ANNOTATIONS + AVC_ANN_AREA] =
-			PointerGetDatum(float_array(area, 1, dims));
-		row->is_null[COL_ANNOTATIONS + AVC_ANN_AREA] = false;
-	}
+	set_area(row, frame->area, kept, dims[0]);
 }
 
 AvcIngestRow *
@@ -190,7 +208,8 @@ avc_ingest_row_build(const AvcIngestFrame *frame, int width, int height,
 	row->image = palloc(VARHDRSZ + frame->image_len);
 	SET_VARSIZE(row->image, VARHDRSZ + frame->image_len);
 	memcpy(VARDATA(row->image), frame->image, frame->image_len);
-	row->has_entry = frame->has_entry;
+	row->has_scene = frame->has_scene;
+	row->has_labels = frame->has_labels;
 	row->has_frame_time = frame->has_frame_time;
 	set_text(row, COL_SPLIT, frame->split);
 	if (frame->has_frame_time)
@@ -198,14 +217,14 @@ avc_ingest_row_build(const AvcIngestFrame *frame, int width, int height,
 		row->value[COL_FRAME_TIME] = TimestampTzGetDatum(frame->frame_time);
 		row->is_null[COL_FRAME_TIME] = false;
 	}
-	if (frame->has_entry)
+	if (frame->has_scene)
 	{
 		set_text(row, COL_WEATHER, frame->weather);
 		set_text(row, COL_SCENE, frame->scene);
 		set_text(row, COL_TIMEOFDAY, frame->timeofday);
-		if (frame->has_labels)
-			set_annotations(counts, row, frame, width, height);
 	}
+	if (frame->has_labels)
+		set_annotations(counts, row, frame, width, height);
 	return row;
 }
 
@@ -218,7 +237,11 @@ avc_ingest_row_is_unsaid(const AvcIngestRow *row, int column)
 			return row->is_null[COL_SPLIT];
 		case COL_FRAME_TIME:
 			return !row->has_frame_time;
+		case COL_WEATHER:
+		case COL_SCENE:
+		case COL_TIMEOFDAY:
+			return !row->has_scene;
 		default:
-			return !row->has_entry;
+			return !row->has_labels;
 	}
 }

@@ -87,6 +87,42 @@ avc_folder_open(const char *path)
 	return folder;
 }
 
+AvcFolder *
+avc_folder_open_below(AvcFolder *parent, const char *name,
+					  const char **problem)
+{
+	AvcFolder  *folder = palloc(sizeof(AvcFolder));
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	int			fd;
+
+	folder->path = psprintf("%s/%s", parent->path, name);
+	callback->func = close_folder;
+	callback->arg = folder;
+	ReserveExternalFD();
+	fd = openat(dirfd(parent->dir), name,
+				O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	folder->dir = fd < 0 ? NULL : fdopendir(fd);
+	if (folder->dir == NULL)
+	{
+		*problem = psprintf("could not be opened: %m");
+		if (fd >= 0)
+			close(fd);
+		ReleaseExternalFD();
+		return NULL;
+	}
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	return folder;
+}
+
+bool
+avc_folder_has_folder(AvcFolder *folder, const char *name)
+{
+	struct stat info;
+
+	return fstatat(dirfd(folder->dir), name, &info,
+				   AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(info.st_mode);
+}
+
 static AvcEntryKind
 kind_of_mode(mode_t mode)
 {

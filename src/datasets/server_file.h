@@ -30,6 +30,16 @@ extern bool avc_path_is_folder(const char *path);
  */
 extern AvcFolder *avc_folder_open(const char *path);
 
+/*
+ * The same for a folder inside another, without following a link.  NULL with
+ * *problem (palloc'd, one line) if that cannot be done.
+ */
+extern AvcFolder *avc_folder_open_below(AvcFolder *parent, const char *name,
+										const char **problem);
+
+/* Is "name" a folder inside it? */
+extern bool avc_folder_has_folder(AvcFolder *folder, const char *name);
+
 /* The next name in no certain order, without "." and ".."; NULL at the end. */
 extern const char *avc_folder_next(AvcFolder *folder, AvcEntryKind *kind);
 

@@ -4,7 +4,7 @@ BEGIN;
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS avcurate;
 SET search_path = public, pg_catalog;
-SELECT plan(26);
+SELECT plan(27);
 
 CREATE FUNCTION signature(function text, arguments text, result text) RETURNS text LANGUAGE sql AS $$
 	SELECT ok(EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'avcurate'::regnamespace AND p.proname = $1
@@ -25,6 +25,7 @@ SELECT signature('run_pending', 'max_jobs integer DEFAULT NULL::integer', 'integ
 SELECT signature('verify_checkpoint', 'checkpoint bigint, OUT check_name text, OUT ok boolean, OUT detail text', 'SETOF record');
 SELECT signature('coco_metrics', 'truth jsonb, results jsonb', 'TABLE(metric text, category text, value double precision)');
 SELECT signature('compare_evaluations', 'base bigint, tuned bigint, resamples integer DEFAULT 1000, seed bigint DEFAULT 0', 'SETOF avcurate.evaluation_difference');
+SELECT signature('export_coco', 'slice regclass, version bigint DEFAULT NULL::bigint', 'jsonb');
 SELECT signature('overlay', 'frame_id bigint, evaluations bigint[], min_score real DEFAULT 0.5', 'bytea');
 SELECT signature('contact_sheet', $$evaluation bigint, kind text DEFAULT 'missed'::text, frames integer DEFAULT 12$$, 'bytea');
 

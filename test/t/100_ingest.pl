@@ -179,7 +179,7 @@ is(query("SELECT replace(source, '$bad/', ''), sqlstate, message FROM avcurate.i
 		'images/latin?.jpg|22021|name is not valid in the encoding of the database',
 		'images/link.jpg|42809|is a symbolic link, which is not followed',
 		'images/pipe.jpg|42809|is not a regular file',
-		'images/sub.jpg|42809|is a folder; only the files of one folder are taken',
+		'images/sub.jpg|42809|is a folder',
 		'images/text.jpg|22P03|no usable JPEG: image is not a JPEG',
 		'labels.json#good1.jpg|23505|file has another entry of this name',
 		'labels.json#good2.jpg|22P02|name, attributes or labels of the entry have the wrong type',

@@ -1,0 +1,496 @@
+/*
+ * batches/export_coco.c
+ *		A version of a slice as a COCO instances document.
+ *
+ * Corners become corner and size so that reading them back gives the same
+ * numbers: width and height are written with as many digits as that takes.
+ * ann_ignored becomes iscrowd and ignore.  Frames that are not labelled are
+ * left out, for a COCO image without annotations is one without objects.
+ *
+ * Memory: the lists of the document live in the function's context; "row"
+ * is reset with every frame.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "common/shortest_dec.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+
+#include "batches/jsonb_lists.h"
+#include "common/spi.h"
+#include "datasets/category.h"
+#include "slices/slice.h"
+
+PG_FUNCTION_INFO_V1(avc_export_coco);
+
+#define FETCH_ROWS 256
+#define MAX_CATEGORIES 100000
+
+typedef enum Column
+{
+	COLUMN_FRAME_ID,
+	COLUMN_IMAGE_ID,
+	COLUMN_WIDTH,
+	COLUMN_HEIGHT,
+	COLUMN_CATEGORIES,
+	COLUMN_BBOXES,
+	COLUMN_IGNORED,
+	COLUMN_AREA,
+	COLUMNS
+} Column;
+
+static const Oid column_types[COLUMNS] = {
+	INT8OID, TEXTOID, INT4OID, INT4OID, TEXTARRAYOID, FLOAT4ARRAYOID,
+	BOOLARRAYOID, FLOAT4ARRAYOID
+};
+
+/* The ten classes under the ids that BDD100K gave them. */
+static const char *const official[] = {
+	"person", "rider", "car", "truck", "bus", "train", "motorcycle",
+	"bicycle", "traffic light", "traffic sign"
+};
+
+typedef struct CategoryId
+{
+	char	   *name;			/* hash key: a string of this address */
+	int			id;
+} CategoryId;
+
+typedef struct Document
+{
+	const AvcSlice *slice;
+	int64		version;
+	MemoryContext context;
+	MemoryContext row;
+	AvcJsonbList images;
+	AvcJsonbList annotations;
+	AvcJsonbList categories;
+	HTAB	   *ids;			/* CategoryId */
+	int64		unlabelled;		/* frames left out */
+	int64		degenerate;		/* boxes left out */
+} Document;
+
+/* One frame, as it was read. */
+typedef struct Frame
+{
+	int64		id;
+	Datum		value[COLUMNS];
+	bool		is_null[COLUMNS];
+} Frame;
+
+static uint32
+hash_name(const void *key, Size size)
+{
+	const char *name = *(char *const *) key;
+
+	return string_hash(name, strlen(name) + 1);
+}
+
+static int
+match_names(const void *a, const void *b, Size size)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+static void
+raise_too_large(const Document *document)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("version " INT64_FORMAT " of slice %s does not fit into one jsonb value",
+					document->version, document->slice->name),
+			 errdetail("A jsonb value holds 256 MB; the first %d labelled frames fill it.",
+					   document->images.count),
+			 errhint("Export slices of fewer frames.")));
+}
+
+static void
+add_element(Document *document, AvcJsonbList *list, const char *json)
+{
+	MemoryContext old = MemoryContextSwitchTo(document->row);
+
+	if (!avc_jsonb_list_add(list, json))
+		raise_too_large(document);
+	MemoryContextSwitchTo(old);
+}
+
+/* The id of a category, which is made when it comes up first. */
+static int
+category_id(Document *document, const char *name)
+{
+	CategoryId *entry;
+	StringInfoData json;
+	bool		is_found;
+
+	if (hash_get_num_entries(document->ids) >= MAX_CATEGORIES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("slice %s has more than %d categories",
+						document->slice->name, MAX_CATEGORIES)));
+	entry = hash_search(document->ids, &name, HASH_ENTER, &is_found);
+	if (is_found)
+		return entry->id;
+	entry->name = MemoryContextStrdup(document->context, name);
+	entry->id = hash_get_num_entries(document->ids);
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"id\":%d,\"name\":", entry->id);
+	escape_json(&json, name);
+	appendStringInfoChar(&json, '}');
+	add_element(document, &document->categories, json.data);
+	return entry->id;
+}
+
+static void
+append_float(StringInfo json, float value)
+{
+	char		digits[FLOAT_SHORTEST_DECIMAL_LEN];
+
+	float_to_shortest_decimal_buf(value, digits);
+	appendStringInfoString(json, digits);
+}
+
+static void
+append_double(StringInfo json, double value)
+{
+	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
+
+	double_to_shortest_decimal_buf(value, digits);
+	appendStringInfoString(json, digits);
+}
+
+/*
+ * The distance from a to b, so that a + distance, read back, is b again: in
+ * the digits of a float if these do, else in more.
+ */
+static void
+append_size(StringInfo json, float a, float b)
+{
+	char		digits[FLOAT_SHORTEST_DECIMAL_LEN];
+	double		size = (double) b - a;
+	double		from;
+
+	float_to_shortest_decimal_buf(a, digits);
+	from = strtod(digits, NULL);
+	float_to_shortest_decimal_buf((float) size, digits);
+	if ((float) (from + strtod(digits, NULL)) == b)
+		appendStringInfoString(json, digits);
+	else
+		append_double(json, (float) (from + size) == b ? size : b - from);
+}
+
+static void
+raise_bad_arrays(const Frame *frame, const char *column)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+			 errmsg("array \"%s\" of frame " INT64_FORMAT " does not fit its categories",
+					column, frame->id)));
+}
+
+/* Elements of an optional array of "count" elements; NULL without it. */
+static Datum *
+optional_elements(const Frame *frame, Column column, const char *name,
+				  int count, bool **nulls)
+{
+	bool		is_flag = column == COLUMN_IGNORED;
+	Datum	   *elements;
+	int			found;
+
+	if (frame->is_null[column])
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(frame->value[column]),
+					  is_flag ? BOOLOID : FLOAT4OID, is_flag ? 1 : 4, true,
+					  is_flag ? TYPALIGN_CHAR : TYPALIGN_INT,
+					  &elements, nulls, &found);
+	if (found != count)
+		raise_bad_arrays(frame, name);
+	return elements;
+}
+
+static const float *
+box_corners(const Frame *frame, int count)
+{
+	ArrayType  *array;
+
+	if (frame->is_null[COLUMN_BBOXES])
+		raise_bad_arrays(frame, "ann_bboxes");
+	array = DatumGetArrayTypeP(frame->value[COLUMN_BBOXES]);
+	if (count == 0 && ARR_NDIM(array) == 0)
+		return NULL;
+	if (ARR_NDIM(array) != 2 || ARR_DIMS(array)[0] != count ||
+		ARR_DIMS(array)[1] != 4 || array_contains_nulls(array))
+		raise_bad_arrays(frame, "ann_bboxes");
+	return (const float *) ARR_DATA_PTR(array);
+}
+
+static void
+add_annotation(Document *document, const Frame *frame, int category,
+			   const float *box, bool is_ignored, const float *area)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"id\":%d,\"image_id\":" INT64_FORMAT
+					 ",\"category_id\":%d,\"iscrowd\":%d%s,\"bbox\":[",
+					 document->annotations.count + 1, frame->id, category,
+					 is_ignored, is_ignored ? ",\"ignore\":1" : "");
+	append_float(&json, box[0]);
+	appendStringInfoChar(&json, ',');
+	append_float(&json, box[1]);
+	appendStringInfoChar(&json, ',');
+	append_size(&json, box[0], box[2]);
+	appendStringInfoChar(&json, ',');
+	append_size(&json, box[1], box[3]);
+	appendStringInfoString(&json, "],\"area\":");
+	if (area != NULL)
+		append_float(&json, *area);
+	else
+		append_double(&json, ((double) box[2] - box[0]) *
+					  ((double) box[3] - box[1]));
+	appendStringInfoChar(&json, '}');
+	add_element(document, &document->annotations, json.data);
+}
+
+static bool
+is_usable(const float *box)
+{
+	return isfinite(box[0]) && isfinite(box[1]) && isfinite(box[2]) &&
+		isfinite(box[3]) && box[0] < box[2] && box[1] < box[3];
+}
+
+static void
+add_annotations(Document *document, const Frame *frame)
+{
+	Datum	   *categories;
+	bool	   *category_nulls;
+	Datum	   *ignored;
+	bool	   *ignored_nulls = NULL;
+	Datum	   *areas;
+	bool	   *area_nulls = NULL;
+	const float *corners;
+	int			count;
+	int			i;
+
+	deconstruct_array(DatumGetArrayTypeP(frame->value[COLUMN_CATEGORIES]),
+					  TEXTOID, -1, false, TYPALIGN_INT, &categories,
+					  &category_nulls, &count);
+	corners = box_corners(frame, count);
+	ignored = optional_elements(frame, COLUMN_IGNORED, "ann_ignored", count,
+								&ignored_nulls);
+	areas = optional_elements(frame, COLUMN_AREA, "ann_area", count,
+							  &area_nulls);
+	for (i = 0; i < count; i++)
+	{
+		const float *box = corners + 4 * i;
+		bool		has_area = areas && !area_nulls[i];
+		float		area = has_area ? DatumGetFloat4(areas[i]) : 0;
+
+		if (category_nulls[i] || !is_usable(box))
+		{
+			document->degenerate++;
+			continue;
+		}
+		add_annotation(document, frame,
+					   category_id(document,
+								   TextDatumGetCString(categories[i])),
+					   box, ignored && !ignored_nulls[i] &&
+					   DatumGetBool(ignored[i]),
+					   has_area && isfinite(area) ? &area : NULL);
+	}
+}
+
+static void
+add_frame(Document *document, HeapTuple row, TupleDesc desc)
+{
+	MemoryContext old = MemoryContextSwitchTo(document->row);
+	Frame		frame;
+	StringInfoData json;
+	int			i;
+
+	for (i = 0; i < COLUMNS; i++)
+		frame.value[i] = SPI_getbinval(row, desc, i + 1, &frame.is_null[i]);
+	frame.id = DatumGetInt64(frame.value[COLUMN_FRAME_ID]);
+	if (frame.is_null[COLUMN_CATEGORIES])
+		document->unlabelled++;
+	else
+	{
+		initStringInfo(&json);
+		appendStringInfo(&json, "{\"id\":" INT64_FORMAT
+						 ",\"width\":%d,\"height\":%d,\"file_name\":",
+						 frame.id, DatumGetInt32(frame.value[COLUMN_WIDTH]),
+						 DatumGetInt32(frame.value[COLUMN_HEIGHT]));
+		escape_json(&json, frame.is_null[COLUMN_IMAGE_ID] ?
+					psprintf(INT64_FORMAT ".jpg", frame.id) :
+					psprintf("%s.jpg",
+							 TextDatumGetCString(frame.value[COLUMN_IMAGE_ID])));
+		appendStringInfoChar(&json, '}');
+		add_element(document, &document->images, json.data);
+		add_annotations(document, &frame);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(document->row);
+}
+
+/* Our casts would run whatever the slice's owner put behind the type. */
+static void
+check_types(const AvcSlice *slice, TupleDesc desc)
+{
+	int			i;
+
+	for (i = 0; i < COLUMNS; i++)
+	{
+		if (SPI_gettypeid(desc, i + 1) != column_types[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of slice %s has type %s, not %s",
+							SPI_fname(desc, i + 1), slice->name,
+							format_type_be(SPI_gettypeid(desc, i + 1)),
+							format_type_be(column_types[i]))));
+	}
+}
+
+static bool
+has_column(const AvcSlice *slice, const char *column)
+{
+	ListCell   *cell;
+
+	foreach(cell, slice->columns)
+	{
+		if (strcmp(lfirst(cell), column) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Read the version through slice_at, with the rights of the caller.
+ */
+static void
+add_frames(Document *document)
+{
+	const AvcSlice *slice = document->slice;
+	AvcParam	param = AVC_INT8(document->version);
+	Portal		portal;
+	uint64		i;
+
+	portal = avc_spi_cursor(psprintf("SELECT frame_id, %s, width, height,"
+									 " ann_categories, ann_bboxes,"
+									 " ann_ignored, ann_area"
+									 " FROM avcurate.slice_at(NULL::%s, $1)"
+									 " ORDER BY frame_id",
+									 has_column(slice, "image_id") ?
+									 "image_id" : "NULL::pg_catalog.text",
+									 slice->name), 1, &param, true);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		check_types(slice, SPI_tuptable->tupdesc);
+		for (i = 0; i < SPI_processed; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			add_frame(document, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	SPI_cursor_close(portal);
+}
+
+static Document *
+begin_document(const AvcSlice *slice, int64 version)
+{
+	Document   *document = palloc0(sizeof(Document));
+	HASHCTL		control = {
+		.keysize = sizeof(char *),
+		.entrysize = sizeof(CategoryId),
+		.hash = hash_name,
+		.match = match_names,
+		.hcxt = CurrentMemoryContext
+	};
+	int			i;
+
+	document->slice = slice;
+	document->version = version;
+	document->context = CurrentMemoryContext;
+	document->row = AllocSetContextCreate(CurrentMemoryContext, "COCO frame",
+										  ALLOCSET_DEFAULT_SIZES);
+	avc_jsonb_list_init(&document->images);
+	avc_jsonb_list_init(&document->annotations);
+	avc_jsonb_list_init(&document->categories);
+	document->ids = hash_create("COCO categories", 64, &control,
+								HASH_ELEM | HASH_FUNCTION | HASH_COMPARE |
+								HASH_CONTEXT);
+	for (i = 0; i < lengthof(official); i++)
+		category_id(document, official[i]);
+	return document;
+}
+
+static Jsonb *
+end_document(Document *document)
+{
+	StringInfoData info;
+	AvcJsonbField fields[4] = {
+		{"info"},
+		{"images", NULL, &document->images},
+		{"categories", NULL, &document->categories},
+		{"annotations", NULL, &document->annotations}
+	};
+	Jsonb	   *result;
+
+	initStringInfo(&info);
+	appendStringInfoString(&info, "{\"slice\":");
+	escape_json(&info, document->slice->name);
+	appendStringInfo(&info, ",\"version\":" INT64_FORMAT
+					 ",\"unlabelled_frames\":" INT64_FORMAT
+					 ",\"degenerate_boxes\":" INT64_FORMAT "}",
+					 document->version, document->unlabelled,
+					 document->degenerate);
+	fields[0].json = info.data;
+	result = avc_jsonb_object(fields, lengthof(fields));
+	if (result == NULL)
+		raise_too_large(document);
+	return result;
+}
+
+Datum
+avc_export_coco(PG_FUNCTION_ARGS)
+{
+	Oid			relid;
+	int64		version = 0;
+	AvcSlice   *slice;
+	Document   *document;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	relid = PG_GETARG_OID(0);
+	if (!PG_ARGISNULL(1))
+	{
+		version = PG_GETARG_INT64(1);
+		if (version < 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("version must be at least 1")));
+	}
+	/* the view must not go away before slice_at looks at it */
+	LockRelationOid(relid, AccessShareLock);
+	slice = avc_slice_find(relid, false);
+	avc_slice_check_readable(slice);
+	avc_slice_check_complete(slice);
+	document = begin_document(slice, avc_slice_version_check(slice, version));
+	SPI_connect();
+	add_frames(document);
+	SPI_finish();
+	PG_RETURN_JSONB_P(end_document(document));
+}
