@@ -295,7 +295,8 @@ sub quiet_round
 
 my $started = time;
 my $round = 0;
-while ($soak ? time < $started + $soak : $round < $rounds)
+
+sub run_round
 {
 	$round++;
 	my $share = $soak ? 50 : $wanted / $rounds;
@@ -308,20 +309,26 @@ while ($soak ? time < $started + $soak : $round < $rounds)
 	look_at($second, $refused_beside, 'beside');
 	check_all("after $what", 0);
 	note sprintf '%.1f s, round %d: %s, %d writes', time - $started, $round, $what, $writes->{statements};
-	last if @faults;
+	return;
 }
 
-drain();
-look_at($_, $OracleWrites::expected, 'beside') foreach @writers, $keeper;
-look_at($second, $refused_beside, 'beside');
-quiet_round();
-check_all('at the end', 1);
+my $is_done = eval {
+	run_round() while !@faults && ($soak ? time < $started + $soak : $round < $rounds);
+	drain();
+	look_at($_, $OracleWrites::expected, 'beside') foreach @writers, $keeper;
+	look_at($second, $refused_beside, 'beside');
+	quiet_round();
+	check_all('at the end', 1);
+	1;
+};
+fault($@, $node->safe_psql('postgres', 'SELECT pid, pg_blocking_pids(pid), wait_event, state, query FROM pg_stat_activity'))
+	if !$is_done;
 is(scalar @faults, 0, "$round rounds of refreshes among $writes->{statements} writes (seed $seed)")
 	or diag join "\n", @faults;
 
-my ($counts) = $refresher->ask("SELECT slice, mode, count(*) FROM oracle.versions GROUP BY 1, 2 ORDER BY 1, 2;");
+my $counts = $node->safe_psql('postgres', 'SELECT slice, mode, count(*) FROM oracle.versions GROUP BY 1, 2 ORDER BY 1, 2');
 note $counts;
-note $refresher->ask('SELECT mode, reason, count(*) FROM oracle.explained GROUP BY 1, 2 ORDER BY 3 DESC;');
+note $node->safe_psql('postgres', 'SELECT mode, reason, count(*) FROM oracle.explained GROUP BY 1, 2 ORDER BY 3 DESC');
 my %by_difference = $counts =~ /^(\w+)\|incremental\|(\d+)$/mg;
 my $all = 0;
 $all += $_ foreach values %by_difference;

@@ -50,7 +50,7 @@ sub settle
 	while ($self->poll > ($rest || 0))
 	{
 		die "$self->{name}: lost its server: $self->{err}" unless $self->{run}->pumpable;
-		die "$self->{name}: no answer for two minutes to\n$self->{log}\n$self->{err}" if time > $start + 120;
+		die "$self->{name}: no answer for a minute to\n$self->{log}\n$self->{err}" if time > $start + 60;
 		usleep(2_000);
 	}
 	return;

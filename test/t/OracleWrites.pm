@@ -135,16 +135,18 @@ sub truncation
 }
 
 # Errors that writers at once may get from each other.
-our $expected = qr/savepoint "s" does not exist|deadlock detected|lock timeout|could not serialize|duplicate key|current transaction is aborted|prepared transaction .* does not exist|canceling statement/;
+our $expected = qr/savepoint "s" does not exist|deadlock detected|lock timeout|could not serialize|duplicate key|current transaction is aborted|prepared transaction .* does not exist|canceling statement|cannot reindex invalid index/;
 
 sub maintenance
 {
-	return "SET lock_timeout = 0;\n" . pick(
+	# a transaction that is prepared behind the gate would be waited for in a
+	# circle that nobody sees
+	return "SET lock_timeout = '500ms';\n" . pick(
 		'VACUUM frames;', 'VACUUM frames;', 'VACUUM (FREEZE) frames;', 'VACUUM (FREEZE, INDEX_CLEANUP ON) night;', 'VACUUM night;',
 		'VACUUM;', 'CHECKPOINT;', 'ANALYZE frames;',
-		"SET lock_timeout = '500ms'; VACUUM FULL frames;", "SET lock_timeout = '500ms'; CLUSTER frames USING frames_pkey;",
-		"SET lock_timeout = '500ms'; VACUUM FULL night;", "SET lock_timeout = '500ms'; CLUSTER night USING night_frame_id_idx;",
-		"SET lock_timeout = '500ms'; REINDEX TABLE night;",
+		'VACUUM FULL frames;', 'CLUSTER frames USING frames_pkey;',
+		'VACUUM FULL night;', 'CLUSTER night USING night_frame_id_idx;',
+		'REINDEX TABLE night;',
 		'CREATE INDEX CONCURRENTLY IF NOT EXISTS night_later ON night (split, left(scene, 5)) WHERE words > 2;', 'DROP INDEX CONCURRENTLY IF EXISTS night_later;',
 		'REINDEX TABLE CONCURRENTLY hashes;', 'REINDEX INDEX CONCURRENTLY night_weather_split_idx;');
 }
