@@ -3,104 +3,33 @@ use strict;
 use warnings;
 use Cwd;
 use IO::Socket::UNIX;
-use IPC::Run qw(start finish timeout);
+use IPC::Run qw(start timeout);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 
 use FindBin;
 use lib $FindBin::Bin;
 use JobTest;
-use ServerTest;
+use ServiceTest;
 
 my $node = PostgreSQL::Test::Cluster->new('shared_engine');
 $node->init(allows_streaming => 1);
 $node->append_conf('postgresql.conf', "max_worker_processes = 12\navcurate.threads = 1\nfsync = off");
 $node->start;
-my $setup = q{
-	CREATE EXTENSION avcurate;
-	SELECT avcurate.create_dataset('frames');
-	CALL avcurate.ingest_synthetic('frames', 24, 3, 'train', '{"width": 160, "height": 96}');
-	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}');
-	SELECT avcurate.create_checkpoint('m', 7)};
-$node->safe_psql('postgres', $setup);
+small_network($node);
 my $socket = $node->data_dir . '/pgsql_tmp_avcurate/cpu.sock';
-
-# What one frame gives, as text.  A batch of another size may give another
-# last bit.
-sub ask_sql
-{
-	my ($frame, $checkpoint) = @_;
-	$checkpoint //= 1;
-	return qq{SELECT count(*), md5(string_agg(format('%s %s %s', category, round(score::numeric, 3), round(x1::numeric, 1)), ' ' ORDER BY round(score::numeric, 3) DESC, category, x1)) FROM frames f,
-		avcurate.detect(f.image_bytes, $checkpoint, 0) d WHERE frame_id = $frame};
-}
 
 sub ask { return $node->safe_psql('postgres', ask_sql(@_)) }
 
-# Begin a statement in a session of its own; end_of() gives its output.
-sub begin
-{
-	my ($sql, $database) = @_;
-	my %session = (out => '', err => '');
-	$session{run} = start([ 'psql', '-XAtq', '-d', $node->connstr($database // 'postgres'), '-c', $sql ],
-		'<', \undef, '>', \$session{out}, '2>', \$session{err}, timeout(120));
-	return \%session;
-}
-
-sub end_of
-{
-	my ($session) = @_;
-	finish $session->{run};
-	chomp $session->{out};
-	return ($session->{out}, $session->{err});
-}
-
-sub workers { return $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'avcurate shared engine'}) }
-
-sub engine
-{
-	my $worker = workers();
-	return undef unless $worker =~ /^\d+$/;
-	my ($child) = children_of($worker);
-	return $child;
-}
-
-sub is_gone
-{
-	my ($pid, $limit) = @_;
-	my $start = time;
-	while (time - $start < $limit)
-	{
-		return 1 unless kill 0, $pid;
-		usleep(20_000);
-	}
-	return 0;
-}
-
-# Wait until a backend runs that statement.
-sub runs
-{
-	my ($like) = @_;
-	return poll($node, qq{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '$like' AND wait_event = 'Extension' AND pid <> pg_backend_pid()}, 't');
-}
-
-sub configure
-{
-	my (@settings) = @_;
-	# the settings are known where the library is loaded
-	$node->safe_psql('postgres', join(";\n", "LOAD 'avcurate'", map { "ALTER SYSTEM SET $_" } @settings));
-	$node->reload;
-}
-
 # --- one worker, however many ask first
-is(workers(), '', 'nothing runs before the first call');
-my @first = map { begin(ask_sql($_)) } 1 .. 8;
+is(workers($node), '', 'nothing runs before the first call');
+my @first = map { begin($node, ask_sql($_)) } 1 .. 8;
 my @results = map { (end_of($_))[0] } @first;
 is(scalar(grep { /^[1-9]\d*\|\w{32}$/ } @results), 8, 'eight first calls at once are answered');
-like(workers(), qr/^\d+$/, 'by one worker');
-my $engine = engine();
+like(workers($node), qr/^\d+$/, 'by one worker');
+my $engine = engine($node);
 ok($engine, 'with one engine');
 is((stat($node->data_dir . '/pgsql_tmp_avcurate'))[2] & 0777, 0700, 'its folder is the server\'s alone');
 my @links = map { readlink($_) // '' } glob "/proc/$engine/fd/*";
@@ -140,19 +69,19 @@ my ($rc, $out, $err) = $node->psql('postgres', qq{BEGIN;
 	SAVEPOINT s; SELECT avcurate.person_bbox_area_pct(image_bytes, 1) FROM cut; ROLLBACK TO s;} . ask_sql(1), on_error_stop => 0);
 like($err, qr/ERROR: .*(premature end|corrupt|truncated|damaged|cut)/i, 'a cut JPEG is an error');
 like($out, qr/\Q$before\E/, 'of its own, not of its neighbours');
-is(engine(), $engine, 'the engine goes on');
+is(engine($node), $engine, 'the engine goes on');
 
 # --- two databases, two roles
 $node->safe_psql('postgres', 'CREATE DATABASE other');
-$node->safe_psql('other', $setup);
+small_network($node, 'other');
 is($node->safe_psql('other', ask_sql(1)), $before, 'another database gets the same from the same weights');
-is(engine(), $engine, 'of the same engine');
+is(engine($node), $engine, 'of the same engine');
 $node->safe_psql('postgres', q{CREATE ROLE curator; GRANT SELECT ON frames, cut TO curator});
 ($rc, $out, $err) = $node->psql('postgres', 'SET ROLE curator; ' . ask_sql(1));
 like($err, qr/permission denied for model "m"/, 'loaded or not, a role needs the right to the model');
 $node->safe_psql('postgres', q{SET ROLE curator; SELECT avcurate.create_model('small_one', 'small', '{"min_size": 96, "max_size": 160}'); SELECT avcurate.create_checkpoint('small_one', 7)});
 $node->safe_psql('postgres', q{SET ROLE curator; SELECT avcurate.create_model('strict', 'small', '{"min_size": 96, "max_size": 160, "box_score_thresh": 0.2}'); SELECT avcurate.create_checkpoint('strict', 7)});
-my @both = map { begin("SET ROLE curator; " . ask_sql(1, $_)) } 2, 3;
+my @both = map { begin($node, "SET ROLE curator; " . ask_sql(1, $_)) } 2, 3;
 my ($loose, $strict) = map { (end_of($_))[0] } @both;
 isnt($loose, $strict, 'equal weights under other options are another network');
 is($node->safe_psql('postgres', q{SELECT count(DISTINCT provenance ->> 'weights_sha256') FROM avcurate.checkpoints WHERE checkpoint IN (2, 3)}), '1', 'though the weights are equal');
@@ -160,20 +89,20 @@ is($node->safe_psql('postgres', q{SELECT count(DISTINCT provenance ->> 'weights_
 # --- the engine dies under a call
 sub stop_engine
 {
-	my $pid = engine();
+	my $pid = engine($node);
 	kill 'STOP', $pid;
 	return $pid;
 }
 my $stopped = stop_engine();
-my $call = begin(ask_sql(1));
-runs('%detect(f.image\_bytes%');
+my $call = begin($node, ask_sql(1));
+runs($node, '%detect(f.image\_bytes%');
 kill 'KILL', $stopped;
 ($out, $err) = end_of($call);
 like($err, qr/ERROR:  shared engine was lost: engine was ended by signal 9/, 'a killed engine is an error of the call in flight');
 like($err, qr/HINT:/, 'with a hint');
 is(ask(1), $before, 'the next call has an answer');
-isnt(engine(), $stopped, 'of a fresh engine');
-kill 'KILL', engine();
+isnt(engine($node), $stopped, 'of a fresh engine');
+kill 'KILL', engine($node);
 is(ask(2), $results[1], 'an engine that dies between calls is not noticed');
 
 # --- the engine hangs
@@ -187,17 +116,17 @@ cmp_ok(time - $start, '<', 20, 'soon');
 ok(is_gone($stopped, 1), 'the engine that hung is gone');
 
 $stopped = stop_engine();
-$call = begin(ask_sql(4));
-my $other = begin(ask_sql(5));
-runs('%frame\_id = 4%');
-runs('%frame\_id = 5%');
+$call = begin($node, ask_sql(4));
+my $other = begin($node, ask_sql(5));
+runs($node, '%frame\_id = 4%');
+runs($node, '%frame\_id = 5%');
 $start = time;
 $node->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%frame\_id = 4%' AND pid <> pg_backend_pid()});
 ($out, $err) = end_of($call);
 like($err, qr/canceling statement due to user request/, 'a cancel acts');
 cmp_ok(time - $start, '<', 2, 'at once');
-$call = begin(ask_sql(6));
-runs('%frame\_id = 6%');
+$call = begin($node, ask_sql(6));
+runs($node, '%frame\_id = 6%');
 $start = time;
 $node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%frame\_id = 6%' AND pid <> pg_backend_pid()});
 ($out, $err) = end_of($call);
@@ -207,42 +136,42 @@ cmp_ok(time - $start, '<', 2, 'at once');
 is($out || $err, $results[4], 'who asked after the one that was cancelled gets an answer');
 
 # --- the worker is terminated
-my $worker = workers();
+my $worker = workers($node);
 $stopped = stop_engine();
-$call = begin(ask_sql(7));
-runs('%frame\_id = 7%');
+$call = begin($node, ask_sql(7));
+runs($node, '%frame\_id = 7%');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 ($out, $err) = end_of($call);
 is($out, $results[6], 'a call outlives the worker');
 ok(is_gone($stopped, 2), 'its engine does not');
-isnt(workers(), $worker, 'there is another');
+isnt(workers($node), $worker, 'there is another');
 
 # --- settings
-configure(q{avcurate.engine_memory_limit = '6MB'});
+configure($node, q{avcurate.engine_memory_limit = '6MB'});
 ($rc, $out, $err) = $node->psql('postgres', ask_sql(1));
 like($err, qr/ERROR:  (weights need|batch of 1 at).* the limit is 6 MiB/, 'the memory limit is kept');
 like($err, qr/HINT:  Raise avcurate.engine_memory_limit/, 'and named');
-configure(q{avcurate.engine_memory_limit = '48MB'});
+configure($node, q{avcurate.engine_memory_limit = '48MB'});
 my @turns = map { $node->safe_psql('postgres', ask_sql(1, $_)) } 1, 2, 3, 1, 2, 3;
 is("@turns", "$before $loose $strict $before $loose $strict", 'networks that do not fit together take turns');
-my ($peak) = map { /(\d+)/ ? $1 / 1024 : () } grep { /^VmHWM/ } split /\n/, slurp_file('/proc/' . engine() . '/status');
+my ($peak) = map { /(\d+)/ ? $1 / 1024 : () } grep { /^VmHWM/ } split /\n/, slurp_file('/proc/' . engine($node) . '/status');
 cmp_ok($peak, '<', 48 + 150, "the engine stays near its limit of 48 MB ($peak MB with its libraries)");
-configure('avcurate.engine_memory_limit = DEFAULT', q{avcurate.engine_path = '/nowhere/engine'});
+configure($node, 'avcurate.engine_memory_limit = DEFAULT', q{avcurate.engine_path = '/nowhere/engine'});
 ($rc, $out, $err) = $node->psql('postgres', ask_sql(1));
 like($err, qr{ERROR:  could not start engine "/nowhere/engine"}, 'an engine that is not there is one clear error');
-configure(q{avcurate.engine_path = DEFAULT});
+configure($node, q{avcurate.engine_path = DEFAULT});
 is(ask(1), $before, 'and is found again');
 
 my ($in, $said) = (ask_sql(1) . ";\n", '');
 my $session = start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$said, timeout(60));
 $session->pump until $said =~ /\|\w{32}/;
-$engine = engine();
-$worker = workers();
-configure('avcurate.engine_idle_timeout = 1');
+$engine = engine($node);
+$worker = workers($node);
+configure($node, 'avcurate.engine_idle_timeout = 1');
 ok(poll($node, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'avcurate shared engine'}, '0', 10), 'an idle engine is stopped');
 ok(is_gone($engine, 2), 'for good');
 ok(!-e $socket, 'and its socket is taken away');
-configure('avcurate.engine_idle_timeout = 60');
+configure($node, 'avcurate.engine_idle_timeout = 60');
 $said = '';
 $in .= ask_sql(1) . ";\n\\q\n";
 $session->finish;
@@ -303,8 +232,8 @@ is($node->safe_psql('postgres', q{SELECT feature, frame_id FROM avcurate.feature
 is($node->safe_psql('postgres', q{SELECT count(*) FROM frames WHERE person_pct IS NULL}), '1', 'the others are computed');
 
 # --- the server dies
-$engine = engine();
-$worker = workers();
+$engine = engine($node);
+$worker = workers($node);
 $node->kill9;
 ok(is_gone($engine, 5), 'no engine outlives the postmaster');
 ok(is_gone($worker, 5), 'nor a worker');
@@ -324,7 +253,7 @@ like($err, qr/HINT:  Raise max_worker_processes/, 'with a hint');
 $node->append_conf('postgresql.conf', 'max_worker_processes = 12');
 $node->restart;
 is(ask(1), $before, 'a restarted server starts over a socket left behind');
-$engine = engine();
+$engine = engine($node);
 $node->stop;
 ok(is_gone($engine, 2), 'a server that stops takes its engine along');
 
