@@ -40,7 +40,8 @@
 #include "common/settings.h"
 #include "common/worker.h"
 
-#define MAX_CLIENTS			400 /* connections; the idlest makes room */
+#define MANY_CLIENTS		400 /* connections; then the idlest makes room */
+#define MAX_CLIENTS			900 /* then no more are taken */
 #define MAX_QUEUED			((size_t) 256 << 20)	/* bytes, then read no more */
 #define MAX_JSON			((uint32_t) 1 << 20)
 #define MAX_JPEG			((uint64_t) 1 << 30)
@@ -204,8 +205,10 @@ accept_clients(AvcBroker *broker)
 		MemoryContext context;
 		int			fd;
 
-		if (broker->client_count >= MAX_CLIENTS)
+		if (broker->client_count >= MANY_CLIENTS)
 			drop_idlest(broker);
+		if (broker->client_count >= MAX_CLIENTS)
+			return;
 		fd = accept4(broker->listener, NULL, NULL,
 					 SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0)
@@ -228,10 +231,11 @@ accept_clients(AvcBroker *broker)
 static void
 forget_request(AvcBroker *broker, AvcBrokerRequest *request)
 {
+	broker->last_request = GetCurrentTimestamp();
 	if (request->client != NULL)
 	{
 		request->client->open_requests--;
-		request->client->last_used = GetCurrentTimestamp();
+		request->client->last_used = broker->last_request;
 	}
 	broker->requests++;
 	MemoryContextDelete(request->frame->context);
@@ -431,8 +435,9 @@ wait_and_serve(AvcBroker *broker)
 
 	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(set, WL_SOCKET_READABLE, broker->listener, NULL,
-					  broker);
+	if (broker->client_count < MAX_CLIENTS)
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, broker->listener, NULL,
+						  broker);
 	if (broker->engine != NULL)
 		avc_engine_add_events(broker->engine, set);
 	add_client_events(broker, set);

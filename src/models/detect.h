@@ -28,6 +28,7 @@ typedef struct AvcDetections
 /* A checkpoint ready to be asked; the current user may use it. */
 typedef struct AvcDetector
 {
+	MemoryContext context;		/* its own */
 	int64		checkpoint;
 	Oid			user;			/* whose right was checked */
 	AvcService *service;

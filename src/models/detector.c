@@ -115,7 +115,10 @@ describe_network(const AvcModel *model)
 AvcDetector *
 avc_detector_open(int64 number, MemoryContext context)
 {
-	MemoryContext old = MemoryContextSwitchTo(context);
+	MemoryContext own = AllocSetContextCreate(CurrentMemoryContext,
+											  "avcurate detector",
+											  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(own);
 	AvcDetector *detector = palloc0(sizeof(AvcDetector));
 	AvcCheckpoint *checkpoint = avc_checkpoint_find(number, false);
 	const char *device = avc_model_device(NULL);
@@ -128,6 +131,7 @@ avc_detector_open(int64 number, MemoryContext context)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("checkpoint " INT64_FORMAT " has no recorded SHA-256",
 						number)));
+	detector->context = own;
 	detector->checkpoint = number;
 	detector->user = GetUserId();
 	strlcpy(detector->device, device, sizeof(detector->device));
@@ -137,6 +141,7 @@ avc_detector_open(int64 number, MemoryContext context)
 	detector->network = describe_network(checkpoint->model);
 	read_categories(detector, checkpoint->model);
 	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(own, context);
 	return detector;
 }
 
@@ -152,6 +157,9 @@ get_detector(FunctionCallInfo fcinfo)
 		detector->user != GetUserId() ||
 		strcmp(detector->device, avc_model_device(NULL)) != 0)
 	{
+		fcinfo->flinfo->fn_extra = NULL;
+		if (detector != NULL)
+			MemoryContextDelete(detector->context);
 		detector = avc_detector_open(checkpoint, fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = detector;
 	}

@@ -22,6 +22,8 @@ struct EngDetector
 	float		boxes[4];
 	float		score;
 	int32_t		label;
+	size_t		limit;			/* bytes, 0 = none */
+	size_t		activations;	/* bytes that it keeps after inference */
 };
 
 /* What the fake is to do, and what it saw; set and read between calls. */
@@ -29,6 +31,7 @@ static int	fake_step_ms;
 static volatile int fake_stop;
 static bool fake_not_finite;
 static int	fake_detectors;
+static size_t fake_needs;		/* bytes of inference */
 static uint32_t fake_flips;		/* bit i: frame i of the last step */
 static int32_t fake_width;
 static int32_t fake_boxes;
@@ -162,7 +165,9 @@ eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
 	int			i;
 
 	(void) frames;
-	(void) status;
+	if (detector->limit > 0 && 4 + fake_needs > detector->limit)
+		return eng_fail(status, ENG_NO_MEMORY, "batch of %d needs more", n);
+	detector->activations = fake_needs;
 	for (i = 0; i < n; i++)
 	{
 		out[i].boxes = detector->boxes;
@@ -176,16 +181,15 @@ eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
 void
 eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 {
-	(void) detector;
 	memset(memory, 0, sizeof(*memory));
 	memory->parameters = 4;
+	memory->activations = detector->activations;
 }
 
 void
 eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
 {
-	(void) detector;
-	(void) limit;
+	detector->limit = limit;
 }
 
 int32_t
