@@ -80,6 +80,12 @@ CREATE FUNCTION avcurate.feature_marked(
 COMMENT ON FUNCTION avcurate.feature_marked(bytea, integer, integer, integer, integer[]) IS
 	'the marks of a row with the state of one feature changed';
 
+CREATE FUNCTION avcurate.feature_row(frame_id bigint) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'avc_feature_row'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.feature_row(bigint) IS
+	'true; tells backfill which row is computed next';
+
 CREATE FUNCTION avcurate.reset_features() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'avc_reset_features'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;

@@ -14,6 +14,9 @@
 static bool
 is_for_statement(int sqlstate)
 {
+	/* one row may ask for too much, and its memory is given back */
+	if (sqlstate == ERRCODE_OUT_OF_MEMORY)
+		return false;
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
 		case ERRCODE_OPERATOR_INTERVENTION:

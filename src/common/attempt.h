@@ -17,8 +17,8 @@ typedef void (*AvcStep) (void *arg);
  * Run step(arg) in a subtransaction, in the current memory context.  True
  * if it went through.  If it raised an error, everything that it wrote is
  * undone and *failure says why.  Errors that concern the statement and not
- * its data are raised again: cancel and shutdown, lack of resources,
- * deadlocks and serialization failures.  SPI must be connected.
+ * its data are raised again: cancel and shutdown, lack of resources (but
+ * not of memory), deadlocks and serialization failures.  SPI must be connected.
  */
 extern bool avc_attempt(AvcStep step, void *arg, AvcFailure *failure);
 

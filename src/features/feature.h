@@ -8,6 +8,7 @@
 #include "nodes/pg_list.h"
 
 #include "common/attempt.h"
+#include "common/spi.h"
 #include "datasets/dataset.h"
 
 typedef struct AvcFeature
@@ -49,13 +50,16 @@ typedef struct AvcFeatureFailure
 } AvcFeatureFailure;
 
 /*
- * After a batch over the rows "ids": drop the errors of this feature that
- * are no more, and record those of "failures" (AvcFeatureFailure *) that are
- * its.  SPI must be connected, as for the next.
+ * After a batch over the rows "ids": drop the errors of the targets' features
+ * (AvcTarget *) that are no more, and record "failures" (AvcFeatureFailure *).
+ * SPI must be connected, as for the next.
  */
-extern void avc_feature_errors_settle(Oid dataset, const AvcFeature *feature,
+extern void avc_feature_errors_settle(Oid dataset, List *targets,
 									  const int64 *ids, int count,
 									  List *failures);
+
+/* Frame ids as a parameter. */
+extern AvcParam avc_id_array(const int64 *ids, int count);
 
 /* Drop the errors of frames that were deleted. */
 extern void avc_feature_errors_forget(const AvcDataset *dataset);

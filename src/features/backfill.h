@@ -1,0 +1,100 @@
+/*
+ * features/backfill.h
+ *		Compute what is pending: what the procedure and the workers share.
+ */
+#ifndef AVC_FEATURES_BACKFILL_H
+#define AVC_FEATURES_BACKFILL_H
+
+#include "executor/spi.h"
+#include "utils/timestamp.h"
+
+#include "features/feature.h"
+
+/* One feature to compute. */
+typedef struct AvcTarget
+{
+	const AvcFeature *feature;
+	char	   *ready;			/* condition: may it be computed in this row? */
+	char	   *needs;			/* int[] literal of what must be done first */
+	SPIPlanPtr	store;			/* this feature alone */
+	SPIPlanPtr	fail;			/* mark rows failed; made when needed */
+	int			refused;		/* rows in a row that it failed in for reasons
+								 * that are hardly theirs */
+	char	   *given_up;		/* why it is no longer tried, else NULL */
+} AvcTarget;
+
+/* Features that do not read each other: computed by one UPDATE. */
+typedef struct AvcLevel
+{
+	List	   *targets;		/* AvcTarget * */
+	SPIPlanPtr	store;			/* all of them at once */
+} AvcLevel;
+
+typedef struct AvcBackfill
+{
+	const AvcDataset *dataset;
+	const char *only;			/* the feature asked for, NULL = all */
+	MemoryContext context;		/* of the run */
+	MemoryContext batch;		/* reset with every batch */
+	List	   *targets;		/* AvcTarget *, in dependency order */
+	List	   *levels;			/* AvcLevel * */
+	SPIPlanPtr	find;			/* rows with something to do */
+	SPIPlanPtr	lock;			/* the same, locked, those of others skipped */
+	List	   *plans;			/* every plan, to be freed */
+	List	   *refusals;		/* char *: features that cannot be computed */
+	List	   *failures;		/* AvcFeatureFailure *, of the batch */
+	int64		passed_first;	/* ids between which rows were in use and */
+	int64		passed_last;	/* passed over; none if last < first */
+	int			piece;			/* rows that are tried at once */
+	int			careful;		/* batches to come that lock rows first */
+	int64		rows;			/* taken in this run */
+	int64		failed;			/* errors in this run */
+} AvcBackfill;
+
+/* What became of a batch. */
+typedef struct AvcBatch
+{
+	int			rows;			/* taken */
+	int			failed;			/* errors recorded */
+	int			busy;			/* rows that others had locked */
+	int64		walked;			/* everything up to this id was looked at */
+} AvcBatch;
+
+/* More rows than this are never locked at once. */
+#define AVC_MAX_BATCH 100000
+
+/*
+ * backfill_plan.c
+ *
+ * Choose what to compute (a feature by name, or all for NULL) and prepare
+ * its statements; the run lives in the current context.  A feature that
+ * cannot be computed at all is an error when it was asked for by name, else
+ * run->refusals says so.  SPI must be connected, as for the rest.
+ */
+extern AvcBackfill *avc_backfill_plan(const AvcDataset *dataset,
+									  const char *feature);
+
+/* Forget which rows were passed over. */
+extern void avc_backfill_clear_passed(AvcBackfill *run);
+
+/* Prepare a statement of the run, with the role and path of the caller. */
+extern SPIPlanPtr avc_backfill_prepare(AvcBackfill *run, const char *sql,
+									   int nargs, Oid *types);
+
+/* Have a plan for each statement; at the start of a batch. */
+extern void avc_backfill_plan_statements(AvcBackfill *run);
+
+/* Go on without the targets that were given up. */
+extern void avc_backfill_drop_given_up(AvcBackfill *run);
+
+/*
+ * backfill_batch.c
+ *
+ * Take up to "limit" rows with first <= frame_id <= last, in the current
+ * transaction, which the caller commits.  The memory of the batch is kept
+ * until the next.
+ */
+extern AvcBatch avc_backfill_batch(AvcBackfill *run, int64 first, int64 last,
+								   int64 limit);
+
+#endif

@@ -1,0 +1,554 @@
+/*
+ * features/backfill_batch.c
+ *		One batch of a backfill: find rows, compute, store, sort out failures.
+ *
+ * No row is locked while nothing is known against it: an UPDATE evaluates
+ * the expressions and stores what they give, and where another transaction
+ * was faster, PostgreSQL evaluates them again on the newer row.  Only if an
+ * UPDATE meets a lock that is not given back at once, the rest of the batch
+ * and of some batches to come is locked first, without what others hold
+ * (SKIP LOCKED).
+ *
+ * If an expression fails, the row is known (feature_row).  The rows before
+ * it are computed again, it is locked and tried by itself, feature by
+ * feature, and the walk goes on behind it in pieces that shrink with every
+ * failure and grow with every success.  So each row is computed three times
+ * at most, and rarely more than once where few rows fail.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "common/attempt.h"
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "features/backfill.h"
+
+PG_FUNCTION_INFO_V1(avc_feature_row);
+
+/* How long an UPDATE waits for a row of somebody else. */
+#define LOCK_WAIT "20ms"
+
+/* After a lock was waited for in vain, so many batches lock first. */
+#define CAREFUL_BATCHES 32
+
+/* After a failure, this many rows are tried at once at most. */
+#define PIECE_AFTER_FAILURE 32
+
+/*
+ * So many rows in a row failing for a missing function, column or right, or
+ * for lack of memory, are no fault of theirs.
+ */
+#define MAX_REFUSED 16
+
+/* The rows of a batch. */
+typedef struct Rows
+{
+	int64	   *ids;			/* ascending */
+	bool	   *is_busy;		/* locked by others */
+	bool		is_locked;		/* all others are locked by us */
+	int			count;
+	int			busy;			/* how many are */
+	int64		stored;			/* in this level, failures included */
+} Rows;
+
+/* The row that an UPDATE of a backfill is at. */
+static int64 current_row;
+
+/*
+ * feature_row(frame_id) returns true: notes the row whose features are
+ * computed next.
+ */
+Datum
+avc_feature_row(PG_FUNCTION_ARGS)
+{
+	current_row = PG_GETARG_INT64(0);
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * Do the definitions of the run still stand?  With the lock taken here they
+ * will until the end of the transaction.
+ */
+static void
+check_definitions(AvcBackfill *run)
+{
+	static SPIPlanPtr plan = NULL;
+	Datum	   *numbers = palloc(list_length(run->targets) * sizeof(Datum));
+	AvcParam	params[2] = {AVC_REGCLASS(run->dataset->relid)};
+	AvcRoleScope scope;
+	ListCell   *cell;
+	int64		count;
+
+	LockRelationOid(run->dataset->relid, RowExclusiveLock);
+	foreach(cell, run->targets)
+		numbers[foreach_current_index(cell)] =
+			Int32GetDatum(((AvcTarget *) lfirst(cell))->feature->number);
+	params[1] = (AvcParam) {INT4ARRAYOID,
+		PointerGetDatum(construct_array(numbers, list_length(run->targets),
+										INT4OID, 4, true, TYPALIGN_INT)),
+		false};
+	avc_catalog_enter(&scope);
+	count = avc_spi_exec_kept(&plan, "SELECT 1 FROM _avcurate.features"
+							  " WHERE dataset = $1 AND feature_no = ANY ($2)",
+							  2, params, false, 0);
+	SPI_freetuptable(SPI_tuptable);
+	avc_catalog_leave(&scope);
+	if (count != list_length(run->targets))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("features of dataset \"%s\" were changed during the backfill",
+						run->dataset->table_name),
+				 errhint("Run the backfill again.")));
+}
+
+static uint64
+execute(SPIPlanPtr plan, Datum *values)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int			result = SPI_execute_plan(plan, values, NULL, false, 0);
+
+	/* SPI leaves its own context current, which lives until SPI_finish */
+	MemoryContextSwitchTo(context);
+	if (result < 0)
+		elog(ERROR, "could not run a statement of the backfill: %s",
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+/* Run find or lock; the ids that it gives, ascending. */
+static int
+find_rows(SPIPlanPtr plan, int64 first, int64 last, int64 limit, int64 **ids)
+{
+	Datum		values[3] = {
+		Int64GetDatum(first), Int64GetDatum(last), Int64GetDatum(limit)
+	};
+	int			count = (int) execute(plan, values);
+	int			i;
+	bool		is_null;
+
+	*ids = palloc(Max(count, 1) * sizeof(int64));
+	for (i = 0; i < count; i++)
+		(*ids)[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+												SPI_tuptable->tupdesc, 1,
+												&is_null));
+	SPI_freetuptable(SPI_tuptable);
+	return count;
+}
+
+/* ---- one UPDATE ------------------------------------------------------ */
+
+typedef struct StoreStep
+{
+	SPIPlanPtr	plan;
+	int64		first;
+	int64		last;
+	int64		stored;			/* rows */
+} StoreStep;
+
+static void
+store_range(void *arg)
+{
+	StoreStep  *step = arg;
+	Datum		values[2] = {
+		Int64GetDatum(step->first), Int64GetDatum(step->last)
+	};
+
+	current_row = step->first;
+	step->stored = execute(step->plan, values);
+}
+
+/*
+ * Compute and store in a range of ids and return how many rows that were; -1
+ * and why if it failed.
+ */
+static int64
+try_range(SPIPlanPtr plan, int64 first, int64 last, AvcFailure *why)
+{
+	StoreStep	step = {plan, first, last, 0};
+
+	CHECK_FOR_INTERRUPTS();
+	if (avc_attempt(store_range, &step, why))
+		return step.stored;
+	/* the disk, a missing program: not a matter of rows */
+	if (ERRCODE_TO_CATEGORY(why->sqlstate) == ERRCODE_SYSTEM_ERROR)
+		ereport(ERROR,
+				(errcode(why->sqlstate),
+				 errmsg("could not go on with the backfill: %s",
+						why->message)));
+	return -1;
+}
+
+/* ---- a row by itself -------------------------------------------------- */
+
+/* Would the feature fail like this in any row? */
+static bool
+is_refusal(const AvcFailure *why)
+{
+	return ERRCODE_TO_CATEGORY(why->sqlstate) ==
+		ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
+		why->sqlstate == ERRCODE_OUT_OF_MEMORY;
+}
+
+static void
+forget_failures(AvcBackfill *run, const AvcTarget *target)
+{
+	ListCell   *cell;
+
+	foreach(cell, run->failures)
+	{
+		if (((AvcFeatureFailure *) lfirst(cell))->feature == target->feature)
+			run->failures = foreach_delete_current(run->failures, cell);
+	}
+}
+
+/* The feature fails everywhere: leave the rows as they are. */
+static void
+give_up(AvcBackfill *run, AvcTarget *target, const AvcFailure *why)
+{
+	MemoryContext old;
+
+	if (run->only != NULL)
+		ereport(ERROR,
+				(errcode(why->sqlstate),
+				 errmsg("could not compute feature \"%s\": %s",
+						target->feature->name, why->message),
+				 errhint("The expression runs as the dataset's owner; change it with avcurate.alter_feature().")));
+	forget_failures(run, target);
+	old = MemoryContextSwitchTo(run->context);
+	target->given_up = psprintf("could not compute feature \"%s\": %s",
+								target->feature->name, why->message);
+	run->refusals = lappend(run->refusals, target->given_up);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+note_failure(AvcBackfill *run, AvcTarget *target, int64 frame_id,
+			 const AvcFailure *why)
+{
+	AvcFeatureFailure *failure = palloc(sizeof(AvcFeatureFailure));
+
+	failure->feature = target->feature;
+	failure->frame_id = frame_id;
+	failure->why = *why;
+	run->failures = lappend(run->failures, failure);
+	target->refused = is_refusal(why) ? target->refused + 1 : 0;
+	if (target->refused >= MAX_REFUSED)
+		give_up(run, target, why);
+}
+
+/* Pass over a row; the run may look once more where it has passed over. */
+static void
+note_busy(AvcBackfill *run, Rows *rows, int at)
+{
+	if (rows->is_busy[at])
+		return;
+	rows->is_busy[at] = true;
+	rows->busy++;
+	run->passed_first = Min(run->passed_first, rows->ids[at]);
+	run->passed_last = Max(run->passed_last, rows->ids[at]);
+}
+
+/*
+ * Feature by feature, under a lock: who fails has failed in the row as it
+ * will be when it is marked.  False if one failed.
+ */
+static bool
+store_row(AvcBackfill *run, AvcLevel *level, Rows *rows, int at)
+{
+	int64		frame_id = rows->ids[at];
+	ListCell   *cell;
+	int64	   *locked;
+	AvcFailure	why;
+	bool		is_stored = true;
+
+	if (find_rows(run->lock, frame_id, frame_id, 1, &locked) == 0)
+	{
+		note_busy(run, rows, at);
+		return true;
+	}
+	foreach(cell, level->targets)
+	{
+		AvcTarget  *target = lfirst(cell);
+
+		if (target->given_up != NULL)
+			continue;
+		if (try_range(target->store, frame_id, frame_id, &why) >= 0)
+			target->refused = 0;
+		else
+		{
+			note_failure(run, target, frame_id, &why);
+			is_stored = false;
+		}
+	}
+	rows->stored++;
+	return is_stored;
+}
+
+/* ---- a level ----------------------------------------------------------- */
+
+/* Lock what is left from "from" on, and note what others hold. */
+static void
+lock_rest(AvcBackfill *run, Rows *rows, int from)
+{
+	int64	   *locked;
+	int			count = find_rows(run->lock, rows->ids[from],
+								  rows->ids[rows->count - 1],
+								  rows->count - from, &locked);
+	int			next = 0;
+	int			i;
+
+	rows->is_locked = true;
+	for (i = from; i < rows->count; i++)
+	{
+		while (next < count && locked[next] < rows->ids[i])
+			next++;
+		if (next >= count || locked[next] != rows->ids[i])
+			note_busy(run, rows, i);
+	}
+}
+
+/* Position of the first row that is not below the id. */
+static int
+position_of(const Rows *rows, int from, int64 id)
+{
+	while (from < rows->count && rows->ids[from] < id)
+		from++;
+	return from;
+}
+
+/* Where a piece that starts at "from" ends: before a row in use. */
+static int
+end_of_piece(const AvcBackfill *run, const Rows *rows, int from, int limit)
+{
+	int			end = from + Min(run->piece, limit - from);
+	int			i;
+
+	for (i = from; i < end; i++)
+	{
+		if (rows->is_busy[i])
+			return i;
+	}
+	return end;
+}
+
+static void
+reset_refused(AvcLevel *level)
+{
+	ListCell   *cell;
+
+	foreach(cell, level->targets)
+		((AvcTarget *) lfirst(cell))->refused = 0;
+}
+
+static bool
+has_given_up(const AvcLevel *level)
+{
+	ListCell   *cell;
+
+	foreach(cell, level->targets)
+	{
+		if (((AvcTarget *) lfirst(cell))->given_up != NULL)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Compute a level in the rows.  False if a feature of it was given up: then
+ * the rest of the batch is left for the next.
+ */
+static bool
+store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
+{
+	int			at = 0;
+	int			bad = rows->count;	/* no piece goes beyond it */
+	AvcFailure	why;
+	int64		stored;
+
+	rows->stored = 0;
+	while (at < rows->count)
+	{
+		int			end = end_of_piece(run, rows, at, bad);
+
+		if (rows->is_busy[at])
+			at++;
+		else if (at == bad || run->piece == 1)
+		{
+			if (store_row(run, level, rows, at) && at != bad)
+				run->piece = 2;
+			if (has_given_up(level))
+				return false;
+			at++;
+		}
+		else if ((stored = try_range(level->store, rows->ids[at],
+									 rows->ids[end - 1], &why)) >= 0)
+		{
+			rows->stored += stored;
+			reset_refused(level);
+			run->piece = Min(2 * run->piece, AVC_MAX_BATCH);
+			at = end;
+		}
+		else if (why.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE &&
+				 !rows->is_locked)
+		{
+			run->careful = CAREFUL_BATCHES;
+			lock_rest(run, rows, at);
+		}
+		else
+		{
+			bad = Min(position_of(rows, at, current_row), end - 1);
+			run->piece = Max(Min(run->piece, PIECE_AFTER_FAILURE) / 2, 1);
+			continue;
+		}
+		if (at > bad)
+			bad = rows->count;
+	}
+	return true;
+}
+
+/* ---- a batch ----------------------------------------------------------- */
+
+static int64 *
+failed_ids(const AvcBackfill *run, const AvcTarget *target, int *count)
+{
+	int64	   *ids = palloc(list_length(run->failures) * sizeof(int64));
+	ListCell   *cell;
+
+	*count = 0;
+	foreach(cell, run->failures)
+	{
+		AvcFeatureFailure *failure = lfirst(cell);
+
+		if (failure->feature == target->feature)
+			ids[(*count)++] = failure->frame_id;
+	}
+	return ids;
+}
+
+/* The rows are locked since they failed. */
+static void
+mark_failed(AvcBackfill *run, AvcTarget *target)
+{
+	Oid			types[1] = {INT8ARRAYOID};
+	int			count;
+	int64	   *ids = failed_ids(run, target, &count);
+	Datum		array;
+
+	if (count == 0)
+		return;
+	if (target->fail == NULL)
+		target->fail =
+			avc_backfill_prepare(run,
+								 psprintf("UPDATE ONLY %s AS frame SET %s"
+										  " = NULL, " AVC_MARKS_COLUMN
+										  " = avcurate.feature_marked(frame."
+										  AVC_MARKS_COLUMN ", %d, 0, 2, '{}')"
+										  " WHERE frame.frame_id"
+										  " OPERATOR(pg_catalog.=) ANY ($1)",
+										  run->dataset->quoted_name,
+										  quote_identifier(target->feature->name),
+										  target->feature->number),
+								 1, types);
+	array = avc_id_array(ids, count).value;
+	execute(target->fail, &array);
+	run->failed += count;
+}
+
+/* Wait for locks of others no longer than LOCK_WAIT. */
+static int
+limit_lock_wait(void)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
+/* How many rows something was stored in. */
+static int64
+store_levels(AvcBackfill *run, Rows *rows)
+{
+	int64		stored = 0;
+	ListCell   *cell,
+			   *target;
+	int			guc_level = limit_lock_wait();
+	bool		is_complete = true;
+
+	rows->is_busy = palloc0(rows->count * sizeof(bool));
+	if (run->careful > 0)
+	{
+		run->careful--;
+		lock_rest(run, rows, 0);
+	}
+	foreach(cell, run->levels)
+	{
+		AvcLevel   *level = lfirst(cell);
+
+		is_complete = store_level(run, level, rows);
+		stored = Max(stored, rows->stored);
+		foreach(target, level->targets)
+			mark_failed(run, lfirst(target));
+		if (!is_complete)
+			break;
+	}
+	AtEOXact_GUC(false, guc_level);
+	return stored;
+}
+
+static bool
+has_gaps(const AvcBackfill *run)
+{
+	ListCell   *cell;
+
+	foreach(cell, run->targets)
+	{
+		if (((AvcTarget *) lfirst(cell))->given_up != NULL)
+			return true;
+	}
+	return false;
+}
+
+AvcBatch
+avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
+{
+	MemoryContext old;
+	AvcBatch	batch = {0, 0, 0, last};
+	int64		failed_before = run->failed;
+	AvcRoleScope scope;
+	Rows		rows = {NULL, NULL, false, 0, 0, 0};
+
+	MemoryContextReset(run->batch);
+	run->failures = NIL;
+	if (has_gaps(run))
+		avc_backfill_drop_given_up(run);
+	if (run->targets == NIL)
+		return batch;
+	old = MemoryContextSwitchTo(run->batch);
+	check_definitions(run);
+	avc_role_enter(&scope, run->dataset->owner);
+	avc_backfill_plan_statements(run);
+	rows.count = find_rows(run->find, first, last, limit, &rows.ids);
+	if (rows.count > 0)
+		batch.rows = (int) store_levels(run, &rows);
+	avc_role_leave(&scope);
+	if (rows.count > 0)
+		avc_feature_errors_settle(run->dataset->relid, run->targets,
+								  rows.ids, rows.count, run->failures);
+	if (rows.count == limit)
+		batch.walked = rows.ids[rows.count - 1];
+	batch.failed = (int) (run->failed - failed_before);
+	if (has_gaps(run))
+		batch.walked = first - 1;	/* what it held up is for the next batch */
+	batch.busy = rows.busy;
+	run->rows += batch.rows;
+	MemoryContextSwitchTo(old);
+	return batch;
+}

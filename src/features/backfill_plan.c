@@ -1,0 +1,358 @@
+/*
+ * features/backfill_plan.c
+ *		What a backfill computes, and the statements that do it.
+ *
+ * All statements walk frame_id ranges ($1 <= frame_id <= $2) by the primary
+ * key.  One UPDATE serves all features of a level, which do not read each
+ * other: a row is written once and its image decoded once.  Role and
+ * search_path are those of the dataset's owner, as avc_role_enter pins them.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "common/attempt.h"
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "features/backfill.h"
+
+#define RANGE_CONDITION "frame.frame_id OPERATOR(pg_catalog.>=) $1" \
+	" AND frame.frame_id OPERATOR(pg_catalog.<=) $2"
+
+static void
+free_plans(void *arg)
+{
+	AvcBackfill *run = arg;
+	ListCell   *cell;
+
+	foreach(cell, run->plans)
+		SPI_freeplan(lfirst(cell));
+	run->plans = NIL;
+}
+
+/*
+ * Plan what is not planned, or has to be planned anew.  The plan is generic
+ * and held to the primary key: planned for its numbers, or on a table that
+ * was never analysed, a short range might be read by scanning everything.
+ */
+static void
+plan_statement(SPIPlanPtr plan)
+{
+	static const char *const others[] = {
+		"enable_seqscan", "enable_bitmapscan", "enable_sort"
+	};
+	int			level = NewGUCNestLevel();
+	CachedPlan *cached;
+	int			i;
+
+	for (i = 0; i < lengthof(others); i++)
+		(void) set_config_option(others[i], "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	cached = SPI_plan_get_cached_plan(plan);
+	if (cached != NULL)
+		ReleaseCachedPlan(cached, CurrentResourceOwner);
+	AtEOXact_GUC(false, level);
+}
+
+void
+avc_backfill_plan_statements(AvcBackfill *run)
+{
+	ListCell   *cell;
+
+	foreach(cell, run->plans)
+		plan_statement(lfirst(cell));
+}
+
+SPIPlanPtr
+avc_backfill_prepare(AvcBackfill *run, const char *sql, int nargs, Oid *types)
+{
+	MemoryContext old = CurrentMemoryContext;
+	SPIPlanPtr	plan = SPI_prepare_cursor(sql, nargs, types,
+										  CURSOR_OPT_GENERIC_PLAN);
+
+	MemoryContextSwitchTo(old);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql,
+			 SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	MemoryContextSwitchTo(run->context);
+	run->plans = lappend(run->plans, plan);
+	MemoryContextSwitchTo(old);
+	plan_statement(plan);
+	return plan;
+}
+
+static char *
+numbers_literal(List *features)
+{
+	StringInfoData text;
+	ListCell   *cell;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "'{");
+	foreach(cell, features)
+		appendStringInfo(&text, "%s%d", foreach_current_index(cell) ? "," : "",
+						 ((AvcFeature *) lfirst(cell))->number);
+	appendStringInfoString(&text, "}'");
+	return text.data;
+}
+
+static AvcTarget *
+make_target(const AvcFeature *feature)
+{
+	AvcTarget	   *target = palloc0(sizeof(AvcTarget));
+
+	target->feature = feature;
+	target->needs = numbers_literal(feature->needs);
+	target->ready = psprintf("avcurate.feature_open(frame." AVC_MARKS_COLUMN
+							 ", %d, %s, '{}')", feature->number,
+							 target->needs);
+	return target;
+}
+
+/*
+ * UPDATE that computes the targets where they are ready.  feature_row() notes
+ * which row it is at, should an expression fail.
+ */
+static SPIPlanPtr
+prepare_store(AvcBackfill *run, List *targets)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	StringInfoData sql;
+	char	   *marks = "frame." AVC_MARKS_COLUMN;
+	ListCell   *cell;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE ONLY %s AS frame SET ",
+					 run->dataset->quoted_name);
+	foreach(cell, targets)
+	{
+		AvcTarget	   *target = lfirst(cell);
+		const char *column = quote_identifier(target->feature->name);
+
+		appendStringInfo(&sql, "%s = CASE WHEN %s THEN (%s) ELSE frame.%s END, ",
+						 column, target->ready, target->feature->expression,
+						 column);
+		marks = psprintf("avcurate.feature_marked(%s, %d, 0, 1, %s)", marks,
+						 target->feature->number, target->needs);
+	}
+	appendStringInfo(&sql, AVC_MARKS_COLUMN " = %s"
+					 " WHERE " RANGE_CONDITION
+					 " AND avcurate.feature_row(frame.frame_id) AND (",
+					 marks);
+	foreach(cell, targets)
+		appendStringInfo(&sql, "%s%s", foreach_current_index(cell) ? " OR " : "",
+						 ((AvcTarget *) lfirst(cell))->ready);
+	appendStringInfoString(&sql, ")");
+	return avc_backfill_prepare(run, sql.data, 2, types);
+}
+
+typedef struct PrepareStep
+{
+	AvcBackfill *run;
+	AvcTarget  *target;
+} PrepareStep;
+
+static void
+prepare_target(void *arg)
+{
+	PrepareStep *step = arg;
+
+	step->target->store = prepare_store(step->run, list_make1(step->target));
+}
+
+/*
+ * Can the feature be computed at all?  If what it calls is gone, that is an
+ * error when it was asked for by name; else the others go on without it.
+ */
+static bool
+is_computable(AvcBackfill *run, AvcTarget *target)
+{
+	PrepareStep step = {run, target};
+	AvcFailure	why;
+
+	if (avc_attempt(prepare_target, &step, &why))
+		return true;
+	if (run->only != NULL)
+		ereport(ERROR,
+				(errcode(why.sqlstate),
+				 errmsg("could not compute feature \"%s\": %s",
+						target->feature->name, why.message),
+				 errhint("Change its expression with avcurate.alter_feature().")));
+	run->refusals = lappend(run->refusals,
+							psprintf("could not compute feature \"%s\": %s",
+									 target->feature->name, why.message));
+	return false;
+}
+
+/* Is the feature one of the run? */
+static bool
+is_target(const AvcBackfill *run, const AvcFeature *feature)
+{
+	ListCell   *cell;
+
+	foreach(cell, run->targets)
+	{
+		if (((AvcTarget *) lfirst(cell))->feature == feature)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * SELECT of the first $3 rows of a range that have something to do: a target
+ * that is pending, what it reads from outside the run being done, and nothing
+ * that it reads having failed.
+ */
+static char *
+find_statement(const AvcBackfill *run)
+{
+	StringInfoData sql;
+	ListCell   *cell,
+			   *need;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT frame.frame_id FROM ONLY %s AS frame"
+					 " WHERE " RANGE_CONDITION " AND (",
+					 run->dataset->quoted_name);
+	foreach(cell, run->targets)
+	{
+		const AvcFeature *feature = ((AvcTarget *) lfirst(cell))->feature;
+		List	   *outside = NIL;
+		List	   *inside = NIL;
+
+		foreach(need, avc_feature_all_needs(feature))
+		{
+			if (is_target(run, lfirst(need)))
+				inside = lappend(inside, lfirst(need));
+			else if (list_member_ptr(feature->needs, lfirst(need)))
+				outside = lappend(outside, lfirst(need));
+		}
+		appendStringInfo(&sql, "%savcurate.feature_open(frame."
+						 AVC_MARKS_COLUMN ", %d, %s, %s)",
+						 foreach_current_index(cell) ? " OR " : "",
+						 feature->number, numbers_literal(outside),
+						 numbers_literal(inside));
+	}
+	appendStringInfoString(&sql, ") ORDER BY frame.frame_id LIMIT $3");
+	return sql.data;
+}
+
+/* Prepare what depends on which targets there are. */
+static void
+prepare_run(AvcBackfill *run)
+{
+	Oid			types[3] = {INT8OID, INT8OID, INT8OID};
+	AvcRoleScope scope;
+	AvcLevel   *level = NULL;
+	ListCell   *cell;
+	char	   *find;
+
+	run->levels = NIL;
+	if (run->targets == NIL)
+		return;
+	foreach(cell, run->targets)
+	{
+		AvcTarget  *target = lfirst(cell);
+
+		if (level == NULL || target->feature->level !=
+			((AvcTarget *) linitial(level->targets))->feature->level)
+		{
+			level = palloc0(sizeof(AvcLevel));
+			run->levels = lappend(run->levels, level);
+		}
+		level->targets = lappend(level->targets, target);
+	}
+	avc_role_enter(&scope, run->dataset->owner);
+	find = find_statement(run);
+	run->find = avc_backfill_prepare(run, find, 3, types);
+	run->lock = avc_backfill_prepare(run,
+									 psprintf("%s FOR NO KEY UPDATE SKIP LOCKED",
+											  find), 3, types);
+	foreach(cell, run->levels)
+	{
+		level = lfirst(cell);
+		level->store = list_length(level->targets) > 1 ?
+			prepare_store(run, level->targets) :
+			((AvcTarget *) linitial(level->targets))->store;
+	}
+	avc_role_leave(&scope);
+}
+
+void
+avc_backfill_drop_given_up(AvcBackfill *run)
+{
+	MemoryContext old = MemoryContextSwitchTo(run->context);
+	List	   *left = NIL;
+	ListCell   *cell;
+
+	foreach(cell, run->targets)
+	{
+		if (((AvcTarget *) lfirst(cell))->given_up == NULL)
+			left = lappend(left, lfirst(cell));
+	}
+	run->targets = left;
+	prepare_run(run);
+	MemoryContextSwitchTo(old);
+}
+
+/* Choose what to compute. */
+static void
+choose_targets(AvcBackfill *run)
+{
+	List	   *features = avc_features_load(run->dataset->relid);
+	AvcRoleScope scope;
+	ListCell   *cell;
+	bool		is_found = false;
+
+	avc_role_enter(&scope, run->dataset->owner);
+	foreach(cell, features)
+	{
+		AvcTarget  *target = make_target(lfirst(cell));
+
+		if (run->only != NULL &&
+			strcmp(target->feature->name, run->only) != 0)
+			continue;
+		is_found = true;
+		if (is_computable(run, target))
+			run->targets = lappend(run->targets, target);
+	}
+	avc_role_leave(&scope);
+	if (!is_found && run->only != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("dataset \"%s\" has no feature \"%s\"",
+						run->dataset->table_name, run->only),
+				 errhint("See avcurate.features.")));
+}
+
+void
+avc_backfill_clear_passed(AvcBackfill *run)
+{
+	run->passed_first = PG_INT64_MAX;
+	run->passed_last = PG_INT64_MIN;
+}
+
+AvcBackfill *
+avc_backfill_plan(const AvcDataset *dataset, const char *feature)
+{
+	AvcBackfill *run = palloc0(sizeof(AvcBackfill));
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
+
+	run->dataset = dataset;
+	run->only = feature;
+	run->context = CurrentMemoryContext;
+	run->batch = AllocSetContextCreate(run->context, "backfill batch",
+									   ALLOCSET_DEFAULT_SIZES);
+	run->piece = AVC_MAX_BATCH;
+	avc_backfill_clear_passed(run);
+	callback->func = free_plans;
+	callback->arg = run;
+	MemoryContextRegisterResetCallback(run->context, callback);
+	choose_targets(run);
+	prepare_run(run);
+	return run;
+}
