@@ -66,6 +66,36 @@ CREATE TABLE _avcurate.job_log (
 
 COMMENT ON TABLE _avcurate.job_log IS 'what jobs had to say';
 
+-- Not dumped: a job that starts without ranges makes them.
+CREATE TABLE _avcurate.backfill_ranges (
+	job			bigint NOT NULL REFERENCES _avcurate.jobs ON DELETE CASCADE,
+	first_id	bigint NOT NULL,
+	next_id		bigint NOT NULL,
+	last_id		bigint NOT NULL,
+	rows		bigint NOT NULL DEFAULT 0,
+	failed		bigint NOT NULL DEFAULT 0,
+	busy		bigint NOT NULL DEFAULT 0,
+	is_open		boolean NOT NULL DEFAULT true,
+	PRIMARY KEY (job, first_id)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE _avcurate.backfill_ranges IS
+	'what the workers of a backfill share: ranges of frame_id';
+COMMENT ON COLUMN _avcurate.backfill_ranges.job IS 'number of the job';
+COMMENT ON COLUMN _avcurate.backfill_ranges.first_id IS 'where it starts';
+COMMENT ON COLUMN _avcurate.backfill_ranges.next_id IS
+	'from here on it was not looked at';
+COMMENT ON COLUMN _avcurate.backfill_ranges.last_id IS 'where it ends';
+COMMENT ON COLUMN _avcurate.backfill_ranges.rows IS 'computed in it';
+COMMENT ON COLUMN _avcurate.backfill_ranges.failed IS 'errors in it';
+COMMENT ON COLUMN _avcurate.backfill_ranges.busy IS
+	'passed over in it, being in use';
+COMMENT ON COLUMN _avcurate.backfill_ranges.is_open IS
+	'is there something left to look at?';
+
+CREATE INDEX backfill_ranges_open ON _avcurate.backfill_ranges (job, first_id)
+	WHERE is_open;
+
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.jobs', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.jobs_job_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.job_progress', '');
@@ -111,6 +141,17 @@ CREATE FUNCTION avcurate.resume_job(
 COMMENT ON FUNCTION avcurate.resume_job(bigint) IS
 	'put a failed or cancelled job back into the queue, from its last step checkpoint';
 
+CREATE FUNCTION avcurate.start_backfill(
+	dataset		regclass,
+	feature		name DEFAULT NULL,
+	workers		integer DEFAULT NULL
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_start_backfill'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.start_backfill(regclass, name, integer) IS
+	'compute what is pending in background workers; returns the job';
+
 -- Views: a role sees the jobs of the roles it is a member of, the owner of
 -- the database sees all.
 
@@ -141,7 +182,7 @@ COMMENT ON VIEW avcurate.jobs IS 'jobs of the roles that the current user is a m
 COMMENT ON COLUMN avcurate.jobs.job IS
 	'number of the job';
 COMMENT ON COLUMN avcurate.jobs.kind IS
-	'what kind of work: train, reproduce, evaluate';
+	'what kind of work: train, reproduce, evaluate, backfill';
 COMMENT ON COLUMN avcurate.jobs.state IS
 	'pending, running, succeeded, failed or cancelled';
 COMMENT ON COLUMN avcurate.jobs.role IS

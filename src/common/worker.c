@@ -29,30 +29,50 @@ typedef struct WorkerStart
 	TransactionId after;		/* wait for its end; invalid = do not wait */
 } WorkerStart;
 
-bool
-avc_worker_register(const char *entry, const char *name, bool after_commit)
+static void
+describe(BackgroundWorker *worker, const char *entry, const char *name,
+		 TransactionId after)
 {
-	BackgroundWorker worker;
-	BackgroundWorkerHandle *handle;
 	WorkerStart start;
 
 	StaticAssertStmt(sizeof(WorkerStart) <= BGW_EXTRALEN,
 					 "start of a worker must fit into bgw_extra");
 	start.database = MyDatabaseId;
-	start.after = after_commit ? GetTopTransactionIdIfAny()
-		: InvalidTransactionId;
+	start.after = after;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "avcurate", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, entry, BGW_MAXLEN);
-	strlcpy(worker.bgw_name, name, BGW_MAXLEN);
-	strlcpy(worker.bgw_type, name, BGW_MAXLEN);
-	memcpy(worker.bgw_extra, &start, sizeof(start));
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, "avcurate", BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, entry, BGW_MAXLEN);
+	strlcpy(worker->bgw_name, name, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, name, BGW_MAXLEN);
+	memcpy(worker->bgw_extra, &start, sizeof(start));
+}
+
+bool
+avc_worker_register(const char *entry, const char *name, bool after_commit)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	describe(&worker, entry, name,
+			 after_commit ? GetTopTransactionIdIfAny() : InvalidTransactionId);
 	return RegisterDynamicBackgroundWorker(&worker, &handle);
+}
+
+struct BackgroundWorkerHandle *
+avc_worker_start(const char *entry, const char *name, Datum arg)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	describe(&worker, entry, name, InvalidTransactionId);
+	worker.bgw_main_arg = arg;
+	worker.bgw_notify_pid = MyProcPid;
+	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;
 }
 
 /*

@@ -15,6 +15,14 @@ extern bool avc_worker_register(const char *entry, const char *name,
 								bool after_commit);
 
 /*
+ * Start a worker at once that calls entry(arg).  The caller is told of its
+ * end through the handle; NULL when the server has no free worker slot.
+ */
+extern struct BackgroundWorkerHandle *avc_worker_start(const char *entry,
+													   const char *name,
+													   Datum arg);
+
+/*
  * First call of an entry: signal handlers, connection to the database as the
  * bootstrap superuser, wait for the transaction that registered it.  Returns
  * false if the extension is not (or no longer) there; then just return.

@@ -319,6 +319,14 @@ require_feature(List *features, const AvcDataset *dataset, const char *name)
 	return feature;
 }
 
+void
+avc_feature_require(const AvcDataset *dataset, const char *name)
+{
+	SPI_connect();
+	(void) require_feature(avc_features_load(dataset->relid), dataset, name);
+	SPI_finish();
+}
+
 /* The dataset of the call, owned by the caller and locked for its DDL. */
 static AvcDataset *
 lock_dataset(Oid relid, LOCKMODE mode)

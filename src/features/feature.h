@@ -27,6 +27,9 @@ typedef struct AvcFeature
  */
 extern List *avc_features_load(Oid dataset);
 
+/* Error if the dataset has no feature of that name.  Connects to SPI. */
+extern void avc_feature_require(const AvcDataset *dataset, const char *name);
+
 /* All columns that a change of makes the feature stale; char *, distinct. */
 extern List *avc_feature_inputs(const AvcFeature *feature);
 

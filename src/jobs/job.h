@@ -30,6 +30,7 @@ typedef struct AvcJob
 	int			attempt;		/* 1 at the first start */
 	MemoryContext context;		/* lives as long as the job runs */
 	bool		is_finished;	/* avc_job_finish was called */
+	bool		is_helper;		/* this process helps the job's worker */
 	int64		last_beat;		/* GetCurrentTimestamp() of the last row */
 } AvcJob;
 
@@ -106,5 +107,31 @@ typedef struct AvcJobStep
 } AvcJobStep;
 
 extern void avc_job_step(AvcJob *job, const AvcJobStep *step);
+
+/* helpers.c */
+
+/*
+ * Workers that run the job's body beside the one that has claimed it, with
+ * job->is_helper set.  They take slots of avcurate.max_workers, too.
+ */
+typedef struct AvcJobHelpers AvcJobHelpers;
+
+/*
+ * Start up to "wanted" helpers, fewer where slots lack, which the job's log
+ * then says; outside a transaction.
+ */
+extern AvcJobHelpers *avc_job_helpers_start(AvcJob *job, int wanted);
+
+/* Wait until all have ended by themselves. */
+extern void avc_job_helpers_wait(AvcJobHelpers *helpers);
+
+/* Terminate those that are still there; does not wait. */
+extern void avc_job_helpers_stop(AvcJobHelpers *helpers);
+
+/*
+ * For a helper: is the job still running, with a worker and no cancel asked
+ * for?  Needs a transaction.
+ */
+extern bool avc_job_is_wanted(const AvcJob *job);
 
 #endif

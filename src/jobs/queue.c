@@ -204,6 +204,33 @@ avc_job_claim(void)
 	return job;
 }
 
+AvcJob *
+avc_job_join(int64 number)
+{
+	AvcJob	   *job = NULL;
+	AvcRoleScope scope;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	if (avc_spi_exec("SELECT job, kind, body, role::oid AS role, "
+					 "dataset::oid AS dataset, slice_id, version, model, "
+					 "checkpoint, options, attempts FROM _avcurate.jobs "
+					 "WHERE job = $1 AND state = 'running'", 1,
+					 (AvcParam[]) {AVC_INT8(number)}, true, 0) > 0)
+	{
+		job = read_claimed();
+		job->is_helper = true;
+	}
+	SPI_finish();
+	avc_catalog_leave(&scope);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return job;
+}
+
 int64
 avc_job_count_waiting(void)
 {

@@ -14,6 +14,9 @@
  */
 extern AvcJob *avc_job_claim(void);
 
+/* The running job of that number, for a helper; NULL if it is not running. */
+extern AvcJob *avc_job_join(int64 number);
+
 /* Jobs that a new worker would find something to do for. */
 extern int64 avc_job_count_waiting(void);
 
