@@ -493,14 +493,15 @@ store_levels(AvcBackfill *run, Rows *rows)
 		AvcLevel   *level = lfirst(cell);
 
 		is_complete = store_level(run, level, rows);
-		stored = Max(stored, rows->stored);
+		stored += rows->stored;
 		foreach(target, level->targets)
 			mark_failed(run, lfirst(target));
 		if (!is_complete)
 			break;
 	}
 	AtEOXact_GUC(false, guc_level);
-	return stored;
+	/* a row may be stored in once a level */
+	return Min(stored, rows->count - rows->busy);
 }
 
 static bool
