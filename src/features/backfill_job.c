@@ -346,7 +346,11 @@ claim_range(Share *share)
 	if (share->job->is_helper && !avc_job_is_wanted(share->job))
 		claim = CLAIM_NONE;
 	else if (take_open_range(share, &range))
-		cut_range(share, &range);
+	{
+		/* its parts would be called as those before them */
+		if (share->first_id != SECOND_LOOK)
+			cut_range(share, &range);
+	}
 	else
 		claim = sum_ranges(share).open > 0 ? CLAIM_WAIT : CLAIM_NONE;
 	commit(share);
