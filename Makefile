@@ -33,6 +33,8 @@ WARNINGS     = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
                -Wno-missing-field-initializers
 PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
+# loops over pixels: compilers do many samples at once from here on
+src/image/measure.o src/image/resize.o: override CFLAGS += -O3
 SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lm
 ENGINE_OPT   = -O3 -g
 ENGINE_CFLAGS = -std=gnu99 $(WARNINGS) -Werror=implicit -fopenmp -fPIC -pthread \

@@ -229,27 +229,3 @@ CREATE EVENT TRIGGER avc_feature_renamed ON ddl_command_end
 ALTER EVENT TRIGGER avc_feature_renamed ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER avc_feature_renamed IS
 	'refuse to rename the column of a feature';
-
--- ---- functions of the annotation arrays ------------------------------------
-
-CREATE FUNCTION avcurate.has_category(
-	ann_categories	text[],
-	VARIADIC wanted	text[]
-) RETURNS boolean
-	AS 'MODULE_PATHNAME', 'avc_has_category'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION avcurate.has_category(text[], text[]) IS
-	'does the frame have a box of one of the classes, in whatever spelling?';
-
-CREATE FUNCTION avcurate.largest_box_area_pct(
-	ann_categories	text[],
-	ann_bboxes		real[],
-	width			integer,
-	height			integer,
-	category		text
-) RETURNS real
-	AS 'MODULE_PATHNAME', 'avc_largest_box_area_pct'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION avcurate.largest_box_area_pct(text[], real[], integer,
-	integer, text) IS
-	'area of the largest box of a class in percent of the frame; NULL = none';

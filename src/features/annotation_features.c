@@ -6,6 +6,7 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
@@ -13,6 +14,7 @@
 
 PG_FUNCTION_INFO_V1(avc_has_category);
 PG_FUNCTION_INFO_V1(avc_largest_box_area_pct);
+PG_FUNCTION_INFO_V1(avc_scene_text);
 
 static bool
 is_category(Datum element, const char *name, size_t len)
@@ -107,4 +109,81 @@ avc_largest_box_area_pct(PG_FUNCTION_ARGS)
 	if (largest < 0)
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT4((float4) (100.0 * largest / frame_area));
+}
+
+/* ---- text ------------------------------------------------------------ */
+
+static int
+compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+/* " with bus, car": each class once, in its folded spelling. */
+static void
+append_categories(StringInfo sentence, ArrayType *categories)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	char	  **names;
+	const char *before = " with ";
+	int			name_count = 0;
+	int			count;
+	int			i;
+
+	deconstruct_array(categories, TEXTOID, -1, false, TYPALIGN_INT, &values,
+					  &nulls, &count);
+	names = palloc(Max(count, 1) * sizeof(char *));
+	for (i = 0; i < count; i++)
+	{
+		char	   *name;
+		const char *folded;
+
+		if (nulls[i])
+			continue;
+		name = TextDatumGetCString(values[i]);
+		folded = avc_category_fold(name, strlen(name));
+		names[name_count++] = folded == NULL ? name : unconstify(char *, folded);
+	}
+	qsort(names, name_count, sizeof(char *), compare_names);
+	for (i = 0; i < name_count; i++)
+	{
+		if (i > 0 && strcmp(names[i], names[i - 1]) == 0)
+			continue;
+		appendStringInfo(sentence, "%s%s", before, names[i]);
+		before = ", ";
+	}
+}
+
+/*
+ * scene_text(weather, scene, timeofday, ann_categories): a sentence such as
+ * "night rainy scene on a highway with bus, car".  What is not known, NULL
+ * or "undefined" in the labels, is left out.
+ */
+Datum
+avc_scene_text(PG_FUNCTION_ARGS)
+{
+	static const struct
+	{
+		int			argument;
+		const char *format;
+	}			parts[] = {{2, "%s "}, {0, "%s scene"}, {1, " on a %s"}};
+	StringInfoData sentence;
+	int			i;
+
+	initStringInfo(&sentence);
+	for (i = 0; i < lengthof(parts); i++)
+	{
+		char	   *value = PG_ARGISNULL(parts[i].argument) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(parts[i].argument));
+
+		if (value != NULL && value[0] != '\0' &&
+			strcmp(value, "undefined") != 0)
+			appendStringInfo(&sentence, parts[i].format, value);
+		else if (parts[i].argument == 0)
+			appendStringInfoString(&sentence, "scene");
+	}
+	if (!PG_ARGISNULL(3))
+		append_categories(&sentence, PG_GETARG_ARRAYTYPE_P(3));
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(sentence.data, sentence.len));
 }

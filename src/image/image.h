@@ -13,7 +13,7 @@ typedef struct EngImage
 	uint8_t    *pixels;			/* (height, width, channels), caller's */
 	int32_t		width;			/* pixels */
 	int32_t		height;			/* pixels */
-	int32_t		channels;		/* 1 grey, 3 RGB */
+	int32_t		channels;		/* 1 grey, 3 RGB, 4 RGB and a filler */
 } EngImage;
 
 static inline size_t

@@ -209,10 +209,19 @@ eng_jpeg_decoder_free(EngJpegDecoder *decoder)
 	free(decoder);
 }
 
-/* What a decoder refuses although the header is a legal one. */
+/*
+ * What a decoder refuses although the header is a legal one.  Every block of
+ * 8 x 8 samples costs a bit at least, and there are half as many as the
+ * picture has squares of that size at the oddest sampling; a file of fewer
+ * bytes than that is refused before room is made for its pixels.
+ */
 static bool
-check_decodable(const EngJpegInfo *info, int32_t scale, EngStatus *status)
+check_decodable(const EngJpegInfo *info, size_t size, int32_t scale,
+				EngStatus *status)
 {
+	int64_t		blocks = (int64_t) eng_jpeg_scaled_side(info->width, 8) *
+		eng_jpeg_scaled_side(info->height, 8);
+
 	if (scale != 1 && scale != 2 && scale != 4 && scale != 8)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"cannot decode a JPEG at scale 1/%d", scale);
@@ -224,6 +233,33 @@ check_decodable(const EngJpegInfo *info, int32_t scale, EngStatus *status)
 	if (info->components == 4)
 		return eng_fail(status, ENG_UNSUPPORTED,
 						"JPEG with four components (CMYK) is not supported");
+	if ((int64_t) size < blocks / 16)
+		return eng_fail(status, ENG_BAD_FILE,
+						"JPEG is corrupt: %zu bytes cannot hold %dx%d pixels",
+						size, info->width, info->height);
+	return true;
+}
+
+static bool
+can_decode_to(int32_t channels)
+{
+	return channels == 1 || channels == 3 || channels == 4;
+}
+
+bool
+eng_jpeg_scaled_size(EngImage *out, const uint8_t *data, size_t size,
+					 int32_t scale, EngStatus *status)
+{
+	EngJpegInfo info;
+
+	if (!can_decode_to(out->channels))
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"cannot decode a JPEG to %d channels", out->channels);
+	if (!eng_jpeg_read_header(&info, data, size, status) ||
+		!check_decodable(&info, size, scale, status))
+		return false;
+	out->width = eng_jpeg_scaled_side(info.width, scale);
+	out->height = eng_jpeg_scaled_side(info.height, scale);
 	return true;
 }
 
@@ -232,7 +268,8 @@ static bool
 decode_body(EngJpegDecoder *decoder, EngImage *out, const uint8_t *data,
 			size_t size, EngStatus *status)
 {
-	int			format = out->channels == 1 ? TJPF_GRAY : TJPF_RGB;
+	int			format = out->channels == 1 ? TJPF_GRAY :
+		out->channels == 3 ? TJPF_RGB : TJPF_RGBX;
 
 	if (tjDecompress2(decoder->handle, data, size, out->pixels, out->width,
 					  0, out->height, format,
@@ -250,11 +287,11 @@ eng_jpeg_decode(EngJpegDecoder *decoder, EngImage *out, const uint8_t *data,
 	EngJpegInfo info;
 
 	if (!eng_jpeg_read_header(&info, data, size, status) ||
-		!check_decodable(&info, scale, status))
+		!check_decodable(&info, size, scale, status))
 		return false;
 	if (out->width != eng_jpeg_scaled_side(info.width, scale) ||
 		out->height != eng_jpeg_scaled_side(info.height, scale) ||
-		(out->channels != 1 && out->channels != 3))
+		!can_decode_to(out->channels))
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"JPEG of %dx%d at scale 1/%d does not fit a picture of %dx%dx%d",
 						info.width, info.height, scale, out->width,
@@ -267,17 +304,10 @@ eng_jpeg_decode_alloc(EngJpegDecoder *decoder, EngImage *out,
 					  const uint8_t *data, size_t size, int32_t scale,
 					  EngStatus *status)
 {
-	EngJpegInfo info;
 	size_t		bytes;
 
-	if (out->channels != 1 && out->channels != 3)
-		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"cannot decode a JPEG to %d channels", out->channels);
-	if (!eng_jpeg_read_header(&info, data, size, status) ||
-		!check_decodable(&info, scale, status))
+	if (!eng_jpeg_scaled_size(out, data, size, scale, status))
 		return false;
-	out->width = eng_jpeg_scaled_side(info.width, scale);
-	out->height = eng_jpeg_scaled_side(info.height, scale);
 	bytes = eng_image_bytes(out);
 	if (bytes > decoder->capacity)
 	{

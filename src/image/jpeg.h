@@ -58,9 +58,17 @@ EngJpegDecoder *eng_jpeg_decoder_create(EngStatus *status);
 void		eng_jpeg_decoder_free(EngJpegDecoder *decoder);
 
 /*
+ * Read the header and fill in out's sizes for this scale; its channels are
+ * the caller's.  Refuses what cannot be decoded, as far as the header tells.
+ */
+bool		eng_jpeg_scaled_size(EngImage *out, const uint8_t *data,
+								 size_t size, int32_t scale,
+								 EngStatus *status);
+
+/*
  * Decode at 1/scale into the caller's picture, whose width and height must
  * be the header's sides scaled (eng_jpeg_scaled_side) and whose channels
- * choose RGB or grey.  Exact inverse DCT, smooth chroma upsampling.  On
+ * choose grey, RGB or RGB with a filler.  Exact inverse DCT, smooth chroma upsampling.  On
  * failure the contents of the picture are undefined.
  */
 bool		eng_jpeg_decode(EngJpegDecoder *decoder, EngImage *out,

@@ -25,8 +25,17 @@ typedef enum EngResizeFilter
 bool		eng_resize(EngImage *out, const EngImage *in,
 					   EngResizeFilter filter, EngStatus *status);
 
-/* Grey of RGB pixels with Pillow's weights (mode "L"); out may equal rgb. */
-void		eng_grey_from_rgb(uint8_t *grey, const uint8_t *rgb,
-							  size_t pixels);
+/*
+ * The same for many pictures: the weights and the picture between the passes
+ * are kept, and made again only for other sizes or another filter.  A resizer
+ * is used by one thread at a time.  NULL if there is no memory.
+ */
+typedef struct EngResizer EngResizer;
+
+EngResizer *eng_resizer_create(void);
+void		eng_resizer_free(EngResizer *resizer);
+bool		eng_resizer_run(EngResizer *resizer, EngImage *out,
+							const EngImage *in, EngResizeFilter filter,
+							EngStatus *status);
 
 #endif							/* ENG_IMAGE_RESIZE_H */
