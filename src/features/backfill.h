@@ -28,6 +28,7 @@ typedef struct AvcLevel
 {
 	List	   *targets;		/* AvcTarget * */
 	SPIPlanPtr	store;			/* all of them at once */
+	SPIPlanPtr	ahead;			/* sends images to the engine, or NULL */
 } AvcLevel;
 
 typedef struct AvcBackfill

@@ -338,6 +338,22 @@ end_of_piece(const AvcBackfill *run, const Rows *rows, int from, int limit)
 	return end;
 }
 
+/*
+ * Give the shared engine the level's images before anything waits for what it
+ * says, so that it works on several at once and the UPDATE, which locks rows,
+ * is short.  What fails here fails again where it belongs.
+ */
+static void
+send_ahead(AvcLevel *level, const Rows *rows)
+{
+	AvcFailure	why;
+
+	if (level->ahead != NULL &&
+		try_range(level->ahead, rows->ids[0], rows->ids[rows->count - 1],
+				  &why) >= 0)
+		SPI_freetuptable(SPI_tuptable);
+}
+
 static void
 reset_refused(AvcLevel *level)
 {
@@ -492,6 +508,7 @@ store_levels(AvcBackfill *run, Rows *rows)
 	{
 		AvcLevel   *level = lfirst(cell);
 
+		send_ahead(level, rows);
 		is_complete = store_level(run, level, rows);
 		stored += rows->stored;
 		foreach(target, level->targets)

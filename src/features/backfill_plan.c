@@ -18,6 +18,7 @@
 #include "common/catalog.h"
 #include "common/spi.h"
 #include "features/backfill.h"
+#include "features/engine_calls.h"
 
 #define RANGE_CONDITION "frame.frame_id OPERATOR(pg_catalog.>=) $1" \
 	" AND frame.frame_id OPERATOR(pg_catalog.<=) $2"
@@ -150,6 +151,35 @@ prepare_store(AvcBackfill *run, List *targets)
 	return avc_backfill_prepare(run, sql.data, 2, types);
 }
 
+/*
+ * SELECT that sends the images of a range ahead to the shared engine; NULL if
+ * no expression asks it.
+ */
+static SPIPlanPtr
+prepare_ahead(AvcBackfill *run, List *targets)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	StringInfoData sql;
+	ListCell   *cell,
+			   *call;
+
+	initStringInfo(&sql);
+	foreach(cell, targets)
+	{
+		AvcTarget  *target = lfirst(cell);
+
+		foreach(call, avc_engine_calls_ahead(run->dataset, target->feature))
+			appendStringInfo(&sql, "%s CASE WHEN %s THEN %s END",
+							 sql.len == 0 ? "SELECT" : ",", target->ready,
+							 (char *) lfirst(call));
+	}
+	if (sql.len == 0)
+		return NULL;
+	appendStringInfo(&sql, " FROM ONLY %s AS frame WHERE " RANGE_CONDITION,
+					 run->dataset->quoted_name);
+	return avc_backfill_prepare(run, sql.data, 2, types);
+}
+
 typedef struct PrepareStep
 {
 	AvcBackfill *run;
@@ -278,6 +308,7 @@ prepare_run(AvcBackfill *run)
 		level->store = list_length(level->targets) > 1 ?
 			prepare_store(run, level->targets) :
 			((AvcTarget *) linitial(level->targets))->store;
+		level->ahead = prepare_ahead(run, level->targets);
 	}
 	avc_role_leave(&scope);
 }
