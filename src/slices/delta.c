@@ -287,7 +287,8 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 							0, NULL, false, &desc);
 	avc_catalog_leave(&scope);
 
-	avc_rows_register("held_rows", held, desc);
+	/* as the view's: the history has other types for domains */
+	avc_rows_register("held_rows", held, RelationGetDescr(rel));
 	avc_role_enter(&scope, rel->rd_rel->relowner);
 	pair_rows(newest, pair_query(psprintf(OLD_ROWS, NO_PLACE, "held_rows"),
 								 psprintf(NEW_ROWS, ONE_COPY, slice->name)), delta);

@@ -6,6 +6,10 @@
  * WITH NO DATA drops them; a pin must survive both, so the history never
  * needs the view.  Writing happens as the extension's owner, after the view's
  * lock was taken.
+ *
+ * Values of a domain are kept as those of its base type.  The conditions of a
+ * domain are code of a user, which ALTER TABLE and casts would evaluate with
+ * our rights; and an old version holds what was allowed when it was made.
  */
 #include "postgres.h"
 
@@ -53,15 +57,24 @@ avc_history_has_images(int64 slice_id)
 	return number > 0 && get_atttype(history, number) == BYTEAOID;
 }
 
+Oid
+avc_history_type(const FormData_pg_attribute *column, int32 *typmod)
+{
+	*typmod = column->atttypmod;
+	return getBaseTypeAndTypmod(column->atttypid, typmod);
+}
+
 void
 avc_history_describe_column(StringInfo sql, Form_pg_attribute column)
 {
+	int32		typmod;
+	Oid			type = avc_history_type(column, &typmod);
+
 	appendStringInfo(sql, "%s %s",
 					 quote_identifier(NameStr(column->attname)),
-					 format_type_with_typemod(column->atttypid,
-											  column->atttypmod));
+					 format_type_with_typemod(type, typmod));
 	if (OidIsValid(column->attcollation) &&
-		column->attcollation != get_typcollation(column->atttypid))
+		column->attcollation != get_typcollation(type))
 		appendStringInfo(sql, " COLLATE %s",
 						 generate_collation_name(column->attcollation));
 	if (strcmp(NameStr(column->attname), "frame_id") == 0)

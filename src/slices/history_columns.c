@@ -106,10 +106,12 @@ fit_column(const AvcSlice *slice, Form_pg_attribute column)
 		Oid			type;
 		int32		typmod;
 		Oid			collation;
+		int32		wanted_typmod;
+		Oid			wanted = avc_history_type(column, &wanted_typmod);
 
 		get_atttypetypmodcoll(slice->history, number, &type, &typmod,
 							  &collation);
-		if (type == column->atttypid && typmod == column->atttypmod &&
+		if (type == wanted && typmod == wanted_typmod &&
 			collation == column->attcollation &&
 			(!is_aside(name) || is_member(slice->columns, name)))
 			return;

@@ -113,8 +113,10 @@ map_columns(Writing *writing, TupleDesc view)
 		Form_pg_attribute column = TupleDescAttr(view, i);
 		AttrNumber	number = find_column(writing->rel,
 										 NameStr(column->attname));
+		int32		typmod;
 
-		if (TupleDescAttr(desc, number - 1)->atttypid != column->atttypid)
+		if (TupleDescAttr(desc, number - 1)->atttypid !=
+			avc_history_type(column, &typmod))
 			elog(ERROR, "column \"%s\" of table \"%s\" is not of the view's type",
 				 NameStr(column->attname),
 				 RelationGetRelationName(writing->rel));

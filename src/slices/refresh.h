@@ -328,6 +328,10 @@ extern char *avc_history_name(int64 slice_id);
  */
 extern bool avc_history_has_images(int64 slice_id);
 
+/* Type that values of a view's column have there: a domain's base type. */
+extern Oid	avc_history_type(const FormData_pg_attribute *column,
+							 int32 *typmod);
+
 /* name type [COLLATE c] [NOT NULL] of a view's column, for DDL. */
 extern void avc_history_describe_column(StringInfo sql,
 										Form_pg_attribute column);

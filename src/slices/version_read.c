@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -30,6 +31,8 @@ PG_FUNCTION_INFO_V1(avc_verify_slice);
 /* rows of version $n in a table h */
 #define COVERS(n) "(h.from_version <= " n " AND " \
 	"(h.to_version IS NULL OR " n " < h.to_version))"
+
+#define FETCH_ROWS 1000
 
 typedef struct Reading
 {
@@ -181,12 +184,63 @@ rows_only_in(const AvcSlice *slice, const AvcVersion *mine,
 		except = psprintf(" AND NOT (h.from_version <= %s AND "
 						  "(h.to_version IS NULL OR %s < h.to_version))",
 						  other_param, other_param);
-	return psprintf("(SELECT h.frame_id, ROW(%s)::%s AS whole FROM %s h "
+	return psprintf("(SELECT h.frame_id, ROW(%s) AS whole FROM %s h "
 					"WHERE (h.from_version <= %s AND "
 					"(h.to_version IS NULL OR %s < h.to_version))%s)",
 					avc_history_columns(slice, mine, "h"),
-					slice->name, slice->history_name,
+					slice->history_name,
 					mine_param, mine_param, except);
+}
+
+/*
+ * Put a row of slice_diff's query into the result, the slice's rows in it with
+ * their type.  Not by a cast: that would evaluate the conditions of domains.
+ */
+static void
+put_change(ReturnSetInfo *result, Oid row_type, HeapTuple change,
+		   TupleDesc desc)
+{
+	Datum		values[4];
+	bool		nulls[4];
+	int			i;
+
+	heap_deform_tuple(change, desc, values, nulls);
+	for (i = 2; i < 4; i++)
+	{
+		HeapTupleHeader row;
+
+		if (nulls[i])
+			continue;
+		row = DatumGetHeapTupleHeaderCopy(values[i]);
+		HeapTupleHeaderSetTypeId(row, row_type);
+		HeapTupleHeaderSetTypMod(row, -1);
+		values[i] = PointerGetDatum(row);
+	}
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	for (i = 2; i < 4; i++)
+	{
+		if (!nulls[i])
+			pfree(DatumGetPointer(values[i]));
+	}
+}
+
+static void
+put_changes(ReturnSetInfo *result, Oid row_type, Portal portal)
+{
+	uint64		i;
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (i = 0; i < SPI_processed; i++)
+			put_change(result, row_type, SPI_tuptable->vals[i],
+					   SPI_tuptable->tupdesc);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
 }
 
 Datum
@@ -215,7 +269,9 @@ avc_slice_diff(PG_FUNCTION_ARGS)
 					 "OR b.whole OPERATOR(pg_catalog.*<>) a.whole ORDER BY 1",
 					 rows_only_in(slice, from, to, "$1", "$2"),
 					 rows_only_in(slice, to, from, "$2", "$1"));
-	put_query((ReturnSetInfo *) fcinfo->resultinfo, sql.data, 2, params);
+	put_changes((ReturnSetInfo *) fcinfo->resultinfo,
+				get_rel_type_id(slice->relid),
+				avc_spi_cursor(sql.data, 2, params, true));
 	reading_end(&reading);
 	return (Datum) 0;
 }
@@ -311,6 +367,7 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 	char	   *columns = avc_column_list(NULL, slice->columns);
 	Tuplestorestate *newest;
 	TupleDesc	desc;
+	TupleDesc	types;
 	AvcRoleScope scope;
 	Relation	rel;
 	Oid			owner;
@@ -323,6 +380,7 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 	rel = table_open(slice->relid, AccessShareLock);
 	is_populated = RelationIsPopulated(rel);
 	owner = rel->rd_rel->relowner;
+	types = CreateTupleDescCopy(RelationGetDescr(rel));
 	table_close(rel, AccessShareLock);
 	if (!is_populated)
 		return;
@@ -330,7 +388,7 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 									   "WHERE to_version IS NULL",
 									   columns, slice->history_name),
 							  0, NULL, true, &desc);
-	avc_rows_register("newest_rows", newest, desc);
+	avc_rows_register("newest_rows", newest, types);
 	avc_role_enter(&scope, owner);
 	avc_spi_exec(psprintf("SELECT count(*) FROM "
 						  "(SELECT frame_id, ROW(%s) AS whole "

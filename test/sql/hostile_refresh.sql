@@ -196,6 +196,30 @@ CALL den.play($$INSERT INTO den.frames (image_id, scene, image_bytes) VALUES ('b
 CALL den.play('DELETE FROM den.frames WHERE frame_id = 10');
 CALL den.play('LOCK den.frames IN ACCESS EXCLUSIVE MODE');
 
+-- the conditions of a domain whose column joins a slice, leaves it and comes back
+SET ROLE regress_mallory;
+SET search_path = den;
+CREATE DOMAIN pit AS int NOT NULL CHECK (grab('domain'));
+SELECT avcurate.create_dataset('holes');
+INSERT INTO holes (image_id, split, image_bytes) SELECT 'h' || i, 'train', jpeg('h' || i) FROM generate_series(1, 3) i;
+ALTER TABLE holes ADD depth pit DEFAULT 5;
+SELECT avcurate.create_slice('den.pits', 'holes', 'true', '{split}');
+RESET ROLE;
+RESET search_path;
+SELECT avcurate.alter_slice('den.pits', columns => '{split,depth}');
+SELECT avcurate.alter_slice('den.pits', columns => '{split}');
+SELECT avcurate.alter_slice('den.pits', columns => '{split,depth}');
+UPDATE den.holes SET split = 'val' WHERE frame_id = 2;
+SELECT avcurate.refresh_slice('den.pits');
+REFRESH MATERIALIZED VIEW den.pits WITH NO DATA;
+REFRESH MATERIALIZED VIEW den.pits;
+SELECT version, mode, verified FROM avcurate.slice_versions v, LATERAL avcurate.verify_slice(v.slice, v.version) c(at, n, gone, hash, verified)
+	WHERE slice = 'den.pits'::regclass ORDER BY 1;
+SELECT frame_id, depth FROM avcurate.slice_at(NULL::den.pits, 3) ORDER BY 1;
+SELECT frame_id, change, (before).depth AS before, pg_typeof((after).depth) AS type, (after).depth AS after
+	FROM avcurate.slice_diff(NULL::den.pits, 1, 5) ORDER BY 1;
+SELECT frame_id, (before).split AS before, after FROM avcurate.slice_diff(NULL::den.pits, 4, 5);
+
 RESET search_path;
 SET client_min_messages = warning;
 DROP SCHEMA den CASCADE;
