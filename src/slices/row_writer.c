@@ -22,8 +22,11 @@
 #include "catalog/pg_collation.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "optimizer/optimizer.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -224,32 +227,69 @@ compare_entries(const void *a, const void *b, void *arg)
 	return left->row < right->row ? -1 : 1;
 }
 
+/* The entry of a row, in per-tuple memory; false if the index has none. */
+static bool
+form_entry(AvcRowWriter *writer, IndexTarget *index, Entry *entry)
+{
+	ExprContext *context = GetPerTupleExprContext(writer->estate);
+
+	CHECK_FOR_INTERRUPTS();
+	ExecStoreHeapTuple(entry->row->tuple, writer->slot, false);
+	context->ecxt_scantuple = writer->slot;
+	if (index->predicate && !ExecQual(index->predicate, context))
+		return false;
+	FormIndexDatum(index->info, writer->slot, writer->estate, entry->values,
+				   entry->nulls);
+	return true;
+}
+
+/*
+ * Copy what expressions yielded, so that the rest of their memory can go: it
+ * may hold a whole value fetched from TOAST for a few bytes of it.
+ */
+static void
+keep_entry(const IndexTarget *index, Entry *entry)
+{
+	ListCell   *expression = list_head(index->info->ii_Expressions);
+	int			i;
+
+	for (i = 0; i < index->info->ii_NumIndexAttrs; i++)
+	{
+		int16		length;
+		bool		by_value;
+
+		if (index->info->ii_IndexAttrNumbers[i] != 0)
+			continue;
+		get_typlenbyval(exprType(lfirst(expression)), &length, &by_value);
+		if (!entry->nulls[i])
+			entry->values[i] = datumCopy(entry->values[i], by_value, length);
+		expression = lnext(index->info->ii_Expressions, expression);
+	}
+}
+
 /* The entries of the rows collected that belong into an index. */
 static int
 form_entries(AvcRowWriter *writer, IndexTarget *index, Entry *entries)
 {
-	ExprContext *context = GetPerTupleExprContext(writer->estate);
 	int			natts = index->info->ii_NumIndexAttrs;
 	Datum	   *values = palloc_array(Datum, writer->nrows * natts);
 	bool	   *nulls = palloc_array(bool, writer->nrows * natts);
 	int			count = 0;
 	int			i;
 
-	context->ecxt_scantuple = writer->slot;
 	for (i = 0; i < writer->nrows; i++)
 	{
 		Entry	   *entry = &entries[count];
 
-		CHECK_FOR_INTERRUPTS();
-		ExecStoreHeapTuple(writer->rows[i].tuple, writer->slot, false);
-		if (index->predicate && !ExecQual(index->predicate, context))
-			continue;
 		entry->values = values + count * natts;
 		entry->nulls = nulls + count * natts;
 		entry->row = &writer->rows[i];
-		FormIndexDatum(index->info, writer->slot, writer->estate,
-					   entry->values, entry->nulls);
-		count++;
+		if (form_entry(writer, index, entry))
+		{
+			keep_entry(index, entry);
+			count++;
+		}
+		ResetPerTupleExprContext(writer->estate);
 	}
 	ExecClearTuple(writer->slot);
 	return count;
@@ -281,33 +321,52 @@ prefetch_entries(IndexTarget *index, const Entry *entries, int count)
 }
 
 static void
-write_index(AvcRowWriter *writer, IndexTarget *index)
+insert_entry(AvcRowWriter *writer, IndexTarget *index, const Entry *entry)
+{
+	bool		is_checked = index->info->ii_Unique && !entry->row->changed;
+
+	index_insert(index->rel, entry->values, entry->nulls,
+				 &entry->row->tuple->t_self, writer->rel,
+				 is_checked ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+				 is_unchanged(index, entry->row->changed), index->info);
+}
+
+static void
+write_sorted(AvcRowWriter *writer, IndexTarget *index)
 {
 	Entry	   *entries = palloc_array(Entry, writer->nrows);
 	int			count = form_entries(writer, index, entries);
 	int			i;
 
-	if (index->keys)
-	{
-		qsort_arg(entries, count, sizeof(Entry), compare_entries, index);
-		index->prefetch = avc_index_prefetch_begin(index->rel, NULL);
-	}
+	qsort_arg(entries, count, sizeof(Entry), compare_entries, index);
+	index->prefetch = avc_index_prefetch_begin(index->rel, NULL);
 	for (i = 0; i < count; i++)
 	{
-		Row		   *row = entries[i].row;
-		bool		is_checked = index->info->ii_Unique && !row->changed;
-
 		CHECK_FOR_INTERRUPTS();
 		if (index->prefetch && i % AVC_PREFETCH_KEYS == 0)
 			prefetch_entries(index, &entries[i], count - i);
-		index_insert(index->rel, entries[i].values, entries[i].nulls,
-					 &row->tuple->t_self, writer->rel,
-					 is_checked ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
-					 is_unchanged(index, row->changed), index->info);
+		insert_entry(writer, index, &entries[i]);
 	}
 	index->prefetch = NULL;
-	/* values of expressions are in there */
-	ResetPerTupleExprContext(writer->estate);
+}
+
+/* Entries of other indexes may be large, so there is one at a time. */
+static void
+write_unsorted(AvcRowWriter *writer, IndexTarget *index)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	bool		nulls[INDEX_MAX_KEYS];
+	int			i;
+
+	for (i = 0; i < writer->nrows; i++)
+	{
+		Entry		entry = {values, nulls, &writer->rows[i]};
+
+		if (form_entry(writer, index, &entry))
+			insert_entry(writer, index, &entry);
+		ResetPerTupleExprContext(writer->estate);
+	}
+	ExecClearTuple(writer->slot);
 }
 
 /* ---- rows ---- */
@@ -356,7 +415,12 @@ avc_row_writer_flush(AvcRowWriter *writer)
 	while (i < writer->nrows)
 		i += writer->rows[i].changed ? 1 : insert_run(writer, i);
 	for (i = 0; i < writer->nindexes; i++)
-		write_index(writer, &writer->indexes[i]);
+	{
+		if (writer->indexes[i].keys)
+			write_sorted(writer, &writer->indexes[i]);
+		else
+			write_unsorted(writer, &writer->indexes[i]);
+	}
 	writer->nrows = 0;
 	writer->bytes = 0;
 	MemoryContextSwitchTo(old);

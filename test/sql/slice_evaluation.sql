@@ -248,6 +248,21 @@ REVOKE EXECUTE ON FUNCTION hostile(text) FROM PUBLIC, regress_evaluated;
 UPDATE frames SET weather = 'foggy' WHERE frame_id = 6;
 SELECT avcurate.refresh_slice('hostile_view');
 
+-- index entries made of large values do not pile up in memory
+CREATE FUNCTION thrifty(value text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+	used bigint := (SELECT sum(used_bytes) FROM pg_backend_memory_contexts);
+BEGIN
+	IF used > 32 * 1024 * 1024 THEN RAISE 'backend uses % bytes', used; END IF;
+	RETURN left(value, 8);
+END $$;
+SELECT avcurate.create_slice('large', 'frames', 'true', '{scene}');
+CREATE INDEX ON large (thrifty(upper(scene)), thrifty(lower(scene))) WHERE thrifty(reverse(scene)) <> 'x';
+CREATE INDEX ON large USING gin (to_tsvector('simple', thrifty(scene)));
+UPDATE frames SET scene = repeat('motorway ', 60000);
+SELECT avcurate.refresh_slice('large');
+SELECT mode, changed > 60 FROM avcurate.slice_versions WHERE slice = 'large'::regclass AND version = 2;
+
 \pset format aligned
 \pset tuples_only off
 SET client_min_messages = warning;
