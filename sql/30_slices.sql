@@ -398,7 +398,7 @@ CREATE FUNCTION avcurate.verify_slice(
 	OUT detail	text
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'avc_verify_slice'
-	LANGUAGE C STABLE PARALLEL RESTRICTED;
+	LANGUAGE C STABLE PARALLEL UNSAFE;
 COMMENT ON FUNCTION avcurate.verify_slice(regclass, bigint) IS
 	'recompute the digest of a version from its rows and the hashes of its images; NULL = newest';
 

@@ -262,6 +262,9 @@ CREATE INDEX ON large USING gin (to_tsvector('simple', thrifty(scene)));
 UPDATE frames SET scene = repeat('motorway ', 60000);
 SELECT avcurate.refresh_slice('large');
 SELECT mode, changed > 60 FROM avcurate.slice_versions WHERE slice = 'large'::regclass AND version = 2;
+SET force_parallel_mode = on;
+SELECT verified FROM avcurate.verify_slice('large');
+RESET force_parallel_mode;
 
 \pset format aligned
 \pset tuples_only off
