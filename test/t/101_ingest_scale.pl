@@ -14,7 +14,7 @@ use ServerTest;
 my $images = $ENV{AVC_LONG} ? 40_000 : 4000;
 my $node = PostgreSQL::Test::Cluster->new('ingest_scale');
 $node->init;
-$node->append_conf('postgresql.conf', "autovacuum_naptime = 1\nrestart_after_crash = on\nmax_wal_size = 4GB");
+$node->append_conf('postgresql.conf', "autovacuum_naptime = 1\nrestart_after_crash = on\nmax_wal_size = 4GB\nshared_buffers = 16MB");
 $node->start;
 $node->safe_psql('postgres', q{CREATE EXTENSION avcurate; SELECT avcurate.create_dataset('many')});
 my $top = tempdir(CLEANUP => 1);
@@ -68,6 +68,25 @@ my $many = peak_growth("$top/many");
 note("$few kB for 200 images, $many kB for $images");
 cmp_ok($few, '<', 32 * 1024, 'the backend grows by less than 32 MB');
 cmp_ok($many - $few, '<', 2 * 1024, 'and not with the number of images') or diag("$few, $many");
+
+# ---- one label file of more than 100 MB, with entries for 80,000 frames
+my $entries = 80_000;
+open my $out, '>', "$top/labels.json" or die;
+my $label = '{"category": "car", "attributes": {"occluded": true, "truncated": false, "trafficLightColor": "none"}, "id": %d, '
+  . '"box2d": {"x1": %d.25, "y1": 1, "x2": %d.75, "y2": 9}}';
+my $labels = join ', ', map { sprintf $label, $_, $_, $_ + 3 } 1 .. 8;
+print $out '{"frames": [';
+printf $out qq(%s{"name": "m%06d.jpg", "attributes": {"weather": "rainy", "scene": "city street", "timeofday": "night"}, "timestamp": 10000, "labels": [%s]}),
+  $_ > 1 ? ",\n" : '', $_, $labels foreach 1 .. $entries;
+print $out ']}';
+close $out;
+cmp_ok(-s "$top/labels.json", '>', 100e6, sprintf('%d MB of labels', (-s "$top/labels.json") / 1e6));
+my $growth = resident_growth($node, "CALL avcurate.ingest_bdd100k('many', '$top/many/images', '$top/labels.json')");
+note("$growth kB");
+cmp_ok($growth, '<', 64 * 1024, 'the backend grows by less than 64 MB of resident memory');
+is(query(q{SELECT count(*) FROM many WHERE weather = 'rainy' AND cardinality(ann_categories) = 8 AND ann_bboxes[8:8] = '{{8.25,1,11.75,9}}'}), $images,
+	'and takes all that has an image');
+query('TRUNCATE many');
 
 # ---- killed midway, the server restarts, the next run takes the rest
 my $psql = $node->background_psql('postgres', on_error_stop => 0);
