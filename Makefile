@@ -47,6 +47,16 @@ ENGINE_LIB    = build/libengine.a
 PLAIN_SRCS    = $(wildcard src/datasets/scene*.c)
 PLAIN_OBJS    = $(PLAIN_SRCS:%.c=build/obj/%.o)
 
+# readers of files, over inputs that are nearly right; of the server they need
+# little, which test/fuzz/server_double.c gives them
+FUZZ_READERS  = json_stream bdd100k_labels coco_labels label_text category
+FUZZ_OBJS     = $(FUZZ_READERS:%=build/fuzz/src/datasets/%.o) \
+                build/fuzz/test/fuzz/labels.o \
+                build/fuzz/test/fuzz/server_double.o
+FUZZ_TESTS    = build/test/fuzz_labels build/test/fuzz_jpeg
+FUZZ_LIBS     = $(addprefix $(shell $(PG_CONFIG) --pkglibdir)/,libpgcommon.a libpgport.a) \
+                -lyajl -lm
+
 EXTRA_CLEAN = $(ENGINE) build $(DATA_built) $(OBJS:.o=.d) results output_iso \
               regression.diffs regression.out
 
@@ -76,7 +86,7 @@ include $(PGXS)
 ifneq ($(MAJORVERSION),15)
 $(error PostgreSQL 15 is needed, and $(PG_CONFIG) is of $(VERSION))
 endif
--include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d) $(PLAIN_OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d) $(PLAIN_OBJS:.o=.d) $(FUZZ_OBJS:.o=.d)
 else
 check:
 	@test/run_checks
@@ -111,12 +121,26 @@ build/test/%: test/engine/%.c $(PLAIN_OBJS) $(ENGINE_LIB) $(wildcard test/engine
 	@mkdir -p $(@D)
 	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -Itest/engine $< $(PLAIN_OBJS) $(ENGINE_LIB) $(ENGINE_LIBS) -o $@
 
+build/fuzz/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) -I$(shell $(PG_CONFIG) --includedir-server) -Itest/fuzz -c $< -o $@
+
+build/test/fuzz_labels: $(FUZZ_OBJS)
+	@mkdir -p $(@D)
+	$(CC) $(SANITIZE) $^ $(FUZZ_LIBS) -o $@
+
+build/test/fuzz_jpeg: build/fuzz/test/fuzz/jpeg.o $(ENGINE_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
+
 engine: $(ENGINE)
-engine-tests: $(ENGINE_TESTS)
+engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS)
 
 # Sanitizer build of the engine and its tests, in a tree of its own.
 asan:
 	@test/run_asan
+fuzz:
+	@test/run_asan fuzz
 
 install-engine: $(ENGINE)
 	$(MKDIR_P) '$(DESTDIR)$(bindir)'
@@ -163,10 +187,11 @@ help:
 	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
 	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
+	@echo 'make fuzz        readers of label files and JPEG headers over AVC_FUZZ (1000000) broken inputs, sanitized'
 	@echo 'make clean-state  stop and remove the private clusters and the private server copy'
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
 
-.PHONY: all engine engine-tests asan install-engine uninstall-engine prefix \
+.PHONY: all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo demo bench bench-slices soak \

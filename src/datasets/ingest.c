@@ -15,12 +15,15 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
@@ -108,11 +111,11 @@ prepare_plans(AvcIngest *ingest)
 	Oid			types[INGEST_COLUMNS + 2];
 	int			i;
 
-	types[0] = TEXTOID;
+	types[0] = TEXTARRAYOID;
 	ingest->find = prepare(psprintf("SELECT frame_id, image_sha256, "
-									COLUMN_LIST " FROM %s"
-									" WHERE image_id OPERATOR(pg_catalog.=) $1",
-									table), 1, types);
+									COLUMN_LIST ", image_id FROM %s"
+									" WHERE image_id OPERATOR(pg_catalog.=)"
+									" ANY ($1)", table), 1, types);
 	for (i = 0; i < INGEST_COLUMNS; i++)
 		types[i] = column_types[i];
 	types[INGEST_COLUMNS] = TEXTOID;
@@ -333,11 +336,9 @@ is_equal(int column, Datum a, Datum b)
 
 /* Compare with the row that was found, update it if it differs. */
 static void
-update_frame(AvcIngest *ingest, const AvcIngestRow *frame,
-			 const SPITupleTable *found)
+update_frame(AvcIngest *ingest, const AvcIngestRow *frame, HeapTuple row,
+			 TupleDesc desc)
 {
-	HeapTuple	row = found->vals[0];
-	TupleDesc	desc = found->tupdesc;
 	Datum		values[INGEST_COLUMNS + 2];
 	char		nulls[INGEST_COLUMNS + 2];
 	uint8		digest[AVC_SHA256_BYTES];
@@ -380,39 +381,72 @@ update_frame(AvcIngest *ingest, const AvcIngestRow *frame,
 	ingest->tried.updated++;
 }
 
-/* The row of the frame, or NULL.  The caller frees it: SPI would keep it. */
+/*
+ * The rows that some frames have already.  The caller frees them: SPI would
+ * keep them until the procedure ends.
+ */
 static SPITupleTable *
-find_frame(AvcIngest *ingest, Datum image_id)
+find_frames(AvcIngest *ingest, AvcIngestRow *const *frames, int count)
 {
-	if (execute(ingest->find, &image_id, NULL) > 0)
-		return SPI_tuptable;
-	SPI_freetuptable(SPI_tuptable);
+	Datum		ids[BATCH_FRAMES];
+	Datum		array;
+	int			i;
+
+	for (i = 0; i < count; i++)
+		ids[i] = CStringGetTextDatum(frames[i]->image_id);
+	array = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
+											TYPALIGN_INT));
+	execute(ingest->find, &array, NULL);
+	return SPI_tuptable;
+}
+
+/* The row of a frame among those that were found, or NULL. */
+static HeapTuple
+row_of_frame(const AvcIngestRow *frame, const SPITupleTable *found)
+{
+	size_t		len = strlen(frame->image_id);
+	bool		is_null;
+	uint64		i;
+
+	for (i = 0; i < found->numvals; i++)
+	{
+		Datum		id = SPI_getbinval(found->vals[i], found->tupdesc,
+									   INGEST_COLUMNS + 3, &is_null);
+		struct varlena *text = (struct varlena *) DatumGetPointer(id);
+
+		if (VARSIZE_ANY_EXHDR(text) == len &&
+			memcmp(VARDATA_ANY(text), frame->image_id, len) == 0)
+			return found->vals[i];
+	}
 	return NULL;
 }
 
 static void
-write_frame(AvcIngest *ingest, const AvcIngestRow *frame)
+write_frame(AvcIngest *ingest, AvcIngestRow *frame,
+			const SPITupleTable *found)
 {
-	Datum		image_id = CStringGetTextDatum(frame->image_id);
-	SPITupleTable *found = find_frame(ingest, image_id);
+	HeapTuple	row = row_of_frame(frame, found);
+	SPITupleTable *other;
 
-	if (found == NULL)
+	if (row != NULL)
 	{
-		if (insert_frame(ingest, frame))
-		{
-			ingest->tried.inserted++;
-			return;
-		}
-		/* somebody else has just written it */
-		found = find_frame(ingest, image_id);
-		if (found == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNIQUE_VIOLATION),
-					 errmsg("another session is writing frame \"%s\", or its row is hidden",
-							frame->image_id)));
+		update_frame(ingest, frame, row, found->tupdesc);
+		return;
 	}
-	update_frame(ingest, frame, found);
-	SPI_freetuptable(found);
+	if (insert_frame(ingest, frame))
+	{
+		ingest->tried.inserted++;
+		return;
+	}
+	/* somebody else has just written it */
+	other = find_frames(ingest, &frame, 1);
+	if (other->numvals == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("another session is writing frame \"%s\", or its row is hidden",
+						frame->image_id)));
+	update_frame(ingest, frame, other->vals[0], other->tupdesc);
+	SPI_freetuptable(other);
 }
 
 typedef struct WriteStep
@@ -426,12 +460,16 @@ static void
 write_frames(void *arg)
 {
 	WriteStep  *step = arg;
+	AvcIngestRow **frames = step->ingest->frames + step->first;
+	SPITupleTable *found;
 	int			i;
 
 	/* boxes of existing rows are read from TOAST */
 	PushActiveSnapshot(GetTransactionSnapshot());
-	for (i = step->first; i < step->first + step->count; i++)
-		write_frame(step->ingest, step->ingest->frames[i]);
+	found = find_frames(step->ingest, frames, step->count);
+	for (i = 0; i < step->count; i++)
+		write_frame(step->ingest, frames[i], found);
+	SPI_freetuptable(found);
 	PopActiveSnapshot();
 }
 
@@ -543,6 +581,21 @@ say_progress(AvcIngest *ingest)
 						" errors", done, ingest->counts.errors)));
 }
 
+/*
+ * Commit without waiting for the disk, unless it is the last time: a crash
+ * may take the batches of the last second, whole ones with their progress,
+ * and the next run takes them again.
+ */
+static void
+commit(bool is_last)
+{
+	if (!is_last && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+								 false);
+	SPI_commit();
+}
+
 static void
 flush(AvcIngest *ingest, bool is_last)
 {
@@ -556,7 +609,7 @@ flush(AvcIngest *ingest, bool is_last)
 		forget_old_errors(ingest);
 	write_progress(ingest, is_last ? "finished" : "running");
 	avc_catalog_leave(&scope);
-	SPI_commit();
+	commit(is_last);
 	MemoryContextSwitchTo(old);
 
 	ingest->frame_count = 0;

@@ -95,6 +95,8 @@ my $call = "CALL avcurate.ingest_bdd100k('many', '$top/many/images', '$top/many/
 query('DELETE FROM _avcurate.ingest_progress');
 $psql->query_until(qr/begun/, "\\echo begun\n$call;\n");
 $node->poll_query_until('postgres', 'SELECT done > 100 FROM avcurate.ingest_progress') or die 'no progress';
+# batches are committed without waiting for the disk; these are there now
+query('CHECKPOINT');
 is(kill('KILL', $pid), 1, 'killed in the middle');
 $psql->{run}->finish;
 wait_for_server($node);
