@@ -132,6 +132,17 @@ make_table(void)
 	avc_catalog_leave(&scope);
 }
 
+/* Nobody else does it to a temporary table; its plans must use the index. */
+static void
+analyze_table(void)
+{
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	avc_spi_exec("ANALYZE pg_temp.avc_ingest_files", 0, NULL, false, 0);
+	avc_catalog_leave(&scope);
+}
+
 void
 avc_images_close(AvcImageFolder *folder)
 {
@@ -300,6 +311,7 @@ avc_images_list(AvcImageFolder *folder, AvcIngest *ingest)
 			add_name(folder, page, NULL, name);
 	}
 	store_page(folder, page);
+	analyze_table();
 	MemoryContextReset(folder->page);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(videos);
@@ -388,20 +400,28 @@ avc_images_take(AvcImageFolder *folder, AvcIngestFrame *frame,
 				const char *stem, const char *name)
 {
 	const char *problem;
+	uint8	   *image;
 	size_t		size;
+	bool		is_missing;
+	int			fd;
 
 	frame->source = image_path(folder, name);
 	frame->image_id = stem;
-	frame->image = avc_file_read(folder->dir, name, MAX_IMAGE_BYTES, &size,
-								 &problem);
-	if (frame->image == NULL)
+	fd = avc_file_open(folder->dir, name, MAX_IMAGE_BYTES, &size, &problem,
+					   &is_missing);
+	if (fd >= 0)
 	{
+		avc_file_close_later(fd);
+		image = avc_ingest_image_room(folder->ingest, size);
+		problem = avc_file_read(fd, image, size);
+		frame->image = image;
+		frame->image_len = size;
+	}
+	if (problem != NULL)
 		avc_ingest_error(folder->ingest, frame->source, ERRCODE_IO_ERROR,
 						 "%s", problem);
-		return;
-	}
-	frame->image_len = size;
-	avc_ingest_add(folder->ingest, frame);
+	else
+		avc_ingest_add(folder->ingest, frame);
 }
 
 /* The next page of images that nothing has claimed; returns how many. */

@@ -66,7 +66,8 @@ extern void avc_images_pass_video(AvcImageFolder *folder, const char *video);
 /*
  * Read the image and give it to the ingest, with whatever else the caller
  * has put into "frame".  A file that cannot be read is an error of the
- * ingest.  Memory is taken from the current context.
+ * ingest.  Memory is taken from the current context, whose reset closes the
+ * file: reset it after every image.
  */
 extern void avc_images_take(AvcImageFolder *folder, AvcIngestFrame *frame,
 							const char *stem, const char *name);

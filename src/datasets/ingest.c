@@ -3,9 +3,10 @@
  *		Write frames into a dataset: new rows inserted, changed rows updated,
  *		equal rows left untouched, bad ones recorded.
  *
- * Memory: the AvcIngest and its prepared statements live as long as the
- * procedure (children of PortalContext); "batch" holds the frames that wait
- * to be written and is reset with every commit.
+ * Memory: the AvcIngest, its prepared statements and the room for the images
+ * of a batch live as long as the procedure (children of PortalContext);
+ * "batch" holds what else there is of the frames that wait to be written and
+ * is reset with every commit.
  *
  * A batch is written in one subtransaction.  Only if that fails is it
  * written again frame by frame, to find the one that the dataset refuses.
@@ -35,7 +36,7 @@
 #include "datasets/frame.h"
 #include "datasets/ingest_row.h"
 
-#define BATCH_FRAMES 64
+#define BATCH_FRAMES 128
 #define BATCH_BYTES (16 * 1024 * 1024)
 #define NOTICE_MS 5000			/* between two progress messages */
 
@@ -64,7 +65,9 @@ struct AvcIngest
 	char	   *source;
 	AvcIngestRow *frames[BATCH_FRAMES];
 	int			frame_count;
-	size_t		bytes;			/* of the images in frames */
+	char	   *images;			/* BATCH_BYTES for those of frames */
+	size_t		images_used;
+	bytea	   *room;			/* handed out for the next one, or NULL */
 	List	   *errors;			/* QueuedError */
 	TimestampTz started_at;
 	int64		total;			/* -1 = not known */
@@ -183,6 +186,8 @@ avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 	ingest->context = context;
 	ingest->batch = AllocSetContextCreate(context, "ingest batch",
 										  ALLOCSET_DEFAULT_SIZES);
+	/* kept, for fresh memory costs as much as reading a file into it */
+	ingest->images = palloc(BATCH_BYTES);
 	ingest->dataset = dataset;
 	ingest->source = avc_ingest_clean_text(source);
 	ingest->total = total;
@@ -265,11 +270,45 @@ avc_ingest_error(AvcIngest *ingest, const char *source, int sqlstate,
 		avc_ingest_flush(ingest);
 }
 
+uint8 *
+avc_ingest_image_room(AvcIngest *ingest, size_t len)
+{
+	size_t		size = MAXALIGN(VARHDRSZ + len);
+
+	if (size > BATCH_BYTES)
+		ingest->room = MemoryContextAlloc(ingest->batch, size);
+	else
+	{
+		if (size > BATCH_BYTES - ingest->images_used)
+			avc_ingest_flush(ingest);
+		ingest->room = (bytea *) (ingest->images + ingest->images_used);
+	}
+	return (uint8 *) VARDATA(ingest->room);
+}
+
+/* The image of a frame as a value, in the room for it. */
+static bytea *
+keep_image(AvcIngest *ingest, const AvcIngestFrame *frame)
+{
+	bytea	   *image;
+
+	if (ingest->room == NULL || frame->image != (uint8 *) VARDATA(ingest->room))
+		memcpy(avc_ingest_image_room(ingest, frame->image_len), frame->image,
+			   frame->image_len);
+	image = ingest->room;
+	ingest->room = NULL;
+	SET_VARSIZE(image, VARHDRSZ + frame->image_len);
+	if ((char *) image == ingest->images + ingest->images_used)
+		ingest->images_used += MAXALIGN(VARHDRSZ + frame->image_len);
+	return image;
+}
+
 void
 avc_ingest_add(AvcIngest *ingest, const AvcIngestFrame *frame)
 {
 	MemoryContext old;
 	AvcIngestRow *queued;
+	bytea	   *image;
 	const char *problem;
 	int			width,
 				height;
@@ -283,14 +322,17 @@ avc_ingest_add(AvcIngest *ingest, const AvcIngestFrame *frame)
 						 "no usable JPEG: %s", problem);
 		return;
 	}
+	image = keep_image(ingest, frame);
 	old = MemoryContextSwitchTo(ingest->batch);
-	queued = avc_ingest_row_build(frame, width, height, &ingest->counts);
+	queued = avc_ingest_row_build(frame, image, width, height,
+								  &ingest->counts);
 	if (!frame->has_labels)
 		ingest->counts.unlabelled++;
 	ingest->frames[ingest->frame_count++] = queued;
-	ingest->bytes += frame->image_len;
 	MemoryContextSwitchTo(old);
-	if (ingest->frame_count == BATCH_FRAMES || ingest->bytes >= BATCH_BYTES)
+	/* one that has no place beside others does not wait for them */
+	if (ingest->frame_count == BATCH_FRAMES ||
+		frame->image_len > BATCH_BYTES / 2)
 		avc_ingest_flush(ingest);
 }
 
@@ -390,13 +432,19 @@ find_frames(AvcIngest *ingest, AvcIngestRow *const *frames, int count)
 {
 	Datum		ids[BATCH_FRAMES];
 	Datum		array;
+	int			level;
 	int			i;
 
 	for (i = 0; i < count; i++)
 		ids[i] = CStringGetTextDatum(frames[i]->image_id);
 	array = PointerGetDatum(construct_array(ids, count, TEXTOID, -1, false,
 											TYPALIGN_INT));
+	/* a plan made while the table was small must do when it is large */
+	level = NewGUCNestLevel();
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	execute(ingest->find, &array, NULL);
+	AtEOXact_GUC(false, level);
 	return SPI_tuptable;
 }
 
@@ -542,9 +590,10 @@ forget_old_errors(AvcIngest *ingest)
 static void
 write_progress(AvcIngest *ingest, const char *state)
 {
+	static SPIPlanPtr plan = NULL;
 	const AvcIngestCounts *counts = &ingest->counts;
 
-	avc_spi_exec("UPDATE _avcurate.ingest_progress SET state = $3,"
+	avc_spi_exec_kept(&plan, "UPDATE _avcurate.ingest_progress SET state = $3,"
 				 " updated_at = pg_catalog.clock_timestamp(), inserted = $4,"
 				 " updated = $5, unchanged = $6, unlabelled = $7, errors = $8,"
 				 " dropped_boxes = $9, clipped_boxes = $10, total = $11"
@@ -613,7 +662,7 @@ flush(AvcIngest *ingest, bool is_last)
 	MemoryContextSwitchTo(old);
 
 	ingest->frame_count = 0;
-	ingest->bytes = 0;
+	ingest->images_used = 0;
 	ingest->errors = NIL;
 	MemoryContextReset(ingest->batch);
 	say_progress(ingest);

@@ -31,7 +31,7 @@ typedef struct AvcIngestFrame
 	const char *timeofday;
 	TimestampTz frame_time;
 	bool		has_frame_time;
-	const uint8 *image;			/* JPEG bytes */
+	const uint8 *image;			/* JPEG bytes, in avc_ingest_image_room or not */
 	size_t		image_len;
 
 	/*
@@ -79,6 +79,12 @@ extern AvcIngest *avc_ingest_begin(const AvcDataset *dataset,
 
 /* The number of frames to come, once it is known. */
 extern void avc_ingest_set_total(AvcIngest *ingest, int64 total);
+
+/*
+ * Room for the image of the next frame, which is then not copied again.  May
+ * write and commit what is collected.
+ */
+extern uint8 *avc_ingest_image_room(AvcIngest *ingest, size_t len);
 
 /*
  * Take one frame.  Writes and commits when a batch is full.  A frame that

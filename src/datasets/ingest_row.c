@@ -197,17 +197,15 @@ set_annotations(AvcIngestCounts *counts, AvcIngestRow *row,
 }
 
 AvcIngestRow *
-avc_ingest_row_build(const AvcIngestFrame *frame, int width, int height,
-					 AvcIngestCounts *counts)
+avc_ingest_row_build(const AvcIngestFrame *frame, bytea *image, int width,
+					 int height, AvcIngestCounts *counts)
 {
 	AvcIngestRow *row = palloc0(sizeof(AvcIngestRow));
 
 	memset(row->is_null, true, sizeof(row->is_null));
 	row->source = avc_ingest_clean_text(frame->source);
 	row->image_id = pstrdup(frame->image_id);
-	row->image = palloc(VARHDRSZ + frame->image_len);
-	SET_VARSIZE(row->image, VARHDRSZ + frame->image_len);
-	memcpy(VARDATA(row->image), frame->image, frame->image_len);
+	row->image = image;
 	row->has_scene = frame->has_scene;
 	row->has_labels = frame->has_labels;
 	row->has_frame_time = frame->has_frame_time;

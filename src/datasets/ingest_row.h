@@ -34,11 +34,12 @@ typedef struct AvcIngestRow
 } AvcIngestRow;
 
 /*
- * Build the row of a frame whose image is width x height pixels, in the
- * current memory context.  Boxes are clipped to the frame and counted.
+ * Build the row of a frame in the current memory context.  Its image, which
+ * the row only points at, is width x height pixels.  Boxes are clipped to the
+ * frame and counted.
  */
 extern AvcIngestRow *avc_ingest_row_build(const AvcIngestFrame *frame,
-										  int width, int height,
+										  bytea *image, int width, int height,
 										  AvcIngestCounts *counts);
 
 /* Does the source leave this column of an existing row as it is? */

@@ -214,41 +214,23 @@ avc_file_open(AvcFolder *folder, const char *name, size_t max_bytes,
 	return -1;
 }
 
-uint8 *
-avc_file_read(AvcFolder *folder, const char *name, size_t max_bytes,
-			  size_t *size, const char **problem)
+const char *
+avc_file_read(int fd, uint8 *bytes, size_t size)
 {
-	bool		is_missing;
-	uint8	   *bytes;
 	size_t		done = 0;
-	int			fd;
 
-	fd = avc_file_open(folder, name, max_bytes, size, problem, &is_missing);
-	if (fd < 0)
-		return NULL;
-	bytes = MemoryContextAllocExtended(CurrentMemoryContext, *size,
-									   MCXT_ALLOC_NO_OOM | MCXT_ALLOC_HUGE);
-	while (bytes != NULL && done < *size)
+	while (done < size)
 	{
-		ssize_t		got = read(fd, bytes + done, *size - done);
+		ssize_t		got = read(fd, bytes + done, size - done);
 
 		if (got < 0 && errno == EINTR)
 			continue;
-		if (got <= 0)
-		{
-			*problem = got < 0 ? psprintf("could not be read: %m") :
-				"became shorter while it was read";
-			break;
-		}
+		if (got < 0)
+			return psprintf("could not be read: %m");
+		if (got == 0)
+			return "became shorter while it was read";
 		done += got;
 	}
-	close(fd);
-	if (bytes == NULL)
-		*problem = "does not fit into memory";
-	else if (*problem == NULL)
-		return bytes;
-	else
-		pfree(bytes);
 	return NULL;
 }
 

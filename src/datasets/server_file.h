@@ -53,12 +53,10 @@ extern int	avc_file_open(AvcFolder *folder, const char *name,
 						  const char **problem, bool *is_missing);
 
 /*
- * The whole file, palloc'd, or NULL with *problem.  At most max_bytes, which
- * are read once.
+ * Read "size" bytes of an open file.  NULL, or why that cannot be done
+ * (palloc'd, one line).
  */
-extern uint8 *avc_file_read(AvcFolder *folder, const char *name,
-							size_t max_bytes, size_t *size,
-							const char **problem);
+extern const char *avc_file_read(int fd, uint8 *bytes, size_t size);
 
 /* Close the descriptor when the current memory context goes away. */
 extern void avc_file_close_later(int fd);
