@@ -4,6 +4,7 @@
  */
 #include "image/draw.h"
 #include "image/jpeg.h"
+#include "image/measure.h"
 #include "image/resize.h"
 #include "tap.h"
 
@@ -176,7 +177,7 @@ test_round_trip(EngJpegDecoder *decoder, EngJpegEncoder *encoder)
 	tap_ok(worst <= 6, "with errors of up to %d levels", worst);
 	for (scale = 1; scale <= 8; scale *= 2)
 	{
-		EngImage	small = {NULL, 0, 0, 1};
+		EngImage	small = {NULL, 0, 0, scale == 4 ? 4 : 1};
 
 		sizes_fit = sizes_fit &&
 			eng_jpeg_decode_alloc(decoder, &small, bytes, size, scale,
@@ -225,6 +226,13 @@ test_damage(EngJpegDecoder *decoder, EngJpegEncoder *encoder)
 	size = write_header(bomb, 0xC0, 8, 64, 4);
 	tap_ok(!decode_copy(decoder, bomb, size, &status) &&
 		   strstr(status.message, "CMYK") != NULL, "nor one in CMYK");
+	size = write_header(bomb, 0xC2, 8, 8192, 3);
+	bomb[7] = 32;				/* of 8208 rows */
+	bomb[8] = 0;				/* of 8192 */
+	tap_ok(!decode_copy(decoder, bomb, size, &status) &&
+		   strstr(status.message, "cannot hold") != NULL,
+		   "nor one of fewer bytes than its blocks need: %s",
+		   status.message);
 	free(longer);
 	free(image.pixels);
 }
@@ -345,6 +353,151 @@ test_resize(void)
 	free(small.pixels);
 }
 
+/* The same weights, sums and rounding in 64 bits, sample by sample. */
+static uint8_t
+weigh_slowly(const uint8_t *from, int32_t in, int32_t out, int32_t i)
+{
+	double		scale = (double) in / out;
+	double		support = 3.0 * (scale > 1.0 ? scale : 1.0);
+	double		centre = (i + 0.5) * scale;
+	int32_t		low = (int32_t) fmax(centre - support + 0.5, 0.0);
+	int32_t		high = (int32_t) fmin(centre + support + 0.5, in);
+	double		total = 0.0;
+	double		sum = 0.0;
+	int32_t		j;
+
+	for (j = low; j < high; j++)
+	{
+		double		x = (j - centre + 0.5) / (support / 3.0);
+		double		weight = x == 0.0 ? 1.0 :
+			sin(M_PI * x) / (M_PI * x) * sin(M_PI * x / 3.0) / (M_PI * x / 3.0);
+
+		weight = x < -3.0 || x >= 3.0 ? 0.0 : weight;
+		total += weight;
+		sum += weight * from[j];
+	}
+	sum = sum / total + 0.5;
+	return sum < 0.0 ? 0 : sum > 255.0 ? 255 : (uint8_t) sum;
+}
+
+/* Rows of every width shrunk to 9 by one resizer, narrow weights or wide. */
+static void
+test_resizer(void)
+{
+	EngResizer *resizer = eng_resizer_create();
+	EngStatus	status = {0};
+	uint8_t    *row = malloc(2000);
+	uint8_t		cells[9];
+	uint64_t	state = 7;
+	int			worst = 0;
+	int			i;
+	int32_t		width;
+
+	for (width = 10; width <= 2000; width += width / 7 + 1)
+	{
+		EngImage	in = {row, width, 1, 1};
+		EngImage	out = {cells, 9, 1, 1};
+
+		for (i = 0; i < width; i++)
+			row[i] = (uint8_t) next_random(&state);
+		memset(cells, 0, sizeof(cells));
+		eng_resizer_run(resizer, &out, &in, ENG_RESIZE_LANCZOS, &status);
+		for (i = 0; i < 9; i++)
+		{
+			int			error = abs(cells[i] - weigh_slowly(row, width, 9, i));
+
+			worst = error > worst ? error : worst;
+		}
+	}
+	tap_ok(worst <= 1 && status.code == ENG_OK,
+		   "one resizer for many widths: off by %d at most", worst);
+	eng_resizer_free(resizer);
+	free(row);
+}
+
+/* ---- measures -------------------------------------------------------- */
+
+static double
+slow_variance(const EngImage *grey)
+{
+	double		sum = 0.0;
+	double		squares = 0.0;
+	double		count = (double) (grey->width - 2) * (grey->height - 2);
+	int			x;
+	int			y;
+
+	for (y = 1; y < grey->height - 1; y++)
+		for (x = 1; x < grey->width - 1; x++)
+		{
+			const uint8_t *p = grey->pixels + y * grey->width + x;
+			double		value = -4.0 * p[0] + p[-1] + p[1] +
+				p[-grey->width] + p[grey->width];
+
+			sum += value;
+			squares += value * value;
+		}
+	return squares / count - sum / count * (sum / count);
+}
+
+/* The worst case of every stretch: black and white in turn. */
+static void
+test_laplacian(void)
+{
+	EngImage	grey = {malloc(5000 * 5), 5000, 5, 1};
+	uint64_t	state = 3;
+	int			i;
+
+	for (i = 0; i < 5000 * 5; i++)
+		grey.pixels[i] = (i % 5000 + i / 5000) % 2 * 255;
+	tap_ok(fabs(eng_laplacian_variance(&grey) - slow_variance(&grey)) < 1e-3,
+		   "sums of the largest Laplacians do not overflow");
+	for (i = 0; i < 5000 * 5; i++)
+		grey.pixels[i] = (uint8_t) next_random(&state);
+	tap_ok(fabs(eng_laplacian_variance(&grey) / slow_variance(&grey) - 1.0) <
+		   1e-9, "variance of the Laplacian of noise");
+	grey.width = 2;
+	tap_ok(eng_laplacian_variance(&grey) == 0.0, "0 without inner pixels");
+	free(grey.pixels);
+}
+
+/* Odd sizes, so that loops over many samples at once end early. */
+static void
+test_colours(void)
+{
+	EngImage	colour = {malloc(4 * 4099), 4099, 1, 4};
+	EngImage	grey = {malloc(4099), 4099, 1, 1};
+	double		sums[3] = {0, 0, 0};
+	double		means[3];
+	double		sum = 0.0;
+	uint64_t	state = 5;
+	bool		is_right = true;
+	int			i;
+	int			c;
+
+	for (i = 0; i < 4 * 4099; i++)
+		colour.pixels[i] = (uint8_t) next_random(&state);
+	eng_grey_from_colour(&grey, &colour);
+	for (i = 0; i < 4099; i++)
+	{
+		const uint8_t *p = colour.pixels + 4 * i;
+
+		for (c = 0; c < 3; c++)
+			sums[c] += p[c];
+		sum += grey.pixels[i];
+		is_right = is_right &&
+			grey.pixels[i] == (19595 * p[0] + 38470 * p[1] + 7471 * p[2] +
+							   32768) / 65536;
+	}
+	tap_ok(is_right, "grey of colours, by Pillow's weights");
+	eng_mean_colour(means, &colour);
+	for (c = 0; c < 3; c++)
+		is_right = is_right && fabs(means[c] - sums[c] / 4099) < 1e-9;
+	tap_ok(is_right && fabs(eng_mean_grey(&grey) - sum / 4099) < 1e-9,
+		   "means of colours and of grey");
+	free(colour.pixels);
+	free(grey.pixels);
+}
+
 /* ---- drawing --------------------------------------------------------- */
 
 static void
@@ -389,6 +542,9 @@ main(void)
 	test_damage(decoder, encoder);
 	test_mutations(decoder, encoder);
 	test_resize();
+	test_resizer();
+	test_laplacian();
+	test_colours();
 	test_draw();
 	eng_jpeg_decoder_free(decoder);
 	eng_jpeg_encoder_free(encoder);
