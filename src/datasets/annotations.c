@@ -177,18 +177,14 @@ avc_annotations_check(const AvcAnnotations *annotations, int width,
 	}
 }
 
-/* Element "number" (from 0) of a boolean array that may be missing. */
+/* Element "number" (from 0) of a boolean array, NULL if it is missing. */
 static Datum
-optional_flag(FunctionCallInfo fcinfo, int argument, int number, bool *is_null)
+optional_flag(ArrayType *array, int number, bool *is_null)
 {
-	ArrayType  *array;
 	int			subscript = number + 1;
 
 	*is_null = true;
-	if (PG_ARGISNULL(argument))
-		return (Datum) 0;
-	array = PG_GETARG_ARRAYTYPE_P(argument);
-	if (number >= box_count(array))
+	if (array == NULL || number >= box_count(array))
 		return (Datum) 0;
 	return array_get_element(PointerGetDatum(array), 1, &subscript, -1, 1,
 							 true, TYPALIGN_CHAR, is_null);
@@ -207,6 +203,7 @@ avc_frame_boxes(PG_FUNCTION_ARGS)
 	const float4 *box;
 	Datum	   *categories;
 	bool	   *category_nulls;
+	ArrayType  *flags[3];
 	double		frame_area = 0;
 	int			count;
 	int			i,
@@ -228,6 +225,8 @@ avc_frame_boxes(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(5) && !PG_ARGISNULL(6))
 		frame_area = (double) PG_GETARG_INT32(5) * PG_GETARG_INT32(6);
 
+	for (i = 0; i < lengthof(flags); i++)
+		flags[i] = PG_ARGISNULL(2 + i) ? NULL : PG_GETARG_ARRAYTYPE_P(2 + i);
 	box = (const float4 *) ARR_DATA_PTR(boxes);
 	for (i = 0; i < count; i++, box += 4)
 	{
@@ -244,9 +243,8 @@ avc_frame_boxes(PG_FUNCTION_ARGS)
 								   (float4) (100.0 * ((double) box[2] - box[0]) *
 											 ((double) box[3] - box[1]) /
 											 frame_area));
-		values[7] = optional_flag(fcinfo, 2, i, &nulls[7]);
-		values[8] = optional_flag(fcinfo, 3, i, &nulls[8]);
-		values[9] = optional_flag(fcinfo, 4, i, &nulls[9]);
+		for (j = 0; j < lengthof(flags); j++)
+			values[7 + j] = optional_flag(flags[j], i, &nulls[7 + j]);
 		tuplestore_putvalues(result->setResult, result->setDesc, values,
 							 nulls);
 	}

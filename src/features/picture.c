@@ -24,7 +24,6 @@
 
 #include "features/picture.h"
 #include "image/jpeg.h"
-#include "image/measure.h"
 #include "image/resize.h"
 
 #define KEEP_BYTES (8 * 1024 * 1024)	/* between transactions */
@@ -57,7 +56,7 @@ typedef struct PictureCache
 	varatt_external pointer;	/* where it came from */
 	instr_time	pointer_time;	/* and when */
 	Picture		pictures[AVC_PICTURE_FORMS];
-	Samples		scratch;		/* a picture made of one of these */
+	Samples		small;			/* a thumbnail's pixels */
 } PictureCache;
 
 static PictureCache *cache = NULL;
@@ -267,12 +266,14 @@ avc_picture(Datum image, AvcPictureForm form)
 /* ---- hash ------------------------------------------------------------ */
 
 /*
- * Difference hash of a grey picture: shrink to 9 x 8, then one bit for each
- * pixel and its right neighbour, 1 where the neighbour is brighter; rows
- * from the top, first bit first (imagehash.dhash).
+ * Difference hash of a picture: shrink its grey to 9 x 8, then one bit for
+ * each pixel and its right neighbour, 1 where the neighbour is brighter; rows
+ * from the top, first bit first (imagehash.dhash).  The grey is that of the
+ * decoded colours, not the file's own brightness channel, which differs by
+ * rounding.
  */
 static uint64
-difference_hash(EngResizer *resizer, const EngImage *grey)
+difference_hash(EngResizer *resizer, const EngImage *picture)
 {
 	uint8		cells[HASH_SIDE * (HASH_SIDE + 1)];
 	EngImage	small = {cells, HASH_SIDE + 1, HASH_SIDE, 1};
@@ -281,7 +282,7 @@ difference_hash(EngResizer *resizer, const EngImage *grey)
 	int			x;
 	int			y;
 
-	if (!eng_resizer_run(resizer, &small, grey, ENG_RESIZE_LANCZOS, &status))
+	if (!eng_resizer_run(resizer, &small, picture, ENG_RESIZE_LANCZOS, &status))
 		avc_picture_fail(&status);
 	for (y = 0; y < HASH_SIDE; y++)
 		for (x = 0; x < HASH_SIDE; x++)
@@ -297,7 +298,6 @@ uint64
 avc_picture_hash(Datum image, AvcPictureForm form)
 {
 	const EngImage *picture = avc_picture(image, form);
-	EngImage	grey = *picture;
 
 	if (cache->resizers[form] == NULL)
 		cache->resizers[form] = eng_resizer_create();
@@ -305,15 +305,7 @@ avc_picture_hash(Datum image, AvcPictureForm form)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory while resizing a picture")));
-	if (picture->channels != 1)
-	{
-		/* grey of the decoded colours, not the file's own brightness
-		 * channel, which differs by rounding */
-		grey.channels = 1;
-		grey.pixels = grow(&cache->scratch, eng_image_bytes(&grey));
-		eng_grey_from_colour(&grey, picture);
-	}
-	return difference_hash(cache->resizers[form], &grey);
+	return difference_hash(cache->resizers[form], picture);
 }
 
 /* ---- thumbnail ------------------------------------------------------- */
@@ -369,7 +361,7 @@ avc_picture_thumbnail(Datum image, int width)
 	small.width = width;
 	small.height = Max(1, (int) ((double) info.height * width / info.width +
 								 0.5));
-	small.pixels = grow(&cache->scratch, eng_image_bytes(&small));
+	small.pixels = grow(&cache->small, eng_image_bytes(&small));
 	if (!eng_resize(&small, &picture, ENG_RESIZE_BICUBIC, &status))
 		avc_picture_fail(&status);
 	return encode(&small);

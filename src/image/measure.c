@@ -50,10 +50,9 @@ ENG_VECTOR(convert_grey,
 		   (grey, colour, pixels))
 
 void
-eng_grey_from_colour(EngImage *grey, const EngImage *colour)
+eng_grey_from_colour(uint8_t *grey, const uint8_t *colour, size_t pixels)
 {
-	convert_grey(grey->pixels, colour->pixels,
-				 (size_t) colour->width * colour->height);
+	convert_grey(grey, colour, pixels);
 }
 
 /* ---- means ----------------------------------------------------------- */

@@ -7,11 +7,9 @@
 
 #include "image/image.h"
 
-/*
- * Grey of a colour picture with Pillow's weights (mode "L"): grey has the
- * sizes of colour and one channel, colour has four.
- */
-void		eng_grey_from_colour(EngImage *grey, const EngImage *colour);
+/* Grey of colour pixels of four samples, by Pillow's weights (mode "L"). */
+void		eng_grey_from_colour(uint8_t *grey, const uint8_t *colour,
+								 size_t pixels);
 
 /* Mean of all samples of a grey picture. */
 double		eng_mean_grey(const EngImage *grey);

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "image/measure.h"
 #include "image/vector.h"
 
 #define WEIGHT_BITS 22
@@ -41,6 +42,8 @@ struct EngResizer
 	AxisWeights down;
 	uint8_t    *middle;			/* between the passes */
 	size_t		capacity;		/* bytes at middle */
+	uint8_t    *row;			/* grey of a row of a colour picture */
+	int32_t		row_width;		/* bytes at row */
 };
 
 static double
@@ -301,9 +304,11 @@ resize_column(uint8_t *out, const uint8_t *in, size_t stride,
 		out[x] = clamp_sum(sums[x]);
 }
 
+/* Row by row, so that the grey of a colour picture stays near. */
 static void
-horizontal_pass(EngImage *out, const EngImage *in, const AxisWeights *axis)
+horizontal_pass(EngResizer *resizer, EngImage *out, const EngImage *in)
 {
+	const AxisWeights *axis = &resizer->across;
 	size_t		out_stride = (size_t) out->width * out->channels;
 	size_t		in_stride = (size_t) in->width * in->channels;
 	int32_t		y;
@@ -313,10 +318,15 @@ horizontal_pass(EngImage *out, const EngImage *in, const AxisWeights *axis)
 		uint8_t    *to = out->pixels + y * out_stride;
 		const uint8_t *from = in->pixels + y * in_stride;
 
-		if (in->channels == 1 && axis->narrow != NULL)
+		if (in->channels != out->channels)
+		{
+			eng_grey_from_colour(resizer->row, from, in->width);
+			from = resizer->row;
+		}
+		if (out->channels == 1 && axis->narrow != NULL)
 			resize_grey_row(to, from, out->width, axis);
 		else
-			resize_row(to, from, out->width, in->channels, axis);
+			resize_row(to, from, out->width, out->channels, axis);
 	}
 }
 
@@ -337,10 +347,17 @@ vertical_pass(EngImage *out, const EngImage *in, const AxisWeights *axis)
 }
 
 static bool
+is_grey_of_colour(const EngImage *out, const EngImage *in)
+{
+	return in->channels == 4 && out->channels == 1;
+}
+
+static bool
 check_sizes(const EngImage *out, const EngImage *in, EngStatus *status)
 {
 	if (in->width < 1 || in->height < 1 || out->width < 1 ||
-		out->height < 1 || in->channels < 1 || in->channels != out->channels)
+		out->height < 1 || in->channels < 1 ||
+		(in->channels != out->channels && !is_grey_of_colour(out, in)))
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"cannot resize a picture of %dx%dx%d to %dx%dx%d",
 						in->width, in->height, in->channels, out->width,
@@ -348,18 +365,23 @@ check_sizes(const EngImage *out, const EngImage *in, EngStatus *status)
 	return true;
 }
 
-/* Room for the picture between the passes. */
+/* Room for the picture between the passes and for a row of grey. */
 static bool
-grow_middle(EngResizer *resizer, size_t bytes)
+grow(EngResizer *resizer, size_t bytes, int32_t width)
 {
-	if (bytes <= resizer->capacity)
-		return true;
-	free(resizer->middle);
-	resizer->capacity = 0;
-	resizer->middle = malloc(bytes);
-	if (resizer->middle != NULL)
-		resizer->capacity = bytes;
-	return resizer->middle != NULL;
+	if (bytes > resizer->capacity)
+	{
+		free(resizer->middle);
+		resizer->middle = malloc(bytes);
+		resizer->capacity = resizer->middle != NULL ? bytes : 0;
+	}
+	if (width > resizer->row_width)
+	{
+		free(resizer->row);
+		resizer->row = malloc(width);
+		resizer->row_width = resizer->row != NULL ? width : 0;
+	}
+	return resizer->capacity >= bytes && resizer->row_width >= width;
 }
 
 static bool
@@ -367,7 +389,8 @@ run_passes(EngResizer *resizer, EngImage *out, const EngImage *in,
 		   EngResizeFilter filter)
 {
 	EngImage	middle = *out;
-	bool		is_across = in->width != out->width;
+	bool		is_across = in->width != out->width ||
+		is_grey_of_colour(out, in);
 	bool		is_down = in->height != out->height;
 
 	if (is_across &&
@@ -376,18 +399,17 @@ run_passes(EngResizer *resizer, EngImage *out, const EngImage *in,
 	if (is_down &&
 		!make_weights(&resizer->down, out->height, in->height, filter))
 		return false;
-	if (!is_down)
-	{
-		horizontal_pass(out, in, &resizer->across);
-		return true;
-	}
 	if (!is_across)
 		return vertical_pass(out, in, &resizer->down);
 	middle.height = in->height;
-	if (!grow_middle(resizer, eng_image_bytes(&middle)))
+	if (!grow(resizer, is_down ? eng_image_bytes(&middle) : 0,
+			  is_grey_of_colour(out, in) ? in->width : 0))
 		return false;
-	middle.pixels = resizer->middle;
-	horizontal_pass(&middle, in, &resizer->across);
+	if (is_down)
+		middle.pixels = resizer->middle;
+	horizontal_pass(resizer, &middle, in);
+	if (!is_down)
+		return true;
 	return vertical_pass(out, &middle, &resizer->down);
 }
 
@@ -397,14 +419,21 @@ eng_resizer_create(void)
 	return calloc(1, sizeof(EngResizer));
 }
 
+static void
+empty(EngResizer *resizer)
+{
+	free_weights(&resizer->across);
+	free_weights(&resizer->down);
+	free(resizer->middle);
+	free(resizer->row);
+}
+
 void
 eng_resizer_free(EngResizer *resizer)
 {
 	if (resizer == NULL)
 		return;
-	free_weights(&resizer->across);
-	free_weights(&resizer->down);
-	free(resizer->middle);
+	empty(resizer);
 	free(resizer);
 }
 
@@ -414,7 +443,8 @@ eng_resizer_run(EngResizer *resizer, EngImage *out, const EngImage *in,
 {
 	if (!check_sizes(out, in, status))
 		return false;
-	if (in->width == out->width && in->height == out->height)
+	if (in->width == out->width && in->height == out->height &&
+		in->channels == out->channels)
 	{
 		memcpy(out->pixels, in->pixels, eng_image_bytes(in));
 		return true;
@@ -432,8 +462,6 @@ eng_resize(EngImage *out, const EngImage *in, EngResizeFilter filter,
 	EngResizer	resizer = {0};
 	bool		done = eng_resizer_run(&resizer, out, in, filter, status);
 
-	free_weights(&resizer.across);
-	free_weights(&resizer.down);
-	free(resizer.middle);
+	empty(&resizer);
 	return done;
 }

@@ -27,8 +27,9 @@ bool		eng_resize(EngImage *out, const EngImage *in,
 
 /*
  * The same for many pictures: the weights and the picture between the passes
- * are kept, and made again only for other sizes or another filter.  A resizer
- * is used by one thread at a time.  NULL if there is no memory.
+ * are kept, and made again only for other sizes or another filter.  From a
+ * picture of four channels to one of one, its grey is resized.  A resizer is
+ * used by one thread at a time.  NULL if there is no memory.
  */
 typedef struct EngResizer EngResizer;
 

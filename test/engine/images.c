@@ -460,6 +460,40 @@ test_laplacian(void)
 	free(grey.pixels);
 }
 
+/* Shrinking a colour picture to grey is shrinking its grey. */
+static void
+test_grey_of_colour(const EngImage *grey, const EngImage *colour)
+{
+	static const int32_t sizes[][2] = {{9, 8}, {41, 8}, {9, 99}, {41, 99}};
+	EngResizer *resizer = eng_resizer_create();
+	EngImage	from_grey = {grey->pixels, 41, 99, 1};
+	EngImage	from_colour = {colour->pixels, 41, 99, 4};
+	EngImage	a = {malloc(41 * 99), 0, 0, 1};
+	EngImage	b = {malloc(41 * 99), 0, 0, 1};
+	EngStatus	status = {0};
+	bool		is_same = true;
+	int			i;
+
+	for (i = 0; i < 4; i++)
+	{
+		a.width = b.width = sizes[i][0];
+		a.height = b.height = sizes[i][1];
+		is_same = is_same &&
+			eng_resizer_run(resizer, &a, &from_grey, ENG_RESIZE_LANCZOS,
+							&status) &&
+			eng_resizer_run(resizer, &b, &from_colour, ENG_RESIZE_LANCZOS,
+							&status) &&
+			memcmp(a.pixels, b.pixels, eng_image_bytes(&a)) == 0;
+	}
+	tap_ok(is_same, "a colour picture is shrunk as its grey");
+	from_colour.channels = 3;
+	tap_ok(!eng_resizer_run(resizer, &b, &from_colour, ENG_RESIZE_LANCZOS,
+							&status), "but not one of three channels");
+	eng_resizer_free(resizer);
+	free(a.pixels);
+	free(b.pixels);
+}
+
 /* Odd sizes, so that loops over many samples at once end early. */
 static void
 test_colours(void)
@@ -476,7 +510,7 @@ test_colours(void)
 
 	for (i = 0; i < 4 * 4099; i++)
 		colour.pixels[i] = (uint8_t) next_random(&state);
-	eng_grey_from_colour(&grey, &colour);
+	eng_grey_from_colour(grey.pixels, colour.pixels, 4099);
 	for (i = 0; i < 4099; i++)
 	{
 		const uint8_t *p = colour.pixels + 4 * i;
@@ -489,6 +523,7 @@ test_colours(void)
 							   32768) / 65536;
 	}
 	tap_ok(is_right, "grey of colours, by Pillow's weights");
+	test_grey_of_colour(&grey, &colour);
 	eng_mean_colour(means, &colour);
 	for (c = 0; c < 3; c++)
 		is_right = is_right && fabs(means[c] - sums[c] / 4099) < 1e-9;
