@@ -170,6 +170,8 @@ bench-slices:
 	@test/perf/slices
 bench-ingest:
 	@test/perf/ingest
+bench-detect:
+	@test/perf/detect
 bench:
 	@test/perf/run
 soak:
@@ -188,6 +190,7 @@ help:
 	@echo 'make bench       speed of the main paths beside plain PostgreSQL'
 	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
 	@echo 'make bench-ingest  ingest beside COPY BINARY of the same bytes'
+	@echo 'make bench-detect  detections by the shared engine beside the engine alone'
 	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
 	@echo 'make fuzz        readers of label files and JPEG headers over AVC_FUZZ (1000000) broken inputs, sanitized'
@@ -197,5 +200,5 @@ help:
 .PHONY: all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo demo bench bench-slices bench-ingest soak \
+	check-demo demo bench bench-slices bench-ingest bench-detect soak \
 	clean-state help

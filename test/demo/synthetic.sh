@@ -39,8 +39,6 @@ SELECT avcurate.create_slice('rider_train', 'new_drives', $$split = 'train' AND 
 SELECT avcurate.create_slice('rider_val', 'new_drives', $$split = 'val' AND has_rider$$);
 SELECT avcurate.create_slice('night_person_train', 'new_drives', $$split = 'train' AND timeofday = 'night' AND has_person$$);
 SELECT avcurate.create_slice('night_person_val', 'new_drives', $$split = 'val' AND timeofday = 'night' AND has_person$$);
-SELECT avcurate.create_slice('distant_person_train', 'new_drives', $$split = 'train' AND has_person AND person_area_pct < 0.5$$);
-SELECT avcurate.create_slice('distant_person_val', 'new_drives', $$split = 'val' AND has_person AND person_area_pct < 0.5$$);
 -- the control: a random eighth of the same footage, drawn by a hash of the id
 SELECT avcurate.create_slice('control_train', 'new_drives',
 	$$split = 'train' AND mod(hashint8extended(frame_id, 42), 1000) BETWEEN -120 AND 120$$);
@@ -56,6 +54,31 @@ base_model() {
 	BASE_JOB=$(train base_train "{\"max_steps\": $STEPS, \"seed\": 1}")
 	follow "$BASE_JOB" "training"
 	BASE_CHECKPOINT=$(checkpoint_of "$BASE_JOB")
+}
+
+# Persons that the base detector sees small, or not at all: they are labelled,
+# so has_person knows them.
+distant() {
+	step "a feature computed by the base detector, and the slices cut by it"
+	sql -v checkpoint="$BASE_CHECKPOINT" <<'SQL'
+SET avcurate.detector = :checkpoint;
+\set ECHO queries
+\o /dev/null
+SELECT avcurate.add_feature('new_drives', 'person_bbox_area_pct', 'avcurate.person_bbox_area_pct(image_bytes)');
+\o
+CALL avcurate.backfill('new_drives', 'person_bbox_area_pct');
+\o /dev/null
+SELECT avcurate.create_slice('distant_person_train', 'new_drives', $$split = 'train' AND has_person AND person_bbox_area_pct < 0.5$$);
+SELECT avcurate.create_slice('distant_person_val', 'new_drives', $$split = 'val' AND has_person AND person_bbox_area_pct < 0.5$$);
+\o
+\set ECHO none
+SELECT feature, expression, done FROM avcurate.features JOIN avcurate.feature_status USING (dataset, feature)
+WHERE feature = 'person_bbox_area_pct';
+SELECT slice, version, rows FROM avcurate.slices WHERE slice::text LIKE 'distant%' ORDER BY slice;
+SELECT timeofday, count(*) AS frames_with_a_person, count(*) FILTER (WHERE person_bbox_area_pct = 0) AS none_found,
+	count(*) FILTER (WHERE person_bbox_area_pct > 0 AND person_bbox_area_pct < 0.5) AS found_small
+FROM new_drives WHERE has_person GROUP BY timeofday ORDER BY timeofday;
+SQL
 }
 
 # evaluate CHECKPOINT SLICE: sets EVALUATION
@@ -145,6 +168,7 @@ ingest
 features
 slices
 base_model
+distant
 fine_tune
 evaluate_all
 new_footage
