@@ -295,9 +295,9 @@ take_unclaimed(void *arg, const char *stem, const char *name)
 }
 
 static void
-say_summary(BddRun *run, int64 total)
+say_summary(BddRun *run)
 {
-	avc_ingest_say_summary(run->ingest, total,
+	avc_ingest_say_summary(run->ingest,
 						   avc_images_passed_over(run->images),
 						   run->without_box, run->without_image);
 	if (run->unfinished > 0)
@@ -345,7 +345,6 @@ avc_ingest_bdd100k(PG_FUNCTION_ARGS)
 	MemoryContext context;
 	MemoryContext old;
 	BddRun	   *run;
-	int64		total;
 	bool		is_complete = true;
 
 	avc_procedure_enter(fcinfo, "ingest_bdd100k");
@@ -353,8 +352,8 @@ avc_ingest_bdd100k(PG_FUNCTION_ARGS)
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	run = begin_run(fcinfo);
-	total = avc_images_list(run->images, run->ingest);
-	avc_ingest_set_total(run->ingest, total);
+	avc_ingest_set_total(run->ingest,
+						 avc_images_list(run->images, run->ingest));
 	avc_ingest_flush(run->ingest);
 
 	if (run->label_folder != NULL)
@@ -366,7 +365,7 @@ avc_ingest_bdd100k(PG_FUNCTION_ARGS)
 
 	avc_images_close(run->images);
 	avc_ingest_finish(run->ingest);
-	say_summary(run, total);
+	say_summary(run);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	SPI_finish();

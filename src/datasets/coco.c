@@ -264,15 +264,14 @@ avc_ingest_coco(PG_FUNCTION_ARGS)
 	MemoryContext context;
 	MemoryContext old;
 	CocoRun    *run;
-	int64		total;
 
 	avc_procedure_enter(fcinfo, "ingest_coco");
 	context = AllocSetContextCreate(PortalContext, "ingest_coco",
 									ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	run = begin_run(fcinfo);
-	total = avc_images_list(run->images, run->ingest);
-	avc_ingest_set_total(run->ingest, total);
+	avc_ingest_set_total(run->ingest,
+						 avc_images_list(run->images, run->ingest));
 	run->tables = avc_coco_tables_create();
 	avc_ingest_flush(run->ingest);
 
@@ -291,7 +290,7 @@ avc_ingest_coco(PG_FUNCTION_ARGS)
 	avc_coco_tables_drop(run->tables);
 	avc_images_close(run->images);
 	avc_ingest_finish(run->ingest);
-	avc_ingest_say_summary(run->ingest, total,
+	avc_ingest_say_summary(run->ingest,
 						   avc_images_passed_over(run->images),
 						   run->without_box, run->without_image);
 	MemoryContextSwitchTo(old);

@@ -31,14 +31,13 @@
 #include "utils/timestamp.h"
 
 #include "common/attempt.h"
-#include "common/catalog.h"
 #include "common/spi.h"
 #include "datasets/frame.h"
+#include "datasets/ingest_log.h"
 #include "datasets/ingest_row.h"
 
 #define BATCH_FRAMES 128
 #define BATCH_BYTES (16 * 1024 * 1024)
-#define NOTICE_MS 5000			/* between two progress messages */
 
 static const Oid column_types[INGEST_COLUMNS] = {
 	TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
@@ -50,30 +49,18 @@ static const Oid column_types[INGEST_COLUMNS] = {
 	" ann_categories, ann_bboxes, ann_occluded, ann_truncated, ann_ignored," \
 	" ann_area"
 
-typedef struct QueuedError
-{
-	char	   *source;
-	int			sqlstate;
-	char	   *message;
-} QueuedError;
-
 struct AvcIngest
 {
 	const AvcDataset *dataset;
 	MemoryContext context;
 	MemoryContext batch;
-	char	   *source;
+	AvcIngestLog log;
 	AvcIngestRow *frames[BATCH_FRAMES];
 	int			frame_count;
 	char	   *images;			/* BATCH_BYTES for those of frames */
 	size_t		images_used;
 	bytea	   *room;			/* handed out for the next one, or NULL */
-	List	   *errors;			/* QueuedError */
-	TimestampTz started_at;
-	int64		total;			/* -1 = not known */
-	AvcIngestCounts counts;
 	AvcIngestCounts tried;		/* counts of the batch being written */
-	TimestampTz last_notice;
 	SPIPlanPtr	find;
 	SPIPlanPtr	insert;
 	SPIPlanPtr	update_all;
@@ -169,7 +156,6 @@ avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 	MemoryContext old;
 	MemoryContextCallback *callback;
 	AvcIngest  *ingest;
-	AvcRoleScope scope;
 	AclMode		needed = ACL_SELECT | ACL_INSERT | ACL_UPDATE;
 	AclResult	acl;
 
@@ -189,30 +175,16 @@ avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 	/* kept, for fresh memory costs as much as reading a file into it */
 	ingest->images = palloc(BATCH_BYTES);
 	ingest->dataset = dataset;
-	ingest->source = avc_ingest_clean_text(source);
-	ingest->total = total;
-	ingest->started_at = GetCurrentTimestamp();
-	ingest->last_notice = ingest->started_at;
+	ingest->log.relid = dataset->relid;
+	ingest->log.source = avc_ingest_clean_text(source);
+	ingest->log.total = total;
 	callback = palloc0(sizeof(MemoryContextCallback));
 	callback->func = free_plans;
 	callback->arg = ingest;
 	MemoryContextRegisterResetCallback(context, callback);
 	prepare_plans(ingest);
 
-	avc_catalog_enter(&scope);
-	avc_spi_exec("INSERT INTO _avcurate.ingest_progress AS p (dataset, source,"
-				 " pid, total) VALUES ($1, $2, $3, $4)"
-				 " ON CONFLICT (dataset, source) DO UPDATE SET"
-				 " pid = EXCLUDED.pid, total = EXCLUDED.total,"
-				 " state = EXCLUDED.state, started_at = EXCLUDED.started_at,"
-				 " updated_at = EXCLUDED.updated_at, inserted = 0,"
-				 " updated = 0, unchanged = 0, unlabelled = 0, errors = 0,"
-				 " dropped_boxes = 0, clipped_boxes = 0",
-				 4, (AvcParam[]) {AVC_REGCLASS(dataset->relid),
-					 AVC_TEXT(ingest->source), AVC_INT4(MyProcPid),
-					 total < 0 ? AVC_NULL(INT8OID) : AVC_INT8(total)},
-				 false, 0);
-	avc_catalog_leave(&scope);
+	avc_ingest_log_begin(&ingest->log);
 	SPI_commit();
 	MemoryContextSwitchTo(old);
 	return ingest;
@@ -221,13 +193,13 @@ avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 void
 avc_ingest_set_total(AvcIngest *ingest, int64 total)
 {
-	ingest->total = total;
+	ingest->log.total = total;
 }
 
 AvcIngestCounts *
 avc_ingest_counts(AvcIngest *ingest)
 {
-	return &ingest->counts;
+	return &ingest->log.counts;
 }
 
 static void
@@ -235,13 +207,8 @@ add_error(AvcIngest *ingest, const char *source, int sqlstate,
 		  const char *message)
 {
 	MemoryContext old = MemoryContextSwitchTo(ingest->batch);
-	QueuedError *error = palloc(sizeof(QueuedError));
 
-	error->source = avc_ingest_clean_text(source);
-	error->sqlstate = sqlstate;
-	error->message = avc_ingest_clean_text(message);
-	ingest->errors = lappend(ingest->errors, error);
-	ingest->counts.errors++;
+	avc_ingest_log_error(&ingest->log, source, sqlstate, message);
 	MemoryContextSwitchTo(old);
 }
 
@@ -266,7 +233,7 @@ avc_ingest_error(AvcIngest *ingest, const char *source, int sqlstate,
 	}
 	add_error(ingest, source, sqlstate, message.data);
 	pfree(message.data);
-	if (list_length(ingest->errors) >= BATCH_FRAMES)
+	if (list_length(ingest->log.errors) >= BATCH_FRAMES)
 		avc_ingest_flush(ingest);
 }
 
@@ -325,9 +292,9 @@ avc_ingest_add(AvcIngest *ingest, const AvcIngestFrame *frame)
 	image = keep_image(ingest, frame);
 	old = MemoryContextSwitchTo(ingest->batch);
 	queued = avc_ingest_row_build(frame, image, width, height,
-								  &ingest->counts);
+								  &ingest->log.counts);
 	if (!frame->has_labels)
-		ingest->counts.unlabelled++;
+		ingest->log.counts.unlabelled++;
 	ingest->frames[ingest->frame_count++] = queued;
 	MemoryContextSwitchTo(old);
 	/* one that has no place beside others does not wait for them */
@@ -530,9 +497,9 @@ try_frames(AvcIngest *ingest, int first, int count, AvcFailure *failure)
 	memset(&ingest->tried, 0, sizeof(ingest->tried));
 	if (!avc_attempt(write_frames, &step, failure))
 		return false;
-	ingest->counts.inserted += ingest->tried.inserted;
-	ingest->counts.updated += ingest->tried.updated;
-	ingest->counts.unchanged += ingest->tried.unchanged;
+	ingest->log.counts.inserted += ingest->tried.inserted;
+	ingest->log.counts.updated += ingest->tried.updated;
+	ingest->log.counts.unchanged += ingest->tried.unchanged;
 	return true;
 }
 
@@ -551,83 +518,6 @@ write_batch(AvcIngest *ingest)
 			add_error(ingest, ingest->frames[i]->source, failure.sqlstate,
 					  failure.message);
 	}
-}
-
-static void
-write_errors(AvcIngest *ingest)
-{
-	ListCell   *cell;
-
-	foreach(cell, ingest->errors)
-	{
-		QueuedError *error = lfirst(cell);
-
-		avc_spi_exec("INSERT INTO _avcurate.ingest_errors (dataset, source,"
-					 " run, sqlstate, message) VALUES ($1, $2, $3, $4, $5)"
-					 " ON CONFLICT (dataset, source) DO UPDATE SET"
-					 " run = EXCLUDED.run, at = EXCLUDED.at,"
-					 " sqlstate = EXCLUDED.sqlstate,"
-					 " message = EXCLUDED.message", 5,
-					 (AvcParam[]) {AVC_REGCLASS(ingest->dataset->relid),
-						 AVC_TEXT(error->source), AVC_TEXT(ingest->source),
-						 AVC_TEXT(unpack_sql_state(error->sqlstate)),
-						 AVC_TEXT(error->message)}, false, 0);
-	}
-}
-
-/* Errors of earlier runs over the same source that did not come up again. */
-static void
-forget_old_errors(AvcIngest *ingest)
-{
-	avc_spi_exec("DELETE FROM _avcurate.ingest_errors"
-				 " WHERE dataset = $1 AND run = $2 AND at < $3", 3,
-				 (AvcParam[]) {AVC_REGCLASS(ingest->dataset->relid),
-					 AVC_TEXT(ingest->source),
-					 {TIMESTAMPTZOID, TimestampTzGetDatum(ingest->started_at),
-					 false}}, false, 0);
-}
-
-static void
-write_progress(AvcIngest *ingest, const char *state)
-{
-	static SPIPlanPtr plan = NULL;
-	const AvcIngestCounts *counts = &ingest->counts;
-
-	avc_spi_exec_kept(&plan, "UPDATE _avcurate.ingest_progress SET state = $3,"
-				 " updated_at = pg_catalog.clock_timestamp(), inserted = $4,"
-				 " updated = $5, unchanged = $6, unlabelled = $7, errors = $8,"
-				 " dropped_boxes = $9, clipped_boxes = $10, total = $11"
-				 " WHERE dataset = $1 AND source = $2", 11,
-				 (AvcParam[]) {AVC_REGCLASS(ingest->dataset->relid),
-					 AVC_TEXT(ingest->source), AVC_TEXT(state),
-					 AVC_INT8(counts->inserted), AVC_INT8(counts->updated),
-					 AVC_INT8(counts->unchanged), AVC_INT8(counts->unlabelled),
-					 AVC_INT8(counts->errors),
-					 AVC_INT8(counts->dropped_boxes + counts->outside_boxes),
-					 AVC_INT8(counts->clipped_boxes),
-					 ingest->total < 0 ? AVC_NULL(INT8OID) :
-					 AVC_INT8(ingest->total)}, false, 0);
-}
-
-static void
-say_progress(AvcIngest *ingest)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	int64		done = ingest->counts.inserted + ingest->counts.updated +
-		ingest->counts.unchanged;
-
-	if (!TimestampDifferenceExceeds(ingest->last_notice, now, NOTICE_MS))
-		return;
-	ingest->last_notice = now;
-	if (ingest->total >= 0)
-		ereport(NOTICE,
-				(errmsg("ingested " INT64_FORMAT " of " INT64_FORMAT " frames, "
-						INT64_FORMAT " errors", done, ingest->total,
-						ingest->counts.errors)));
-	else
-		ereport(NOTICE,
-				(errmsg("ingested " INT64_FORMAT " frames, " INT64_FORMAT
-						" errors", done, ingest->counts.errors)));
 }
 
 /*
@@ -649,23 +539,16 @@ static void
 flush(AvcIngest *ingest, bool is_last)
 {
 	MemoryContext old = MemoryContextSwitchTo(ingest->batch);
-	AvcRoleScope scope;
 
 	write_batch(ingest);
-	avc_catalog_enter(&scope);
-	write_errors(ingest);
-	if (is_last)
-		forget_old_errors(ingest);
-	write_progress(ingest, is_last ? "finished" : "running");
-	avc_catalog_leave(&scope);
+	avc_ingest_log_write(&ingest->log, is_last);
 	commit(is_last);
 	MemoryContextSwitchTo(old);
 
 	ingest->frame_count = 0;
 	ingest->images_used = 0;
-	ingest->errors = NIL;
 	MemoryContextReset(ingest->batch);
-	say_progress(ingest);
+	avc_ingest_log_say(&ingest->log);
 }
 
 void
@@ -681,28 +564,9 @@ avc_ingest_finish(AvcIngest *ingest)
 }
 
 void
-avc_ingest_say_summary(AvcIngest *ingest, int64 total, int64 passed_over,
+avc_ingest_say_summary(AvcIngest *ingest, int64 passed_over,
 					   int64 without_box, int64 without_image)
 {
-	const AvcIngestCounts *counts = &ingest->counts;
-
-	ereport(NOTICE,
-			(errmsg("ingested " INT64_FORMAT " of " INT64_FORMAT " frames: "
-					INT64_FORMAT " new, " INT64_FORMAT " updated, "
-					INT64_FORMAT " unchanged; " INT64_FORMAT
-					" without labels, " INT64_FORMAT " errors",
-					counts->inserted + counts->updated + counts->unchanged,
-					total, counts->inserted, counts->updated,
-					counts->unchanged, counts->unlabelled, counts->errors),
-			 errdetail(INT64_FORMAT " boxes without an area and " INT64_FORMAT
-					   " outside the frame were dropped, " INT64_FORMAT
-					   " were clipped; " INT64_FORMAT
-					   " labels have no box, " INT64_FORMAT
-					   " entries no image here; " INT64_FORMAT
-					   " other files were passed over.",
-					   counts->dropped_boxes, counts->outside_boxes,
-					   counts->clipped_boxes, without_box, without_image,
-					   passed_over),
-			 counts->errors > 0 ?
-			 errhint("See avcurate.ingest_errors.") : 0));
+	avc_ingest_log_summary(&ingest->log, passed_over, without_box,
+						   without_image);
 }

@@ -104,13 +104,12 @@ extern void avc_ingest_flush(AvcIngest *ingest);
 extern void avc_ingest_finish(AvcIngest *ingest);
 
 /*
- * Say what has become of the "total" frames of a run that is finished.  The
- * caller counts files passed over, labels without a box, and entries whose
- * image is not there.
+ * Say what has become of the frames of a run that is finished.  The caller
+ * counts files passed over, labels without a box, and entries whose image is
+ * not there.
  */
-extern void avc_ingest_say_summary(AvcIngest *ingest, int64 total,
-								   int64 passed_over, int64 without_box,
-								   int64 without_image);
+extern void avc_ingest_say_summary(AvcIngest *ingest, int64 passed_over,
+								   int64 without_box, int64 without_image);
 
 /* Counts so far; frames collected but not yet written are not in them. */
 extern AvcIngestCounts *avc_ingest_counts(AvcIngest *ingest);
