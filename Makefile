@@ -172,6 +172,8 @@ bench-ingest:
 	@test/perf/ingest
 bench-detect:
 	@test/perf/detect
+bench-features:
+	@test/perf/features
 bench:
 	@test/perf/run
 soak:
@@ -191,6 +193,7 @@ help:
 	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
 	@echo 'make bench-ingest  ingest beside COPY BINARY of the same bytes'
 	@echo 'make bench-detect  detections by the shared engine beside the engine alone'
+	@echo 'make bench-features  backfills beside bare JPEG decoding and plain UPDATE'
 	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
 	@echo 'make fuzz        readers of label files and JPEG headers over AVC_FUZZ (1000000) broken inputs, sanitized'
@@ -200,5 +203,6 @@ help:
 .PHONY: all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo demo bench bench-slices bench-ingest bench-detect soak \
+	check-demo demo bench bench-slices bench-ingest bench-detect \
+	bench-features soak \
 	clean-state help

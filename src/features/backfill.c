@@ -89,7 +89,7 @@ walk(AvcBackfill *run, Wish *wish, int64 first, int64 last)
 	warn_of_refusals(run, wish);
 	/* do not keep locks of planning longer than a batch would */
 	SPI_commit();
-	while (run->targets != NIL && run->rows < wish->max_rows && first <= last)
+	while (run->targets != NIL && run->rows < wish->max_rows)
 	{
 		AvcBatch	batch = avc_backfill_batch(run, first, last,
 											   Min(wish->batch_size,
@@ -99,9 +99,9 @@ walk(AvcBackfill *run, Wish *wish, int64 first, int64 last)
 		warn_of_refusals(run, wish);
 		say_progress(run, wish);
 		busy += batch.busy;
-		if (batch.walked >= last)
+		if (batch.is_end)
 			break;
-		first = batch.walked + 1;
+		first = batch.next;
 	}
 	return busy;
 }

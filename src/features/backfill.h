@@ -58,7 +58,8 @@ typedef struct AvcBatch
 	int			rows;			/* taken */
 	int			failed;			/* errors recorded */
 	int			busy;			/* rows that others had locked */
-	int64		walked;			/* everything up to this id was looked at */
+	int64		next;			/* where to go on, unless is_end */
+	bool		is_end;			/* nothing is left in the range */
 } AvcBatch;
 
 /* More rows than this are never locked at once. */

@@ -39,7 +39,7 @@ PG_FUNCTION_INFO_V1(avc_feature_row);
 #define CAREFUL_BATCHES 32
 
 /* After a failure, this many rows are tried at once at most. */
-#define PIECE_AFTER_FAILURE 32
+#define PIECE_AFTER_FAILURE 16
 
 /*
  * So many rows in a row failing for a missing function, column or right, or
@@ -408,7 +408,8 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 		{
 			rows->stored += stored;
 			reset_refused(level);
-			run->piece = Min(2 * run->piece, AVC_MAX_BATCH);
+			run->piece = Min(run->piece + run->piece / 4 + 1,
+							 AVC_MAX_BATCH);
 			at = end;
 		}
 		else if (why.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE &&
@@ -420,7 +421,7 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 		else
 		{
 			bad = Min(position_of(rows, at, current_row), end - 1);
-			run->piece = Max(Min(run->piece, PIECE_AFTER_FAILURE) / 2, 1);
+			run->piece = Max(Min(run->piece / 2, PIECE_AFTER_FAILURE), 1);
 			continue;
 		}
 		if (at > bad)
@@ -538,7 +539,7 @@ AvcBatch
 avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
 {
 	MemoryContext old;
-	AvcBatch	batch = {0, 0, 0, last};
+	AvcBatch	batch = {0, 0, 0, first, true};
 	int64		failed_before = run->failed;
 	AvcRoleScope scope;
 	Rows		rows = {NULL, NULL, false, 0, 0, 0};
@@ -560,11 +561,12 @@ avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
 	if (rows.count > 0)
 		avc_feature_errors_settle(run->dataset->relid, run->targets,
 								  rows.ids, rows.count, run->failures);
-	if (rows.count == limit)
-		batch.walked = rows.ids[rows.count - 1];
 	batch.failed = (int) (run->failed - failed_before);
-	if (has_gaps(run))
-		batch.walked = first - 1;	/* what it held up is for the next batch */
+	/* what a feature held up that was given up is for the next batch */
+	batch.is_end = !has_gaps(run) &&
+		(rows.count < limit || rows.ids[rows.count - 1] == last);
+	if (!batch.is_end && !has_gaps(run))
+		batch.next = rows.ids[rows.count - 1] + 1;
 	batch.busy = rows.busy;
 	run->rows += batch.rows;
 	MemoryContextSwitchTo(old);

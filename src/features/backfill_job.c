@@ -384,10 +384,9 @@ lock_own_range(Share *share, Range *range)
 }
 
 static void
-move_range(Share *share, const Range *range, const AvcBatch *batch)
+move_range(Share *share, const AvcBatch *batch)
 {
 	static SPIPlanPtr plan = NULL;
-	bool		is_open = batch->walked < range->last;
 	AvcRoleScope scope;
 
 	avc_catalog_enter(&scope);
@@ -398,13 +397,13 @@ move_range(Share *share, const Range *range, const AvcBatch *batch)
 							 " WHERE job = $1 AND first_id = $2", 7,
 							 (AvcParam[]) {AVC_INT8(share->job->job),
 								 AVC_INT8(share->first_id),
-								 AVC_INT8(is_open ? batch->walked + 1 :
-										  range->last),
-								 AVC_BOOL(is_open), AVC_INT8(batch->rows),
+								 AVC_INT8(batch->next),
+								 AVC_BOOL(!batch->is_end),
+								 AVC_INT8(batch->rows),
 								 AVC_INT8(batch->failed),
 								 AVC_INT8(batch->busy)}, false, 0);
 	avc_catalog_leave(&scope);
-	share->has_range = is_open;
+	share->has_range = !batch->is_end;
 }
 
 /* Batches shall take BATCH_MS, and ranges with nothing to do be long. */
@@ -439,7 +438,7 @@ work_on_range(Share *share)
 	{
 		batch = avc_backfill_batch(share->run, range.next, range.last,
 								   share->limit);
-		move_range(share, &range, &batch);
+		move_range(share, &batch);
 	}
 	else
 		share->has_range = false;

@@ -1,0 +1,106 @@
+-- Backfills: what is read, how often rows are computed when some fail, what
+-- is an error of a row and what ends the run.
+\set ON_ERROR_STOP 1
+SET client_min_messages = error;
+CREATE EXTENSION IF NOT EXISTS pgtap;
+CREATE FUNCTION picture(padding int) RETURNS bytea LANGUAGE sql IMMUTABLE
+	RETURN '\xffd8ffc000110800ff00ff03012200021101031101'::bytea || decode(repeat('7f', padding), 'hex');
+CREATE SEQUENCE evaluations;
+CREATE FUNCTION counted(anyelement) RETURNS anyelement LANGUAGE plpgsql
+	AS 'BEGIN PERFORM nextval(''public.evaluations''); RETURN $1; END';
+CREATE FUNCTION evaluated() RETURNS bigint LANGUAGE sql
+	AS $$SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM public.evaluations$$;
+CREATE FUNCTION raising(code text, is_raised boolean) RETURNS int LANGUAGE plpgsql
+	AS 'BEGIN IF is_raised THEN RAISE ''as asked for'' USING ERRCODE = code; END IF; RETURN 1; END';
+SELECT avcurate.create_dataset('filled') AS dataset \gset
+INSERT INTO filled (image_id, image_bytes, ann_categories, ann_bboxes)
+	SELECT 'f' || n, picture(6000), array_fill('car'::text, ARRAY[20]),
+		(SELECT array_agg(ARRAY[b, b, b + 1, b + n % 50]::real[]) FROM generate_series(1, 20) b)
+	FROM generate_series(1, 2000) n;
+SELECT plan(26);
+
+-- ---- what is read ------------------------------------------------------------
+SELECT pg_column_size(image_bytes) > 2000 AND pg_relation_size(reltoastrelid) > 2000 * 6000 AS is_toasted
+	FROM filled, pg_class WHERE oid = 'filled'::regclass LIMIT 1 \gset
+SELECT ok(:'is_toasted', 'images are out of line');
+SELECT avcurate.add_feature('filled', 'cars', 'cardinality(ann_categories)') \gset made_
+SELECT pg_stat_force_next_flush() \gset flush_
+SELECT toast_blks_read + toast_blks_hit AS blocks FROM pg_statio_user_tables WHERE relname = 'filled' \gset before_
+CALL avcurate.backfill('filled');
+SELECT pg_stat_force_next_flush() \gset flush_
+SELECT is(toast_blks_read + toast_blks_hit - :before_blocks, 0::bigint, 'a feature of the labels reads no image and no boxes')
+	FROM pg_statio_user_tables WHERE relname = 'filled';
+SELECT is((SELECT count(*) FROM filled WHERE cars = 20), 2000::bigint, 'it is computed');
+SELECT avcurate.add_feature('filled', 'bytes', 'octet_length(image_bytes)') \gset made_
+CALL avcurate.backfill('filled');
+SELECT pg_stat_force_next_flush() \gset flush_
+SELECT is(toast_blks_read + toast_blks_hit - :before_blocks, 0::bigint, 'neither does the length of the image')
+	FROM pg_statio_user_tables WHERE relname = 'filled';
+SELECT avcurate.add_feature('filled', 'last_byte', 'get_byte(image_bytes, 6000)') \gset made_
+CALL avcurate.backfill('filled');
+SELECT pg_stat_force_next_flush() \gset flush_
+SELECT cmp_ok(toast_blks_read + toast_blks_hit - :before_blocks, '>=', 2000::bigint, 'one that reads it does')
+	FROM pg_statio_user_tables WHERE relname = 'filled';
+
+-- ---- adding a feature ----------------------------------------------------------
+SELECT avcurate.create_dataset('many') AS dataset \gset
+ALTER TABLE many DISABLE TRIGGER USER;
+INSERT INTO many (image_id, image_bytes, image_sha256, width, height) SELECT n, '', '', 1, 1 FROM generate_series(1, 200000) n;
+ALTER TABLE many ENABLE TRIGGER USER;
+SELECT pg_relation_filenode('many') AS file, clock_timestamp() AS time \gset before_
+SELECT avcurate.add_feature('many', 'f', 'weather') \gset made_
+SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '1 s', 'add_feature takes no time');
+SELECT is(pg_relation_filenode('many'), :before_file::oid, 'and rewrites nothing');
+SELECT is(pending, 200000::bigint, 'all rows are pending') FROM avcurate.feature_status WHERE dataset = 'many'::regclass;
+SELECT clock_timestamp() AS time \gset before_
+SELECT avcurate.alter_feature('many', 'f', 'scene') \gset made_
+SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '1 s', 'neither does alter_feature');
+SELECT is(pg_relation_filenode('many'), :before_file::oid, 'which rewrites nothing either');
+SELECT avcurate.drop_dataset('many') \gset dropped_
+
+-- ---- rows that fail ---------------------------------------------------------------
+SELECT avcurate.add_feature('filled', 'each', 'counted(1)') \gset made_
+CALL avcurate.backfill('filled', 'each');
+SELECT is(evaluated(), 2000::bigint, 'each row is computed once');
+SELECT setval('evaluations', 1, false) \gset made_
+SELECT avcurate.alter_feature('filled', 'each', 'counted(1) / (frame_id % 100)::int') \gset made_
+CALL avcurate.backfill('filled', 'each');
+SELECT is(failed || ' ' || done, '20 1980', 'one row in a hundred fails') FROM avcurate.feature_status WHERE feature = 'each';
+SELECT cmp_ok(evaluated(), '<', 2900::bigint, 'and costs few others a second computation');
+SELECT setval('evaluations', 1, false) \gset made_
+SELECT avcurate.alter_feature('filled', 'each', 'counted(1) / (frame_id - frame_id)::int') \gset made_
+CALL avcurate.backfill('filled', 'each');
+SELECT is(failed || ' ' || done, '2000 0', 'all rows fail') FROM avcurate.feature_status WHERE feature = 'each';
+SELECT cmp_ok(evaluated(), '<', 2500::bigint, 'and are not computed over and over');
+SELECT is(count(*), 2000::bigint, 'an error a row') FROM avcurate.feature_errors WHERE feature = 'each';
+SELECT is(avcurate.retry_feature('filled', 'each'), 2000::bigint, 'retried');
+CALL avcurate.backfill('filled', 'each');
+SELECT is(min(attempts) || ' ' || max(attempts), '2 2', 'attempts are counted') FROM avcurate.feature_errors WHERE feature = 'each';
+
+-- ---- whose error it is ---------------------------------------------------------------
+SELECT avcurate.alter_feature('filled', 'each', 'raising(''42883'', frame_id % 500 = 7)') \gset made_
+CALL avcurate.backfill('filled', 'each');
+SELECT is(failed || ' ' || done, '4 1996', 'a function that is missing for some rows is their error') FROM avcurate.feature_status WHERE feature = 'each';
+SELECT avcurate.alter_feature('filled', 'each', 'raising(''53200'', frame_id % 500 = 7)') \gset made_
+CALL avcurate.backfill('filled', 'each');
+SELECT is(failed || ' ' || done, '4 1996', 'so is a lack of memory') FROM avcurate.feature_status WHERE feature = 'each';
+SELECT avcurate.alter_feature('filled', 'each', 'raising(''42501'', true)') \gset made_
+SELECT is((SELECT count(*) FROM avcurate.feature_errors), 0::bigint, 'alter_feature forgets the errors');
+\set ON_ERROR_STOP 0
+CALL avcurate.backfill('filled', 'each');
+\set ON_ERROR_STOP 1
+SELECT is(:'LAST_ERROR_MESSAGE'::text, 'could not compute feature "each": as asked for', 'what hits every row is one error');
+SELECT is(failed || ' ' || pending, '0 2000', 'and marks none') FROM avcurate.feature_status WHERE feature = 'each';
+SELECT avcurate.add_feature('filled', 'also', 'frame_id + 1') \gset made_
+CALL avcurate.backfill('filled');
+SELECT is(done, 2000::bigint, 'other features go on without it') FROM avcurate.feature_status WHERE feature = 'also';
+SELECT avcurate.alter_feature('filled', 'each', 'raising(''58030'', frame_id % 500 = 300)') \gset made_
+\set ON_ERROR_STOP 0
+CALL avcurate.backfill('filled', 'each', 100);
+\set ON_ERROR_STOP 1
+SELECT is(:'LAST_ERROR_MESSAGE'::text, 'could not go on with the backfill: as asked for', 'a failure of the machine ends the run');
+SELECT ok(done > 0 AND done % 100 = 0 AND failed = 0, 'after whole batches') FROM avcurate.feature_status WHERE feature = 'each';
+SELECT * FROM finish();
+SELECT avcurate.drop_dataset('filled') \gset dropped_
+DROP FUNCTION picture, counted, evaluated, raising;
+DROP SEQUENCE evaluations;
