@@ -9,13 +9,10 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
-
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
@@ -38,11 +35,12 @@ struct AvcJobHelpers
 AvcJobHelpers *
 avc_job_helpers_start(AvcJob *job, int wanted)
 {
-	int			slots = avc_job_slot_free_count(avc_max_workers);
-	int			most = Min(wanted, slots);
+	/* a slot of one's own looks free */
+	int			slots = avc_job_slot_free_count(avc_max_workers) - 1;
+	int			most = Max(Min(wanted, slots), 0);
 	AvcJobHelpers *helpers = MemoryContextAllocZero(job->context,
 													offsetof(AvcJobHelpers, handles) +
-													Max(most, 0) * sizeof(BackgroundWorkerHandle *));
+													most * sizeof(BackgroundWorkerHandle *));
 	MemoryContext old = MemoryContextSwitchTo(job->context);
 
 	while (helpers->count < most)
@@ -147,11 +145,11 @@ avc_job_helper_main(Datum arg)
 {
 	AvcJob	   *job;
 
+	/* SIGINT stays as set there: a lock timeout comes as one */
 	if (!avc_worker_begin())
 		return;
 	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 					PGC_S_SESSION);
-	pqsignal(SIGINT, SIG_IGN);
 	/* counted as free a moment ago, but another job may have been faster */
 	if (avc_job_slot_take(avc_max_workers) < 0)
 		return;
