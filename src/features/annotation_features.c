@@ -25,6 +25,19 @@ is_category(Datum element, const char *name, size_t len)
 							  name, len);
 }
 
+/* avc_category_equal() for a name that was folded before. */
+static bool
+is_wanted(text *value, text *name, const char *folded)
+{
+	if (VARSIZE_ANY_EXHDR(value) == VARSIZE_ANY_EXHDR(name) &&
+		memcmp(VARDATA_ANY(value), VARDATA_ANY(name),
+			   VARSIZE_ANY_EXHDR(name)) == 0)
+		return true;
+	return folded != NULL &&
+		avc_category_fold(VARDATA_ANY(value),
+						  VARSIZE_ANY_EXHDR(value)) == folded;
+}
+
 /*
  * has_category(ann_categories text[], VARIADIC wanted text[]): does the
  * frame have a box of any of the classes, in whatever spelling?
@@ -49,15 +62,17 @@ avc_has_category(PG_FUNCTION_ARGS)
 	for (j = 0; j < wanted_count; j++)
 	{
 		text	   *name;
+		const char *folded;
 
 		if (wanted_nulls[j])
 			continue;
 		name = DatumGetTextPP(wanted[j]);
+		folded = avc_category_fold(VARDATA_ANY(name),
+								   VARSIZE_ANY_EXHDR(name));
 		for (i = 0; i < category_count; i++)
 		{
 			if (!category_nulls[i] &&
-				is_category(categories[i], VARDATA_ANY(name),
-							VARSIZE_ANY_EXHDR(name)))
+				is_wanted(DatumGetTextPP(categories[i]), name, folded))
 				PG_RETURN_BOOL(true);
 		}
 	}
