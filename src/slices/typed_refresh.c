@@ -54,6 +54,7 @@ typedef struct Watch
 	int			nest_level;		/* of the transaction it started in */
 	bool		is_concurrent;
 	int			guc_level;
+	MemoryContext context;		/* of the refresh */
 	AvcRefresh *refresh;
 } Watch;
 
@@ -247,10 +248,13 @@ avc_refresh_starts(PG_FUNCTION_ARGS)
 	if (!OidIsValid(relid))
 		PG_RETURN_NULL();
 
-	/* the trigger's own memory ends with this call */
-	old = MemoryContextSwitchTo(TopTransactionContext);
 	watch = watch_push(relid);
 	watch->statement = node;
+	/* the trigger's own memory ends with this call */
+	watch->context = AllocSetContextCreate(TopTransactionContext,
+										   "refresh of a slice",
+										   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(watch->context);
 	watch->is_concurrent = is_concurrent;
 	watch->refresh = avc_refresh_begin(relid, is_concurrent);
 	watch->refresh->is_stale = has_waited ||
@@ -287,6 +291,7 @@ avc_refresh_ends(PG_FUNCTION_ARGS)
 		watch->refresh->is_stale = false;
 	}
 	avc_refresh_finish(watch->refresh);
+	MemoryContextDelete(watch->context);
 	pfree(watch);
 	PG_RETURN_NULL();
 }
