@@ -2,8 +2,9 @@
  * slices/refresh.c
  *		One refresh, one version.
  *
- * refresh_slice compares the view with what its definition yields, writes the
- * difference into the view and records it as the next version.  Where the view
+ * refresh_slice finds the difference between the view and what its definition
+ * yields, from the rows that changed in the dataset or by computing all of it,
+ * writes it into the view and records it as the next version.  Where the view
  * has lost its rows, and for REFRESH typed by a user, PostgreSQL fills it
  * between avc_refresh_begin and avc_refresh_finish.  All is one transaction,
  * so a reader never sees half of a version.  Two refreshes of one slice queue
@@ -18,9 +19,11 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
+#include "commands/trigger.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -209,6 +212,28 @@ avc_refresh_begin(Oid relid, bool is_concurrent)
 	return begin(avc_slice_find(relid, false), is_concurrent);
 }
 
+/*
+ * May a statement under way have deleted frames that the row triggers at its
+ * end have yet to note?  While one of them runs, or a trigger at the end of
+ * the statement, it is pending itself; so the counts have a say, too.
+ */
+static bool
+may_be_unnoted(Relation base)
+{
+	PgStat_TableXactStatus *counts;
+
+	if (!AfterTriggerPendingOnRel(RelationGetRelid(base)))
+		return false;
+	if (!pgstat_should_count_relation(base))
+		return true;
+	for (counts = base->pgstat_info->trans; counts; counts = counts->upper)
+	{
+		if (counts->tuples_deleted > 0 || counts->tuples_updated > 0)
+			return true;
+	}
+	return false;
+}
+
 void
 avc_refresh_mark(AvcRefresh *refresh, Snapshot used)
 {
@@ -232,6 +257,8 @@ avc_refresh_mark(AvcRefresh *refresh, Snapshot used)
 		refresh->mark = NULL;
 		refresh->obstacle = "triggers of the dataset or functions of the definition were changed meanwhile";
 	}
+	else if (may_be_unnoted(base))
+		refresh->obstacle = "a statement under way may have deleted frames that its triggers have yet to note";
 	else if (slice->must_recompute)
 		refresh->obstacle = "the last refresh used a snapshot older than the one before it";
 	else if (IsolationIsSerializable())

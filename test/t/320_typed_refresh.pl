@@ -69,6 +69,15 @@ CREATE FUNCTION slice_as_curator() RETURNS bigint LANGUAGE sql SECURITY DEFINER
 ALTER FUNCTION slice_as_curator() OWNER TO curator;
 CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN PERFORM avcurate.refresh_slice('night'); RETURN NULL; END$$;
+CREATE FUNCTION follow_closely() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM avcurate.refresh_slice('night');
+	IF EXISTS (SELECT FROM night n FULL JOIN (SELECT * FROM frames WHERE timeofday = 'night' AND weather <> 'foggy') f
+			USING (frame_id) WHERE n.scene IS DISTINCT FROM f.scene OR n.split IS NULL OR f.split IS NULL) THEN
+		RAISE 'the slice differs from its definition';
+	END IF;
+	RETURN NULL;
+END $$;
 CREATE TABLE bell (n int);
 GRANT INSERT ON bell TO member;
 CREATE FUNCTION ring() RETURNS trigger LANGUAGE plpgsql AS
@@ -144,6 +153,23 @@ kind('trigger of the dataset', 4, "CREATE TRIGGER follow AFTER INSERT OR UPDATE 
 	  . "$writes DROP TRIGGER follow ON frames;");
 kind('deferred trigger of the dataset', 1, "CREATE CONSTRAINT TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON frames"
 	  . " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION follow(); $writes DROP TRIGGER follow ON frames;");
+kind('row trigger that comes before ours', 1, 'CREATE TRIGGER "AAA" AFTER DELETE ON frames FOR EACH ROW EXECUTE FUNCTION follow_closely();'
+	  . "$writes DROP TRIGGER \"AAA\" ON frames;");
+kind('refresh in the statement that deletes', 1, "WITH gone AS (DELETE FROM frames WHERE frame_id = (SELECT max(frame_id) FROM frames WHERE timeofday = 'night' AND weather <> 'foggy') RETURNING 1)"
+	  . " SELECT avcurate.refresh_slice('night') FROM gone;");
+$node->safe_psql('postgres', "CREATE TRIGGER follow AFTER INSERT ON frames EXECUTE FUNCTION follow_closely(); SELECT add_frames(12); DROP TRIGGER follow ON frames;");
+is($node->safe_psql('postgres', $latest_sql), "$SliceTest::by_difference|postgres", 'a trigger at the end of INSERT goes by difference');
+is($node->safe_psql('postgres', q{
+	SET client_min_messages = error;
+	CREATE FUNCTION kept_after_refreshes() RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN
+		FOR i IN 1..60 LOOP
+			UPDATE frames SET scene = 'round ' || i WHERE frame_id = (SELECT max(frame_id) FROM night);
+			REFRESH MATERIALIZED VIEW night;
+		END LOOP;
+		RETURN (SELECT sum(total_bytes) FROM pg_backend_memory_contexts WHERE name IN ('TopTransactionContext', 'refresh of a slice'));
+	END $$;
+	SELECT kept_after_refreshes() < 1000000}), 't', 'memory of a REFRESH is freed at its end');
 kind('EXPLAIN', 0, "$writes EXPLAIN ANALYZE $plain");
 kind('prepared refresh_slice', 7, "PREPARE p(regclass) AS SELECT avcurate.refresh_slice(\$1);"
 	  . "$writes EXECUTE p('night');" x 7);
