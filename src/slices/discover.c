@@ -176,7 +176,9 @@ visit_page(Walk *walk, BlockNumber block)
 	walk->count = 0;
 	walk->now->pages_read++;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	if (XLogRecPtrIsInvalid(walk->cut) || PageGetLSN(page) > walk->cut)
+	/* setting a hint bit changes the LSN under a share lock like ours */
+	if (XLogRecPtrIsInvalid(walk->cut) ||
+		BufferGetLSNAtomic(buffer) > walk->cut)
 	{
 		walk->now->pages_searched++;
 		search_page(walk, buffer, page);
