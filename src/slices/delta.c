@@ -2,17 +2,19 @@
  * slices/delta.c
  *		What a refresh changed in a view.
  *
- * Three ways lead to the same net difference.  refresh_slice compares the
- * view with what its definition yields, before anything is written.  REFRESH
- * CONCURRENTLY changes rows in place, so the view's heap itself tells: a row
- * seen by a snapshot from before and not by one from after is gone, the other
- * way round it came.  Pages that the visibility map calls all-visible hold no
- * change of this transaction, and nobody else can have changed the view under
- * its ExclusiveLock (which keeps vacuum away too).  A plain REFRESH swaps the
- * heap; then the newest version in the history is compared with the view.
+ * Four ways lead to the same net difference.  delta_rows.c has the one that
+ * looks at the dataset's changed rows alone.  Where that cannot be,
+ * refresh_slice compares the view with what its definition yields, before
+ * anything is written.  REFRESH CONCURRENTLY changes rows in place, so the
+ * view's heap itself tells: a row seen by a snapshot from before and not by
+ * one from after is gone, the other way round it came.  Pages that the
+ * visibility map calls all-visible hold no change of this transaction, and
+ * nobody else can have changed the view under its ExclusiveLock (which keeps
+ * vacuum away too).  A plain REFRESH swaps the heap; then the newest version
+ * in the history is compared with the view.
  *
- * Each way the rows are paired by frame_id in SQL, equal images drop out, and
- * what is left is put into two tuplestores and the digest.
+ * In the three ways here rows are paired by frame_id in SQL, equal images
+ * drop out, and what is left is put into two tuplestores and the digest.
  */
 #include "postgres.h"
 

@@ -249,12 +249,14 @@ avc_prune_slice(PG_FUNCTION_ARGS)
 	uint64		i;
 
 	PreventCommandIfReadOnly("prune_slice()");
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_GETARG_INT32(1) < 1)
+	if (PG_ARGISNULL(1) || PG_GETARG_INT32(1) < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keep must be at least 1"),
 				 errdetail("The newest version is what the view holds.")));
 	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		return (Datum) 0;
 	(void) avc_slice_find_owned(PG_GETARG_OID(0));
 	LockRelationOid(PG_GETARG_OID(0), ExclusiveLock);
 	slice = avc_slice_find_owned(PG_GETARG_OID(0));

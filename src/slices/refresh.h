@@ -497,9 +497,8 @@ extern uint64 avc_typed_refresh_watch(void);
 
 /*
  * Make sure that images of the dataset are archived from now on, and hold
- * them (avc_archive_hold).  For the
- * first slice of a dataset this waits for its writers and keeps new ones out
- * until the transaction ends.
+ * them (avc_archive_hold).  For the first slice of a dataset this waits for
+ * its writers and keeps new ones out until the transaction ends.
  */
 extern void avc_archive_enable(Oid dataset);
 

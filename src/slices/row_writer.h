@@ -23,8 +23,9 @@ extern void avc_row_writer_insert(AvcRowWriter *writer, HeapTuple row);
 /*
  * Write a row in the place of another one.  "changed" has the columns, less
  * FirstLowInvalidHeapAttributeNumber, that differ (and 0 for the row as a
- * whole); the values of unique indexes do not.  Index entries, where the change needs any, come with flush.
- * False if somebody else changed the row at that place.
+ * whole); the values of unique indexes do not.  Index entries, where the
+ * change needs any, come with flush.  False if somebody else changed the row
+ * at that place.
  */
 extern bool avc_row_writer_update(AvcRowWriter *writer, ItemPointer place,
 								  HeapTuple row, const Bitmapset *changed);

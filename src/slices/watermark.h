@@ -36,10 +36,11 @@ typedef struct AvcWatermark AvcWatermark;
 extern AvcWatermark *avc_watermark_load(int64 slice_id);
 
 /*
- * A watermark of now.  Writes nothing, also in recovery.  With "used" NULL a new snapshot is taken (in
- * REPEATABLE READ the transaction's); else it is that of a command which
- * computes the view's rows.  Either way it is registered until release, and
- * with "used" NULL it is the snapshot to read the base with.
+ * A watermark of now.  Writes nothing, so it works in recovery as well.  With
+ * "used" NULL a new snapshot is taken (in REPEATABLE READ the transaction's);
+ * else it is that of a command which computes the view's rows.  Either way it
+ * is registered until release, and with "used" NULL it is the snapshot to read
+ * the base with.
  * "base" is open and locked; the fingerprint of "definition" is kept.
  */
 extern AvcWatermark *avc_watermark_take(Relation base,

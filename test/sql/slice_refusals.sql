@@ -113,6 +113,7 @@ SELECT avcurate.tag_slice('rainy', 1, 'x');
 SELECT avcurate.untag_slice('rainy', 'y');
 SELECT avcurate.untrack_slice('rainy');
 SELECT * FROM avcurate.prune_slice('rainy', 0);
+SELECT * FROM avcurate.prune_slice(NULL);
 UPDATE frames SET weather = 'rainy';
 SELECT avcurate.refresh_slice('rainy');
 SELECT avcurate.untag_slice('rainy', 'x');
