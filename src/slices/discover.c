@@ -24,6 +24,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "slices/recent_pages.h"
 #include "slices/watermark_state.h"
 
 /* The visibility map has two bits a page of the table. */
@@ -31,6 +32,8 @@
 #define MAP_BLOCKS (MAP_BYTES * 4)
 #define WORD_BLOCKS (sizeof(uint64) * 4)
 #define ALL_VISIBLE_WORD UINT64CONST(0x5555555555555555)
+
+#define AHEAD 16				/* pages asked for before they are visited */
 
 typedef union MapBits
 {
@@ -53,6 +56,9 @@ typedef struct Walk
 	TupleVisitor visit;
 	void	   *arg;
 	MapBits		bits;
+	BlockNumber waiting[AHEAD]; /* pages to visit, a ring */
+	int			waiting_first;
+	int			waiting_count;
 	/* the rows of one page that count */
 	int			count;
 	HeapTupleData found[MaxHeapTuplesPerPage];
@@ -167,8 +173,8 @@ search_page(Walk *walk, Buffer buffer, Page page)
 static bool
 visit_page(Walk *walk, BlockNumber block)
 {
-	Buffer		buffer = ReadBufferExtended(walk->rel, MAIN_FORKNUM, block,
-											RBM_NORMAL, walk->strategy);
+	Buffer		buffer = avc_recent_page_read(walk->rel, block,
+											  walk->strategy);
 	Page		page = BufferGetPage(buffer);
 	int			i;
 
@@ -193,6 +199,34 @@ visit_page(Walk *walk, BlockNumber block)
 	return true;
 }
 
+/* Visit the pages that wait, but for the last so many. */
+static bool
+visit_waiting(Walk *walk, int remaining)
+{
+	while (walk->waiting_count > remaining)
+	{
+		BlockNumber block = walk->waiting[walk->waiting_first];
+
+		walk->waiting_first = (walk->waiting_first + 1) % AHEAD;
+		walk->waiting_count--;
+		if (!visit_page(walk, block))
+			return false;
+	}
+	return true;
+}
+
+/* Visit a page soon, when its header has come from memory. */
+static bool
+visit_soon(Walk *walk, BlockNumber block)
+{
+	if (!visit_waiting(walk, AHEAD - 1))
+		return false;
+	avc_recent_page_prefetch(walk->rel, block);
+	walk->waiting[(walk->waiting_first + walk->waiting_count++) % AHEAD] =
+		block;
+	return true;
+}
+
 /* Pages of one page of the map; with "bits" those not all-visible. */
 static bool
 visit_pages(Walk *walk, BlockNumber from, BlockNumber to, const MapBits *bits)
@@ -210,11 +244,11 @@ visit_pages(Walk *walk, BlockNumber from, BlockNumber to, const MapBits *bits)
 		}
 		if (!(bits && (bits->bytes[i / 4] >> (i % 4 * 2) &
 					   VISIBILITYMAP_ALL_VISIBLE)) &&
-			!visit_page(walk, from + i))
+			!visit_soon(walk, from + i))
 			return false;
 		i++;
 	}
-	return true;
+	return visit_waiting(walk, 0);
 }
 
 static bool
@@ -377,6 +411,9 @@ avc_discover(const AvcWatermark *old, AvcWatermark *now, Relation base,
 	walk->now = now;
 	walk->arg = &finder;
 	walk->span = avc_watermark_span(old);
+	walk->waiting_first = 0;
+	walk->waiting_count = 0;
+	avc_recent_pages_use(base, RelationGetNumberOfBlocks(base));
 	finder.tombstone = RelationGetDescr(tombstones);
 	if (old->is_inexact)
 		begin_lookup(&finder);
