@@ -149,6 +149,21 @@ free_plans(void *arg)
 	}
 }
 
+/*
+ * Commit without waiting for the disk, unless it is the last time: a crash
+ * may take the batches of the last second, whole ones with their progress,
+ * and the next run takes them again.
+ */
+static void
+commit(bool is_last)
+{
+	if (!is_last && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+								 false);
+	SPI_commit();
+}
+
 AvcIngest *
 avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 {
@@ -185,7 +200,7 @@ avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 	prepare_plans(ingest);
 
 	avc_ingest_log_begin(&ingest->log);
-	SPI_commit();
+	commit(false);
 	MemoryContextSwitchTo(old);
 	return ingest;
 }
@@ -518,21 +533,6 @@ write_batch(AvcIngest *ingest)
 			add_error(ingest, ingest->frames[i]->source, failure.sqlstate,
 					  failure.message);
 	}
-}
-
-/*
- * Commit without waiting for the disk, unless it is the last time: a crash
- * may take the batches of the last second, whole ones with their progress,
- * and the next run takes them again.
- */
-static void
-commit(bool is_last)
-{
-	if (!is_last && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
-		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-								 false);
-	SPI_commit();
 }
 
 static void

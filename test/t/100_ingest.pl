@@ -232,6 +232,25 @@ is(query("SELECT replace(source, '$a/', ''), regexp_replace(message, ':.*', '') 
 	"labels/n1.json|is a symbolic link\nlabels/n2.json|malformed JSON before byte 9\nlabels/n3.json|has no entry\nlabels/n4.json|has more than one entry",
 	'A: one row a file');
 
+# a folder of videos and a label file for each: the same
+my $v = "$top/v";
+make_path("$v/images/v$_", "$v/labels") for 1 .. 6;
+write_file("$v/images/v$_/v$_-1.jpg", picture(100, 50, "$_ 1")), write_file("$v/images/v$_/v$_-2.jpg", picture(100, 50, "$_ 2")) for 1 .. 6;
+make_path("$v/images/v1/deeper", "$v/labels/v4.json");
+symlink('v1', "$v/images/v7");
+write_file("$v/labels/v1.json", '[' . join(',', entry('v1/v1-1.jpg', box('car', 1, 1, 5, 5)), entry('v1-2.jpg'), entry('v1-3.jpg')) . ']');
+write_file("$v/labels/v2.json", '{"frames": [' . entry('v2-1.jpg', box('bus', 1, 1, 5, 5)) . ', {"name": "v2');
+mkfifo("$v/labels/v3.json", 0600);
+write_file("$v/labels/v5.json", '');
+write_file("$v/labels/v99.json", 'of no image here');
+query("SELECT avcurate.create_dataset('v')");
+$said = ingest("'v', '$v/images', '$v/labels'");
+like($said, qr/ingested 5 of 12 frames: 5 new.*; 2 without labels, 6 errors.*1 entries no image here.*WARNING:  4 label files of videos could not be read to their end/s, 'videos: summary');
+is(query('SELECT image_id, ann_categories FROM v ORDER BY 1'), "v1-1|{car}\nv1-2|{}\nv2-1|{bus}\nv6-1|\nv6-2|", 'videos: what is known is taken, the rest is left alone');
+is(query("SELECT replace(source, '$v/', ''), regexp_replace(message, ':.*', '') FROM avcurate.ingest_errors WHERE dataset = 'v'::regclass ORDER BY source COLLATE \"C\""),
+	join("\n", 'images/v1/deeper|is a folder; only folders one level below are looked into', 'images/v7|is a symbolic link, which is not followed',
+		map { "labels/$_" } 'v2.json|malformed JSON before byte ' . -s "$v/labels/v2.json", 'v3.json|is not a regular file', 'v4.json|is a folder', 'v5.json|is empty'), 'videos: one row each');
+
 # a row that the dataset itself refuses
 query(q{ALTER TABLE b ADD CONSTRAINT no_a4 CHECK (image_id <> 'a4' OR weather IS NULL);
 	DELETE FROM b WHERE image_id IN ('a1', 'a4')});
@@ -326,7 +345,7 @@ for my $sql ('SELECT dataset, frames, labelled_frames, boxes, created_at FROM av
 like(ingest("'lab.own', '$c/val'", database => 'restored'), qr/0 new, 0 updated, 3 unchanged/, 'ingest goes on after a restore');
 $node->safe_psql('restored', q{CALL avcurate.backfill('a'); SELECT avcurate.drop_dataset('a', true)});
 $node->safe_psql('restored', q{DROP TABLE lab.own CASCADE});
-is($node->safe_psql('restored', 'SELECT dataset FROM avcurate.datasets ORDER BY created_at'), "b\nbad\nmany", 'dropped datasets are forgotten there, too');
+is($node->safe_psql('restored', 'SELECT dataset FROM avcurate.datasets ORDER BY created_at'), "b\nbad\nv\nmany", 'dropped datasets are forgotten there, too');
 $node->safe_psql('restored', 'DROP EXTENSION avcurate CASCADE');
 
 # ---- real frames -----------------------------------------------------------
