@@ -343,7 +343,8 @@ COMMENT ON EVENT TRIGGER avcurate_slice_dropped IS
 	'dropped slices and datasets leave the registry';
 
 CREATE EVENT TRIGGER avcurate_slice_altered ON ddl_command_end
-	-- the last five rename views, columns or schemas of views, too
+	-- the last five rename views, columns or schemas of views, too, and
+	-- ALTER TYPE the labels of enums
 	WHEN TAG IN ('ALTER MATERIALIZED VIEW', 'ALTER TABLE', 'ALTER VIEW',
 				 'ALTER INDEX', 'ALTER FOREIGN TABLE', 'ALTER TYPE',
 				 'ALTER SCHEMA')

@@ -15,6 +15,7 @@
 #include "commands/event_trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -189,12 +190,65 @@ follow_alter(int64 slice_id)
 				  "WHERE slice_id = $1 AND slice_name <> $2", 2, params);
 }
 
+/*
+ * Digests are over the text of rows: with another label no version that has
+ * the old one would verify, nor any that is counted on from it.
+ */
+static void
+check_label(const AlterEnumStmt *statement)
+{
+	AvcRoleScope scope;
+	bool		is_null;
+
+	if (statement->oldVal == NULL)
+		return;
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	/* the type, and all types that are made of it */
+	if (avc_spi_exec("WITH RECURSIVE types(id) AS (SELECT d.objid "
+					 "FROM pg_event_trigger_ddl_commands() d "
+					 "WHERE d.classid = 'pg_type'::regclass "
+					 "UNION SELECT o.id FROM types t, LATERAL ("
+					 "SELECT typarray FROM pg_type WHERE oid = t.id UNION ALL "
+					 "SELECT oid FROM pg_type WHERE typbasetype = t.id UNION ALL "
+					 "SELECT c.reltype FROM pg_attribute a "
+					 "JOIN pg_class c ON c.oid = a.attrelid "
+					 "WHERE a.atttypid = t.id UNION ALL "
+					 "SELECT unnest(ARRAY[rngtypid, rngmultitypid]) "
+					 "FROM pg_range WHERE rngsubtype = t.id) o(id) "
+					 "WHERE o.id <> 0) "
+					 "SELECT s.slice_name, a.attname::text FROM types t "
+					 "JOIN pg_attribute a ON a.atttypid = t.id "
+					 "AND NOT a.attisdropped "
+					 "JOIN pg_class c ON c.oid = a.attrelid "
+					 "AND c.relnamespace = '_avcurate'::regnamespace "
+					 "JOIN _avcurate.slices s "
+					 "ON c.relname = 'history_' || s.slice_id ORDER BY 1, 2",
+					 0, NULL, false, 1) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot rename value \"%s\" because column \"%s\" of slice %s has its type",
+						statement->oldVal,
+						TextDatumGetCString(avc_spi_column(0, "attname",
+														   &is_null)),
+						TextDatumGetCString(avc_spi_column(0, "slice_name",
+														   &is_null))),
+				 errdetail("Versions are verified by the text of their rows, which would be another."),
+				 errhint("Add the new value with ALTER TYPE ... ADD VALUE and update the frames.")));
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
 Datum
 avc_slice_altered(PG_FUNCTION_ARGS)
 {
+	const Node *statement;
 	ListCell   *cell;
 
 	check_event_trigger(fcinfo);
+	statement = ((EventTriggerData *) fcinfo->context)->parsetree;
+	if (IsA(statement, AlterEnumStmt))
+		check_label((const AlterEnumStmt *) statement);
 	foreach(cell, avc_slice_ids("SELECT DISTINCT s.slice_id "
 							"FROM pg_event_trigger_ddl_commands() d "
 							"JOIN _avcurate.slices s ON true "

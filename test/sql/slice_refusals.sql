@@ -230,6 +230,17 @@ SELECT version, changed, removed FROM avcurate.slice_versions WHERE slice = 'pub
 DROP MATERIALIZED VIEW public.trapped;
 DROP DOMAIN public.trap;
 DROP FUNCTION public.must_be_weak(text);
+-- the text of rows stays what it was, in whatever the type is part of
+CREATE TYPE public.mood AS ENUM ('calm', 'busy');
+ALTER TABLE work.frames ADD moods public.mood[];
+SELECT avcurate.create_slice('public.moody', 'work.frames', 'true', '{moods}');
+ALTER TYPE public.mood ADD VALUE 'wild';
+ALTER TYPE public.mood RENAME VALUE 'calm' TO 'quiet';
+ALTER TYPE public.mood RENAME TO temper;
+DROP MATERIALIZED VIEW public.moody;
+ALTER TYPE public.temper RENAME VALUE 'calm' TO 'quiet';
+ALTER TABLE work.frames DROP moods;
+DROP TYPE public.temper;
 -- without the right to make temporary tables REFRESH stays a plain one
 REVOKE TEMP ON DATABASE regression FROM PUBLIC;
 INSERT INTO work.frames (image_id, image_bytes) VALUES ('newer', jpeg('newer'));
