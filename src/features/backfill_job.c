@@ -57,6 +57,7 @@ typedef struct Share
 	AvcJobHelpers *helpers;		/* the first worker's */
 	int64		first_id;		/* of the range it works on */
 	bool		has_range;
+	int			refusals;		/* known when it started */
 	int			limit;			/* rows of its next batch */
 	int			stride;			/* factor of the next range's size */
 	int64		reported_rows;
@@ -443,8 +444,9 @@ work_on_range(Share *share)
 	else
 		share->has_range = false;
 	commit(share);
-	/* its range is free again for the job's worker, who says so */
-	if (share->job->is_helper && share->run->refusals != NIL)
+	/* its range is free again for the job's worker, who will say so */
+	if (share->job->is_helper &&
+		list_length(share->run->refusals) > share->refusals)
 		ereport(ERROR,
 				(errmsg("%s", (char *) llast(share->run->refusals))));
 	adapt(share, &batch, start);
@@ -631,6 +633,7 @@ avc_job_backfill(AvcJob *job)
 	share.run = avc_backfill_plan(avc_dataset_find_owned(job->dataset),
 								  option_feature(job));
 	commit(&share);
+	share.refusals = list_length(share.run->refusals);
 	if (job->is_helper)
 		walk_ranges(&share);
 	else

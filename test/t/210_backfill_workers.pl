@@ -111,6 +111,10 @@ like(logged($job), qr/warning: could not compute feature "broken"/, 'is logged')
 is(status('broken'), "0|$frames|0", 'marks no row failed');
 is(status('fine'), "$frames|0|0", 'and keeps no other feature from being computed');
 is(query("SELECT count(*) FROM avcurate.feature_errors WHERE feature = 'broken'"), 0, 'without an error a row');
+query(q{DROP FUNCTION gone; SELECT avcurate.alter_feature('drive', 'fine', 'slowly(pg_backend_pid(), 0.001)')});
+$job = start(q{'drive', workers => 2});
+like(ended($job), qr/job $job failed: could not compute feature "broken": function public.gone\(bigint\) does not exist/, 'so does one that is gone');
+is(query('SELECT count(DISTINCT fine) FROM drive'), 2, 'which keeps no worker from the others');
 query(q{SELECT avcurate.drop_feature('drive', 'broken')});
 
 # ---- who may -------------------------------------------------------------------
