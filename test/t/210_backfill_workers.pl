@@ -86,7 +86,7 @@ while (query("SELECT state FROM avcurate.jobs WHERE job = $job") eq 'running')
 ok($inserted > 3, "$inserted rounds of writes");
 cmp_ok($worst, '<', 2.5, sprintf('none waited longer than a batch or two (%.2f s)', $worst));
 is(ended($job), 'succeeded', 'the backfill goes on beside them');
-like(logged($job), qr/notice: rows in use by others were passed over: 1/, 'and does not wait for who keeps a row');
+like(logged($job), qr/notice: rows in use by others were passed over: [1-9]/, 'and does not wait for who keeps a row');
 is(query("SELECT count(*) FROM drive WHERE sky IS DISTINCT FROM weather AND avcurate.feature_state(feature_marks, (SELECT feature_no FROM _avcurate.features WHERE feature = 'sky')) = 1"),
 	0, 'no row is done with a value of before a write');
 $holder->query_safe('COMMIT');
