@@ -273,7 +273,6 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 {
 	AvcDelta   *delta = avc_delta_create(rel);
 	Tuplestorestate *held;
-	TupleDesc	desc;
 	AvcVersion *newest;
 	AvcRoleScope scope;
 
@@ -286,7 +285,7 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 									 avc_history_columns(slice, newest, "h") :
 									 avc_column_list("h", slice->columns),
 									 slice->history_name),
-							0, NULL, false, &desc);
+							0, NULL, false, NULL);
 	avc_catalog_leave(&scope);
 
 	/* as the view's: the history has other types for domains */

@@ -78,7 +78,7 @@ sha256_prepare(void)
 }
 
 static Sum
-text_hash(AvcDigester *digester, const char *text, int length)
+text_hash(const char *text, int length)
 {
 	uint8		hash[EVP_MAX_MD_SIZE];
 	char	   *utf8 = pg_server_to_any(text, length, PG_UTF8);
@@ -105,7 +105,7 @@ record_hash(AvcDigester *digester, Datum row)
 	const char *text = avc_row_text_of_record(digester->writer, row, &length);
 
 	Assert(digester->guc_level > 0);
-	return text_hash(digester, text, length);
+	return text_hash(text, length);
 }
 
 static Sum
@@ -119,7 +119,7 @@ slot_hash(AvcDigester *digester, TupleTableSlot *slot)
 	text = avc_row_text_of_values(digester->writer,
 								  slot->tts_tupleDescriptor, slot->tts_values,
 								  slot->tts_isnull, &length);
-	return text_hash(digester, text, length);
+	return text_hash(text, length);
 }
 
 AvcDigester *

@@ -160,7 +160,8 @@ avc_rows_collect(const char *sql, int count, const AvcParam *params,
 	Portal		portal = avc_spi_cursor(sql, count, params, read_only);
 
 	MemoryContextSwitchTo(context);
-	*desc = CreateTupleDescCopy(portal->tupDesc);
+	if (desc)
+		*desc = CreateTupleDescCopy(portal->tupDesc);
 	avc_spi_store(portal, rows);
 	MemoryContextSwitchTo(context);
 	return rows;

@@ -345,7 +345,8 @@ extern void avc_rows_register(const char *name, Tuplestorestate *rows,
  * Statements that read a user's table or view run as its owner, who may not
  * read ours: PostgreSQL evaluates functions of indexes, statistics and
  * constraints while it plans, so such a statement must never be planned with
- * more rights.  SPI is connected; *desc is made in the current context.
+ * more rights.  SPI is connected; *desc, unless desc is NULL, is made in the
+ * current context.
  */
 extern Tuplestorestate *avc_rows_collect(const char *sql, int count,
 										 const AvcParam *params,

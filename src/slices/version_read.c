@@ -366,8 +366,7 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 	AvcSlice   *slice = reading->slice;
 	char	   *columns = avc_column_list(NULL, slice->columns);
 	Tuplestorestate *newest;
-	TupleDesc	desc;
-	TupleDesc	types;
+	TupleDesc	types;			/* the view's: the history has no domains */
 	AvcRoleScope scope;
 	Relation	rel;
 	Oid			owner;
@@ -387,7 +386,7 @@ verify_view(Reading *reading, const AvcVersion *version, Verdict *verdict)
 	newest = avc_rows_collect(psprintf("SELECT %s FROM %s "
 									   "WHERE to_version IS NULL",
 									   columns, slice->history_name),
-							  0, NULL, true, &desc);
+							  0, NULL, true, NULL);
 	avc_rows_register("newest_rows", newest, types);
 	avc_role_enter(&scope, owner);
 	avc_spi_exec(psprintf("SELECT count(*) FROM "
