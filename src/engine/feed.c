@@ -117,7 +117,8 @@ note_failure(EngFeedItem *item, int32_t i, EngStatus *status)
 		return false;
 	}
 	picture->code = status->code;
-	snprintf(picture->message, sizeof(picture->message), "%s",
+	/* what does not fit is not worth much */
+	snprintf(picture->message, sizeof(picture->message), "%.199s",
 			 status->message);
 	memset(status, 0, sizeof(*status));
 	return true;
