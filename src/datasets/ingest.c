@@ -37,6 +37,7 @@
 #include "datasets/ingest_row.h"
 
 #define BATCH_FRAMES 128
+#define INSERT_ROWS 16			/* of one INSERT, where there are as many */
 #define BATCH_BYTES (16 * 1024 * 1024)
 
 static const Oid column_types[INGEST_COLUMNS] = {
@@ -48,6 +49,8 @@ static const Oid column_types[INGEST_COLUMNS] = {
 #define COLUMN_LIST "split, weather, scene, timeofday, frame_time," \
 	" ann_categories, ann_bboxes, ann_occluded, ann_truncated, ann_ignored," \
 	" ann_area"
+
+#define INSERT_COLUMNS (INGEST_COLUMNS + 2) /* image_id, image_bytes */
 
 struct AvcIngest
 {
@@ -63,6 +66,7 @@ struct AvcIngest
 	AvcIngestCounts tried;		/* counts of the batch being written */
 	SPIPlanPtr	find;
 	SPIPlanPtr	insert;
+	SPIPlanPtr	insert_many;	/* INSERT_ROWS at once */
 	SPIPlanPtr	update_all;
 	SPIPlanPtr	update_rest;	/* all but the image */
 };
@@ -94,6 +98,31 @@ prepare(const char *sql, int nargs, Oid *types)
 	return plan;
 }
 
+/* An INSERT of so many rows, skipping those that are there. */
+static SPIPlanPtr
+prepare_insert(const char *table, int rows)
+{
+	Oid			types[INSERT_ROWS * INSERT_COLUMNS];
+	StringInfoData sql;
+	int			i;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "INSERT INTO %s (" COLUMN_LIST
+					 ", image_id, image_bytes) VALUES ", table);
+	for (i = 0; i < rows * INSERT_COLUMNS; i++)
+	{
+		int			column = i % INSERT_COLUMNS;
+
+		types[i] = column < INGEST_COLUMNS ? column_types[column] :
+			column == INGEST_COLUMNS ? TEXTOID : BYTEAOID;
+		appendStringInfo(&sql, "%s$%d%s",
+						 column > 0 ? ", " : i > 0 ? ", (" : "(", i + 1,
+						 column == INSERT_COLUMNS - 1 ? ")" : "");
+	}
+	appendStringInfoString(&sql, " ON CONFLICT (image_id) DO NOTHING");
+	return prepare(sql.data, rows * INSERT_COLUMNS, types);
+}
+
 static void
 prepare_plans(AvcIngest *ingest)
 {
@@ -108,14 +137,9 @@ prepare_plans(AvcIngest *ingest)
 									" ANY ($1)", table), 1, types);
 	for (i = 0; i < INGEST_COLUMNS; i++)
 		types[i] = column_types[i];
-	types[INGEST_COLUMNS] = TEXTOID;
 	types[INGEST_COLUMNS + 1] = BYTEAOID;
-	ingest->insert = prepare(psprintf("INSERT INTO %s (" COLUMN_LIST
-									  ", image_id, image_bytes) VALUES ($1, $2,"
-									  " $3, $4, $5, $6, $7, $8, $9, $10, $11,"
-									  " $12, $13) ON CONFLICT (image_id)"
-									  " DO NOTHING", table),
-							 INGEST_COLUMNS + 2, types);
+	ingest->insert = prepare_insert(table, 1);
+	ingest->insert_many = prepare_insert(table, INSERT_ROWS);
 	types[INGEST_COLUMNS] = INT8OID;
 	ingest->update_all = prepare(psprintf("UPDATE %s SET (" COLUMN_LIST
 										  ", image_bytes) = ROW($1, $2, $3, $4,"
@@ -136,8 +160,8 @@ free_plans(void *arg)
 {
 	AvcIngest  *ingest = arg;
 	SPIPlanPtr *plans[] = {
-		&ingest->find, &ingest->insert, &ingest->update_all,
-		&ingest->update_rest
+		&ingest->find, &ingest->insert, &ingest->insert_many,
+		&ingest->update_all, &ingest->update_rest
 	};
 	int			i;
 
@@ -332,22 +356,33 @@ execute(SPIPlanPtr plan, Datum *values, char *nulls)
 	return SPI_processed;
 }
 
-static bool
-insert_frame(AvcIngest *ingest, const AvcIngestRow *frame)
+/*
+ * Insert frames that are not there, one or INSERT_ROWS of them.  Returns how
+ * many: somebody else may just write the others.
+ */
+static uint64
+insert_frames(AvcIngest *ingest, AvcIngestRow *const *frames, int count)
 {
-	Datum		values[INGEST_COLUMNS + 2];
-	char		nulls[INGEST_COLUMNS + 2];
+	Datum		values[INSERT_ROWS * INSERT_COLUMNS];
+	char		nulls[INSERT_ROWS * INSERT_COLUMNS];
+	int			n = 0;
 	int			i;
+	int			j;
 
-	for (i = 0; i < INGEST_COLUMNS; i++)
+	for (i = 0; i < count; i++)
 	{
-		values[i] = frame->value[i];
-		nulls[i] = frame->is_null[i] ? 'n' : ' ';
+		for (j = 0; j < INGEST_COLUMNS; j++, n++)
+		{
+			values[n] = frames[i]->value[j];
+			nulls[n] = frames[i]->is_null[j] ? 'n' : ' ';
+		}
+		values[n] = CStringGetTextDatum(frames[i]->image_id);
+		nulls[n++] = ' ';
+		values[n] = PointerGetDatum(frames[i]->image);
+		nulls[n++] = ' ';
 	}
-	values[INGEST_COLUMNS] = CStringGetTextDatum(frame->image_id);
-	values[INGEST_COLUMNS + 1] = PointerGetDatum(frame->image);
-	nulls[INGEST_COLUMNS] = nulls[INGEST_COLUMNS + 1] = ' ';
-	return execute(ingest->insert, values, nulls) == 1;
+	return execute(count == 1 ? ingest->insert : ingest->insert_many, values,
+				   nulls);
 }
 
 static bool
@@ -451,19 +486,13 @@ row_of_frame(const AvcIngestRow *frame, const SPITupleTable *found)
 	return NULL;
 }
 
+/* Write a frame that the dataset did not have when the batch began. */
 static void
-write_frame(AvcIngest *ingest, AvcIngestRow *frame,
-			const SPITupleTable *found)
+write_new_frame(AvcIngest *ingest, AvcIngestRow *frame)
 {
-	HeapTuple	row = row_of_frame(frame, found);
 	SPITupleTable *other;
 
-	if (row != NULL)
-	{
-		update_frame(ingest, frame, row, found->tupdesc);
-		return;
-	}
-	if (insert_frame(ingest, frame))
+	if (insert_frames(ingest, &frame, 1) == 1)
 	{
 		ingest->tried.inserted++;
 		return;
@@ -479,6 +508,24 @@ write_frame(AvcIngest *ingest, AvcIngestRow *frame,
 	SPI_freetuptable(other);
 }
 
+static void
+write_new_frames(AvcIngest *ingest, AvcIngestRow **frames, int count)
+{
+	int			i = 0;
+
+	for (; i + INSERT_ROWS <= count; i += INSERT_ROWS)
+	{
+		/* which one somebody else has written comes out one by one */
+		if (insert_frames(ingest, frames + i, INSERT_ROWS) != INSERT_ROWS)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNIQUE_VIOLATION),
+					 errmsg("another session is writing frames of the batch")));
+		ingest->tried.inserted += INSERT_ROWS;
+	}
+	for (; i < count; i++)
+		write_new_frame(ingest, frames[i]);
+}
+
 typedef struct WriteStep
 {
 	AvcIngest  *ingest;
@@ -491,6 +538,8 @@ write_frames(void *arg)
 {
 	WriteStep  *step = arg;
 	AvcIngestRow **frames = step->ingest->frames + step->first;
+	AvcIngestRow *absent[BATCH_FRAMES];
+	int			absent_count = 0;
 	SPITupleTable *found;
 	int			i;
 
@@ -498,8 +547,16 @@ write_frames(void *arg)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	found = find_frames(step->ingest, frames, step->count);
 	for (i = 0; i < step->count; i++)
-		write_frame(step->ingest, frames[i], found);
+	{
+		HeapTuple	row = row_of_frame(frames[i], found);
+
+		if (row != NULL)
+			update_frame(step->ingest, frames[i], row, found->tupdesc);
+		else
+			absent[absent_count++] = frames[i];
+	}
 	SPI_freetuptable(found);
+	write_new_frames(step->ingest, absent, absent_count);
 	PopActiveSnapshot();
 }
 
