@@ -119,7 +119,7 @@ CREATE FUNCTION avcurate.batches(
 	OUT boxes	real[]
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'avc_batches'
-	LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
+	LANGUAGE C STABLE PARALLEL UNSAFE ROWS 1000;
 COMMENT ON FUNCTION avcurate.batches(regclass, integer, bigint, bigint,
 	integer, boolean, integer, integer, bigint, bigint, boolean, text) IS
 	'frames of a pinned version in the shuffled order of an epoch, batch by batch; start_batch is a global batch number, num_batches counts the rows'' batches of this rank';
