@@ -269,7 +269,7 @@ CREATE FUNCTION avcurate.refresh_slice(
 	AS 'MODULE_PATHNAME', 'avc_refresh_slice'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION avcurate.refresh_slice(regclass, text) IS
-	'recompute a slice and return the version it is at now';
+	'bring a slice up to date and return the version it is at now';
 
 CREATE FUNCTION avcurate.refresh_slices(
 	dataset		regclass DEFAULT NULL,

@@ -602,6 +602,27 @@ put_refresh(ReturnSetInfo *result, Oid relid)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/* Of many slices, the one that failed should be named. */
+static void
+name_slice(void *arg)
+{
+	errcontext("refresh of slice %s", (const char *) arg);
+}
+
+static void
+put_named_refresh(ReturnSetInfo *result, Oid relid)
+{
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = name_slice,
+		.arg = avc_relation_name(relid)
+	};
+
+	error_context_stack = &callback;
+	put_refresh(result, relid);
+	error_context_stack = callback.previous;
+}
+
 Datum
 avc_refresh_slices(PG_FUNCTION_ARGS)
 {
@@ -615,8 +636,8 @@ avc_refresh_slices(PG_FUNCTION_ARGS)
 		/* unless it was dropped since */
 		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(cell))) &&
 			pg_class_ownercheck(lfirst_oid(cell), GetUserId()))
-			put_refresh((ReturnSetInfo *) fcinfo->resultinfo,
-						lfirst_oid(cell));
+			put_named_refresh((ReturnSetInfo *) fcinfo->resultinfo,
+							  lfirst_oid(cell));
 	}
 	return (Datum) 0;
 }

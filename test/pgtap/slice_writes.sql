@@ -263,5 +263,19 @@ SELECT is((SELECT digest FROM avcurate.slice_versions WHERE slice = 'w.oddities'
 SELECT is((SELECT digest FROM avcurate.slice_versions WHERE slice = 'w.v'::regclass ORDER BY version DESC LIMIT 1),
 	pg_temp.digest('SELECT ROW(v.*) FROM w.v'), 'of the slice above, after all of its refreshes');
 
+-- ---- one of many fails
+CREATE FUNCTION pg_temp.context_of(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	context text;
+BEGIN
+	EXECUTE query;
+EXCEPTION WHEN division_by_zero THEN
+	GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+	RETURN context;
+END $$;
+SELECT avcurate.create_slice('w.fails', 'w.frames', '1 / (frame_id - 100000) < 1') \g /dev/null
+INSERT INTO w.frames (frame_id, image_id, image_bytes) OVERRIDING SYSTEM VALUE SELECT 100000, 'zero', image_bytes FROM w.frames LIMIT 1;
+SELECT matches(pg_temp.context_of('SELECT avcurate.refresh_slices()'), '(^|\n)refresh of slice w.fails($|\n)', 'refresh_slices names it');
+
 SELECT * FROM finish();
 ROLLBACK;
