@@ -304,6 +304,34 @@ check_triggers(Report *report)
 			  off == 0 ? NULL : "Run ALTER EVENT TRIGGER ... ENABLE ALWAYS as a superuser.");
 }
 
+/*
+ * Datasets whose triggers of ours are not as a slice needs them.  ALTER TABLE
+ * DISABLE TRIGGER ALL, ENABLE TRIGGER ALL (as pg_restore does it, too) leaves
+ * them enabled, but not ALWAYS.
+ */
+static void
+check_dataset_triggers(Report *report)
+{
+	bool		is_null;
+	Datum		off = avc_spi_value("SELECT pg_catalog.string_agg(dataset, ', ' ORDER BY dataset) FROM "
+									"(SELECT t.tgrelid::pg_catalog.regclass::text AS dataset "
+									"FROM pg_catalog.pg_trigger t "
+									"JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid "
+									"JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+									"WHERE n.nspname = '_avcurate' "
+									"AND p.proname IN ('archive_row', 'archive_table', 'note_deleted') "
+									"GROUP BY t.tgrelid "
+									"HAVING count(*) FILTER (WHERE t.tgenabled = 'A') < 5) d",
+									0, NULL, CurrentMemoryContext, &is_null);
+
+	add_check(report, "dataset triggers", is_null,
+			  is_null ? "all enabled: deleted frames and old images are noted" :
+			  psprintf("missing or not ENABLE ALWAYS on %s: images of old versions may get lost, slices are recomputed",
+					   TextDatumGetCString(off)),
+			  is_null ? NULL :
+			  "Run ALTER TABLE ... ENABLE ALWAYS TRIGGER for each avcurate_* trigger of the dataset; create_slice() on it puts all back, dropped ones too.");
+}
+
 static void
 check_memory(Report *report)
 {
@@ -334,6 +362,7 @@ avc_doctor(PG_FUNCTION_ARGS)
 	check_preload(&report);
 	check_cron(&report);
 	check_triggers(&report);
+	check_dataset_triggers(&report);
 	check_memory(&report);
 	SPI_finish();
 	return (Datum) 0;

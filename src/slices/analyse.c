@@ -510,7 +510,7 @@ check_dataset(Relation base, AvcDefinition *definition, Oid owner)
 		return psprintf("row security of dataset %s applies to the view's owner",
 						name);
 	if (!notes_deleted(base, NULL, &definition->triggers))
-		return psprintf("triggers of dataset %s that note deleted frames are missing or disabled",
+		return psprintf("triggers of dataset %s that note deleted frames are missing or not ENABLE ALWAYS: see doctor()",
 						name);
 	return NULL;
 }

@@ -191,22 +191,37 @@ is_enabled(Oid dataset)
 						1, &param, false, 1) > 0;
 }
 
+/* All five as create_triggers() makes them? */
+static bool
+is_complete(Oid dataset)
+{
+	AvcParam	param = AVC_OID(dataset);
+
+	return avc_spi_int64("SELECT count(*) FROM pg_catalog.pg_trigger "
+						 "WHERE tgrelid = $1 AND tgenabled = 'A' AND tgfoid IN "
+						 "('_avcurate.archive_row()'::regprocedure, "
+						 "'_avcurate.archive_table()'::regprocedure, "
+						 "'_avcurate.note_deleted()'::regprocedure)",
+						 1, &param, 0) >= 5;
+}
+
+/* Or put back those that were dropped or disabled. */
 static void
 create_triggers(Oid dataset)
 {
 	static const char *const commands[] = {
-		"CREATE TRIGGER avcurate_archive_update AFTER UPDATE ON %s "
+		"CREATE OR REPLACE TRIGGER avcurate_archive_update AFTER UPDATE ON %s "
 		"FOR EACH ROW WHEN (OLD.image_sha256 IS DISTINCT FROM NEW.image_sha256 "
 		"OR OLD.frame_id <> NEW.frame_id) "
 		"EXECUTE FUNCTION _avcurate.archive_row()",
-		"CREATE TRIGGER avcurate_archive_delete AFTER DELETE ON %s "
+		"CREATE OR REPLACE TRIGGER avcurate_archive_delete AFTER DELETE ON %s "
 		"FOR EACH ROW EXECUTE FUNCTION _avcurate.archive_row()",
-		"CREATE TRIGGER avcurate_archive_truncate BEFORE TRUNCATE ON %s "
+		"CREATE OR REPLACE TRIGGER avcurate_archive_truncate BEFORE TRUNCATE ON %s "
 		"FOR EACH STATEMENT EXECUTE FUNCTION _avcurate.archive_table()",
-		"CREATE TRIGGER avcurate_note_update AFTER UPDATE ON %s "
+		"CREATE OR REPLACE TRIGGER avcurate_note_update AFTER UPDATE ON %s "
 		"FOR EACH ROW WHEN (OLD.frame_id <> NEW.frame_id) "
 		"EXECUTE FUNCTION _avcurate.note_deleted()",
-		"CREATE TRIGGER avcurate_note_delete AFTER DELETE ON %s "
+		"CREATE OR REPLACE TRIGGER avcurate_note_delete AFTER DELETE ON %s "
 		"FOR EACH ROW EXECUTE FUNCTION _avcurate.note_deleted()",
 		"ALTER TABLE %s ENABLE ALWAYS TRIGGER avcurate_archive_update, "
 		"ENABLE ALWAYS TRIGGER avcurate_archive_delete, "
@@ -250,6 +265,8 @@ avc_archive_enable(Oid dataset)
 		if (!is_enabled(dataset))
 			create_triggers(dataset);
 	}
+	if (may_create && !is_complete(dataset))
+		create_triggers(dataset);
 	avc_archive_hold(dataset);
 	SPI_finish();
 	avc_catalog_leave(&scope);

@@ -100,5 +100,21 @@ SELECT is((SELECT detail FROM avcurate.verify_slice('lane.every', 5)), 'images m
 ROLLBACK TO s;
 SELECT is((SELECT verified FROM avcurate.verify_slice('lane.every', 5)), true, 'until the deletion is undone');
 
+-- ---- triggers that were disabled stay weaker when they are enabled again
+CREATE FUNCTION pg_temp.triggers() RETURNS text LANGUAGE sql AS $$
+	SELECT ok || ' ' || detail FROM avcurate.doctor() WHERE check_name = 'dataset triggers' $$;
+SELECT is(pg_temp.triggers(), 'false missing or not ENABLE ALWAYS on lane.frames: images of old versions may get lost, slices are recomputed',
+	'doctor tells of disabled triggers');
+ALTER TABLE lane.frames ENABLE TRIGGER USER;
+SELECT is(left(pg_temp.triggers(), 49), 'false missing or not ENABLE ALWAYS on lane.frames', 'and of those enabled as others are');
+DROP TRIGGER avcurate_archive_delete ON lane.frames;
+SELECT avcurate.create_slice('lane.late', 'lane.frames', 'true') \g /dev/null
+SELECT is(pg_temp.triggers(), 'true all enabled: deleted frames and old images are noted', 'the next slice puts them back');
+SET LOCAL session_replication_role = replica;
+DELETE FROM lane.frames WHERE frame_id = (SELECT max(frame_id) FROM lane.late);
+RESET session_replication_role;
+SELECT is((SELECT verified FROM avcurate.verify_slice('lane.late', 1)), true, 'and they do their work');
+SELECT is((SELECT incremental FROM avcurate.slices WHERE slice = 'lane.late'::regclass), true, 'so that slices can be refreshed by difference');
+
 SELECT * FROM finish();
 ROLLBACK;
