@@ -181,7 +181,7 @@ foreach my $kind ('zip', 'stream')
 $job = train(qq({"max_steps": 2, "batch_size": 2, "from_checkpoint": $checkpoint, "max_frames": 4}));
 is((wait_for($job))[0], 'succeeded', 'fine-tuning');
 is($node->safe_psql('postgres', "SELECT parent, rows, provenance ->> 'frames', provenance -> 'options' ->> 'lr' FROM avcurate.checkpoints WHERE job = $job"),
-	"$checkpoint|24|4|0.0005", 'knows its parent, frames and rate');
+	"$checkpoint|23|4|0.0005", 'knows its parent, frames and rate');
 my ($start) = $node->safe_psql('postgres', "SELECT loss < (SELECT loss FROM avcurate.job_progress WHERE job = $first AND step = 1) FROM avcurate.job_progress WHERE job = $job AND step = 1");
 is($start, 't', 'and begins with a smaller loss');
 

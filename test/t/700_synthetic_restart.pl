@@ -64,6 +64,8 @@ interrupt(sub { $node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) $
 interrupt(
 	sub {
 		my $pid = $node->safe_psql('postgres', "SELECT pid $backend LIMIT 1");
+		# batches are committed without waiting for the disk: let it have them
+		$node->safe_psql('postgres', q{SELECT pg_logical_emit_message(true, 'avcurate', 'flush')});
 		kill 'KILL', $pid;
 	},
 	'killed');
