@@ -53,6 +53,20 @@ bind_params(Bound *bound, int nparams, const AvcParam *params)
 	}
 }
 
+/*
+ * Back to the caller's context (SPI leaves its own current, which lives until
+ * SPI_finish); how many rows the statement had.
+ */
+static uint64
+end_statement(MemoryContext context, const char *sql, int result)
+{
+	MemoryContextSwitchTo(context);
+	if (result < 0)
+		elog(ERROR, "could not run \"%s\": %s", sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
 uint64
 avc_spi_exec(const char *sql, int nparams, const AvcParam *params,
 			 bool read_only, long limit)
@@ -65,12 +79,7 @@ avc_spi_exec(const char *sql, int nparams, const AvcParam *params,
 	result = SPI_execute_with_args(sql, nparams, bound.types,
 								   bound.values, bound.nulls, read_only,
 								   limit);
-	/* SPI leaves its own context current, which lives until SPI_finish */
-	MemoryContextSwitchTo(context);
-	if (result < 0)
-		elog(ERROR, "could not run \"%s\": %s", sql,
-			 SPI_result_code_string(result));
-	return SPI_processed;
+	return end_statement(context, sql, result);
 }
 
 uint64
@@ -95,11 +104,7 @@ avc_spi_exec_kept(SPIPlanPtr *plan, const char *sql, int nparams,
 	}
 	result = SPI_execute_plan(*plan, bound.values, bound.nulls, read_only,
 							  limit);
-	MemoryContextSwitchTo(context);
-	if (result < 0)
-		elog(ERROR, "could not run \"%s\": %s", sql,
-			 SPI_result_code_string(result));
-	return SPI_processed;
+	return end_statement(context, sql, result);
 }
 
 Portal
