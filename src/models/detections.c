@@ -140,6 +140,23 @@ make_key(AnswerKey *key, const AvcDetector *detector, const bytea *image)
 	memcpy(key->weights, detector->weights, sizeof(key->weights));
 }
 
+/* Enter what is known of an image; id is that of the request, 0 = answered. */
+static void
+add_answer(const AnswerKey *key, const AvcDetector *detector, int64 id,
+		   AvcDetections detections)
+{
+	Answer	   *answer = hash_search(answers, key, HASH_ENTER, NULL);
+
+	answer->service = detector->service;
+	answer->id = id;
+	answer->detections = detections;
+	if (id != 0)
+	{
+		dlist_push_tail(&ahead, &answer->node);
+		ahead_count++;
+	}
+}
+
 static void
 remove_answer(Answer *answer)
 {
@@ -423,10 +440,7 @@ avc_detections_of(const AvcDetector *detector, const bytea *image)
 	}
 	detections = keep(ask(detector, image, &info), &info);
 	note_proof(detector);
-	answer = hash_search(answers, &key, HASH_ENTER, NULL);
-	answer->service = detector->service;
-	answer->id = 0;
-	answer->detections = detections;
+	add_answer(&key, detector, 0, detections);
 	return detections;
 }
 
@@ -434,7 +448,6 @@ void
 avc_detections_ahead(const AvcDetector *detector, const bytea *image)
 {
 	AnswerKey	key;
-	Answer	   *answer;
 	EngJpegInfo info;
 	EngStatus	status;
 	int64		id;
@@ -455,10 +468,6 @@ avc_detections_ahead(const AvcDetector *detector, const bytea *image)
 	while (ahead_count >= MAX_AHEAD)
 		(void) settle_oldest();
 	id = send_image(detector, image, &info);
-	answer = hash_search(answers, &key, HASH_ENTER, NULL);
-	answer->service = detector->service;
-	answer->id = id;
-	answer->detections = (AvcDetections) {info.width, info.height, 0, NULL};
-	dlist_push_tail(&ahead, &answer->node);
-	ahead_count++;
+	add_answer(&key, detector, id,
+			   (AvcDetections) {info.width, info.height, 0, NULL});
 }
