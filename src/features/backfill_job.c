@@ -237,21 +237,18 @@ make_ranges(Share *share)
 		insert_range(share, last + 1, last + 1, PG_INT64_MAX);
 }
 
-/* Lock an open range that nobody works on; false if there is none. */
+/* Run a query for a range and lock it; false if somebody else has it. */
 static bool
-take_open_range(Share *share, Range *range)
+lock_range(Share *share, SPIPlanPtr *plan, const char *sql, int nparams,
+		   Range *range)
 {
-	static SPIPlanPtr plan = NULL;
 	AvcRoleScope scope;
 	bool		is_found;
 
 	avc_catalog_enter(&scope);
-	is_found = avc_spi_exec_kept(&plan, "SELECT first_id, next_id, last_id"
-								 " FROM _avcurate.backfill_ranges"
-								 " WHERE job = $1 AND is_open"
-								 " ORDER BY first_id LIMIT 1"
-								 " FOR UPDATE SKIP LOCKED", 1,
-								 (AvcParam[]) {AVC_INT8(share->job->job)},
+	is_found = avc_spi_exec_kept(plan, sql, nparams,
+								 (AvcParam[]) {AVC_INT8(share->job->job),
+									 AVC_INT8(share->first_id)},
 								 false, 0) > 0;
 	if (is_found)
 	{
@@ -261,6 +258,31 @@ take_open_range(Share *share, Range *range)
 	}
 	avc_catalog_leave(&scope);
 	return is_found;
+}
+
+/* Lock an open range that nobody works on; false if there is none. */
+static bool
+take_open_range(Share *share, Range *range)
+{
+	static SPIPlanPtr plan = NULL;
+
+	return lock_range(share, &plan, "SELECT first_id, next_id, last_id"
+					  " FROM _avcurate.backfill_ranges"
+					  " WHERE job = $1 AND is_open"
+					  " ORDER BY first_id LIMIT 1 FOR UPDATE SKIP LOCKED",
+					  1, range);
+}
+
+/* Lock the range that this worker has; false if somebody else took it. */
+static bool
+lock_own_range(Share *share, Range *range)
+{
+	static SPIPlanPtr plan = NULL;
+
+	return lock_range(share, &plan, "SELECT first_id, next_id, last_id"
+					  " FROM _avcurate.backfill_ranges"
+					  " WHERE job = $1 AND first_id = $2 AND is_open"
+					  " FOR UPDATE SKIP LOCKED", 2, range);
 }
 
 /* Leave to others what is more than this worker does in a while. */
@@ -357,31 +379,6 @@ claim_range(Share *share)
 	commit(share);
 	share->has_range = claim == CLAIM_RANGE;
 	return claim;
-}
-
-/* Lock the range that this worker has; false if somebody else took it. */
-static bool
-lock_own_range(Share *share, Range *range)
-{
-	static SPIPlanPtr plan = NULL;
-	AvcRoleScope scope;
-	bool		is_found;
-
-	avc_catalog_enter(&scope);
-	is_found = avc_spi_exec_kept(&plan, "SELECT next_id, last_id"
-								 " FROM _avcurate.backfill_ranges"
-								 " WHERE job = $1 AND first_id = $2 AND is_open"
-								 " FOR UPDATE SKIP LOCKED", 2,
-								 (AvcParam[]) {AVC_INT8(share->job->job),
-									 AVC_INT8(share->first_id)},
-								 false, 0) > 0;
-	if (is_found)
-	{
-		range->next = column(1);
-		range->last = column(2);
-	}
-	avc_catalog_leave(&scope);
-	return is_found;
 }
 
 static void
