@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "common/attempt.h"
+#include "common/message.h"
 #include "common/spi.h"
 #include "datasets/frame.h"
 #include "datasets/ingest_log.h"
@@ -255,23 +256,14 @@ void
 avc_ingest_error(AvcIngest *ingest, const char *source, int sqlstate,
 				 const char *format,...)
 {
-	StringInfoData message;
+	va_list		args;
+	char	   *message;
 
-	initStringInfo(&message);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&message, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&message, needed);
-	}
-	add_error(ingest, source, sqlstate, message.data);
-	pfree(message.data);
+	va_start(args, format);
+	message = avc_message(format, args);
+	va_end(args);
+	add_error(ingest, source, sqlstate, message);
+	pfree(message);
 	if (list_length(ingest->log.errors) >= BATCH_FRAMES)
 		avc_ingest_flush(ingest);
 }

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "common/catalog.h"
+#include "common/message.h"
 #include "common/spi.h"
 #include "jobs/job.h"
 #include "jobs/state.h"
@@ -116,32 +117,23 @@ void
 avc_job_log(AvcJob *job, const char *level, const char *format,...)
 {
 	Access		access;
-	StringInfoData message;
+	va_list		args;
+	char	   *message;
 
-	initStringInfo(&message);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&message, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&message, needed);
-	}
+	va_start(args, format);
+	message = avc_message(format, args);
+	va_end(args);
 	access_begin(&access, job);
 	{
 		AvcParam	params[] = {
-			AVC_INT8(job->job), AVC_TEXT(level), AVC_TEXT(message.data)
+			AVC_INT8(job->job), AVC_TEXT(level), AVC_TEXT(message)
 		};
 
 		avc_spi_exec("INSERT INTO _avcurate.job_log (job, level, message) "
 					 "VALUES ($1, $2, $3)", 3, params, false, 0);
 	}
 	access_end(&access);
-	pfree(message.data);
+	pfree(message);
 }
 
 void

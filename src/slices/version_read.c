@@ -21,6 +21,7 @@
 #include "utils/typcache.h"
 
 #include "common/catalog.h"
+#include "common/message.h"
 #include "common/spi.h"
 #include "slices/refresh.h"
 
@@ -293,21 +294,13 @@ static void
 add_fault(Verdict *verdict, const char *format,...)
 {
 	StringInfo	faults = &verdict->faults;
+	va_list		args;
 
 	if (faults->len > 0)
 		appendStringInfoString(faults, "; ");
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(faults, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(faults, needed);
-	}
+	va_start(args, format);
+	appendStringInfoString(faults, avc_message(format, args));
+	va_end(args);
 }
 
 /* Count and digest the version's rows afresh. */
