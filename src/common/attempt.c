@@ -10,7 +10,14 @@
 
 #include "common/attempt.h"
 
-/* Would every other row fail, too, or has the user asked to stop? */
+/* Has the user or the server asked to stop? */
+static bool
+is_stop(int sqlstate)
+{
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_OPERATOR_INTERVENTION;
+}
+
+/* Would every other row fail, too, or has somebody asked to stop? */
 static bool
 is_for_statement(int sqlstate)
 {
@@ -19,17 +26,17 @@ is_for_statement(int sqlstate)
 		return false;
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
-		case ERRCODE_OPERATOR_INTERVENTION:
 		case ERRCODE_INSUFFICIENT_RESOURCES:
 		case ERRCODE_TRANSACTION_ROLLBACK:
 			return true;
 		default:
-			return false;
+			return is_stop(sqlstate);
 	}
 }
 
-bool
-avc_attempt(AvcStep step, void *arg, AvcFailure *failure)
+static bool
+attempt(AvcStep step, void *arg, AvcFailure *failure,
+		bool (*is_raised) (int sqlstate))
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -52,7 +59,7 @@ avc_attempt(AvcStep step, void *arg, AvcFailure *failure)
 		FlushErrorState();
 		/* always: left open, it would pass for a savepoint of the user */
 		RollbackAndReleaseCurrentSubTransaction();
-		if (is_for_statement(error->sqlerrcode))
+		if (is_raised(error->sqlerrcode))
 			ReThrowError(error);
 		failure->sqlstate = error->sqlerrcode;
 		failure->message = error->message ? error->message : pstrdup("");
@@ -61,4 +68,16 @@ avc_attempt(AvcStep step, void *arg, AvcFailure *failure)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return is_done;
+}
+
+bool
+avc_attempt(AvcStep step, void *arg, AvcFailure *failure)
+{
+	return attempt(step, arg, failure, is_for_statement);
+}
+
+bool
+avc_examine(AvcStep step, void *arg, AvcFailure *failure)
+{
+	return attempt(step, arg, failure, is_stop);
 }

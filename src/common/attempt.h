@@ -22,4 +22,10 @@ typedef void (*AvcStep) (void *arg);
  */
 extern bool avc_attempt(AvcStep step, void *arg, AvcFailure *failure);
 
+/*
+ * The same for what is tried in order to know whether it works: nothing but
+ * cancel and shutdown is raised again.
+ */
+extern bool avc_examine(AvcStep step, void *arg, AvcFailure *failure);
+
 #endif

@@ -9,7 +9,6 @@
 
 #include <unistd.h>
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -20,9 +19,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 
+#include "common/attempt.h"
 #include "common/engine_client.h"
 #include "common/engine_service.h"
 #include "common/server_jansson.h"
@@ -45,47 +43,26 @@ typedef struct Report
 PG_FUNCTION_INFO_V1(avc_version);
 PG_FUNCTION_INFO_V1(avc_doctor);
 
-/*
- * Start an engine, keep its greeting and end it.  A failure is caught in a
- * subtransaction and returned as text.
- */
+static void
+greet_engine(void *arg)
+{
+	EngineReport *report = arg;
+	AvcEngine  *engine = avc_engine_start();
+
+	report->hello = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													   CStringGetDatum(avc_engine_hello(engine))));
+	avc_engine_stop(engine);
+}
+
+/* Start an engine, keep its greeting or why there is none, and end it. */
 static EngineReport
 ask_engine(void)
 {
 	EngineReport report = {NULL, NULL};
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	AvcFailure	why;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		AvcEngine  *engine = avc_engine_start();
-
-		report.hello = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-														  CStringGetDatum(avc_engine_hello(engine))));
-		avc_engine_stop(engine);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		/* a cancel is the user's wish, not a finding */
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-			error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-			ReThrowError(error);
-		report.error = pstrdup(error->message);
-	}
-	PG_END_TRY();
+	if (!avc_examine(greet_engine, &report, &why))
+		report.error = why.message;
 	return report;
 }
 
