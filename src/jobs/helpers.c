@@ -123,12 +123,7 @@ help(AvcJob *job)
 {
 	PG_TRY();
 	{
-		AvcJobBody	body;
-
-		body = (AvcJobBody) load_external_function("$libdir/avcurate",
-												   job->body, true, NULL);
-		MemoryContextSwitchTo(job->context);
-		body(job);
+		avc_job_call_body(job);
 	}
 	PG_CATCH();
 	{

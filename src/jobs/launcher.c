@@ -58,11 +58,7 @@ recover_jobs(void)
 	uint64		i;
 	SPITupleTable *table;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	avc_catalog_enter(&scope);
-	SPI_connect();
+	avc_job_access_begin(&scope);
 	rows = avc_spi_exec("SELECT job, attempts, max_attempts, "
 						"cancel_requested FROM _avcurate.jobs "
 						"WHERE state = 'running' ORDER BY job "
@@ -87,10 +83,7 @@ recover_jobs(void)
 						DatumGetInt32(SPI_getbinval(tuple, table->tupdesc, 3,
 													&is_null)));
 	}
-	SPI_finish();
-	avc_catalog_leave(&scope);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	avc_job_access_end(&scope);
 }
 
 /* ---- one job -------------------------------------------------------- */
@@ -119,11 +112,7 @@ record_end(AvcJob *job, const char *error, bool was_cancelled)
 	bool		is_null;
 	bool		requested;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	avc_catalog_enter(&scope);
-	SPI_connect();
+	avc_job_access_begin(&scope);
 	requested = DatumGetBool(avc_spi_value("SELECT cancel_requested FROM "
 										   "_avcurate.jobs WHERE job = $1 "
 										   "AND state = 'running' FOR NO KEY UPDATE",
@@ -140,17 +129,25 @@ record_end(AvcJob *job, const char *error, bool was_cancelled)
 	else
 		avc_job_state_change(job->job, AVC_JOB_RUNNING, AVC_JOB_SUCCEEDED,
 							 NULL);
-	SPI_finish();
-	avc_catalog_leave(&scope);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	avc_job_access_end(&scope);
+}
+
+void
+avc_job_call_body(AvcJob *job)
+{
+	AvcJobBody	body;
+
+	body = (AvcJobBody) load_external_function("$libdir/avcurate", job->body,
+											   true, NULL);
+	MemoryContextSwitchTo(job->context);
+	body(job);
 }
 
 /*
  * Call the body.  Returns NULL, or the text of the error that it ended with.
  */
 static char *
-call_body(AvcJob *job, bool *was_cancelled)
+try_body(AvcJob *job, bool *was_cancelled)
 {
 	volatile bool cancelled = false;
 	char	   *volatile error = NULL;
@@ -158,12 +155,7 @@ call_body(AvcJob *job, bool *was_cancelled)
 	pqsignal(SIGINT, StatementCancelHandler);
 	PG_TRY();
 	{
-		AvcJobBody	body;
-
-		body = (AvcJobBody) load_external_function("$libdir/avcurate",
-												   job->body, true, NULL);
-		MemoryContextSwitchTo(job->context);
-		body(job);
+		avc_job_call_body(job);
 		if (IsTransactionState())
 			elog(ERROR, "body of job " INT64_FORMAT " left a transaction open",
 				 job->job);
@@ -202,7 +194,7 @@ run_job(AvcJob *job)
 	pgstat_report_activity(STATE_RUNNING,
 						   psprintf("job " INT64_FORMAT ": %s", job->job,
 									job->kind));
-	error = call_body(job, &was_cancelled);
+	error = try_body(job, &was_cancelled);
 	avc_engine_stop_all();
 	record_end(job, error, was_cancelled);
 	avc_job_unlock(job->job);
@@ -217,18 +209,11 @@ has_pending(void)
 	AvcRoleScope scope;
 	int64		count;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	avc_catalog_enter(&scope);
-	SPI_connect();
+	avc_job_access_begin(&scope);
 	count = avc_spi_int64("SELECT job FROM _avcurate.jobs "
 						  "WHERE state = 'pending' LIMIT 1 "
 						  "FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, 0);
-	SPI_finish();
-	avc_catalog_leave(&scope);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	avc_job_access_end(&scope);
 	return count != 0;
 }
 

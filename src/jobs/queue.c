@@ -175,20 +175,38 @@ read_claimed(void)
 	return job;
 }
 
+void
+avc_job_access_begin(AvcRoleScope *scope)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	avc_catalog_enter(scope);
+	SPI_connect();
+}
+
+void
+avc_job_access_end(AvcRoleScope *scope)
+{
+	SPI_finish();
+	avc_catalog_leave(scope);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* What read_claimed reads. */
+#define CLAIMED_COLUMNS "SELECT job, kind, body, role::oid AS role, " \
+	"dataset::oid AS dataset, slice_id, version, model, checkpoint, " \
+	"options, attempts FROM _avcurate.jobs "
+
 AvcJob *
 avc_job_claim(void)
 {
 	AvcJob	   *job = NULL;
 	AvcRoleScope scope;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	if (avc_spi_exec("SELECT job, kind, body, role::oid AS role, "
-					 "dataset::oid AS dataset, slice_id, version, model, "
-					 "checkpoint, options, attempts FROM _avcurate.jobs "
+	avc_job_access_begin(&scope);
+	if (avc_spi_exec(CLAIMED_COLUMNS
 					 "WHERE state = 'pending' ORDER BY job LIMIT 1 "
 					 "FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, false, 0) > 0)
 	{
@@ -197,10 +215,7 @@ avc_job_claim(void)
 		avc_job_state_change(job->job, AVC_JOB_PENDING, AVC_JOB_RUNNING,
 							 NULL);
 	}
-	SPI_finish();
-	avc_catalog_leave(&scope);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	avc_job_access_end(&scope);
 	return job;
 }
 
@@ -210,24 +225,15 @@ avc_job_join(int64 number)
 	AvcJob	   *job = NULL;
 	AvcRoleScope scope;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	if (avc_spi_exec("SELECT job, kind, body, role::oid AS role, "
-					 "dataset::oid AS dataset, slice_id, version, model, "
-					 "checkpoint, options, attempts FROM _avcurate.jobs "
+	avc_job_access_begin(&scope);
+	if (avc_spi_exec(CLAIMED_COLUMNS
 					 "WHERE job = $1 AND state = 'running'", 1,
 					 (AvcParam[]) {AVC_INT8(number)}, true, 0) > 0)
 	{
 		job = read_claimed();
 		job->is_helper = true;
 	}
-	SPI_finish();
-	avc_catalog_leave(&scope);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	avc_job_access_end(&scope);
 	return job;
 }
 

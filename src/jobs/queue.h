@@ -1,11 +1,19 @@
 /*
  * jobs/queue.h
- *		What the launcher needs of the queue.
+ *		What the workers of the queue share.
  */
 #ifndef AVC_JOBS_QUEUE_H
 #define AVC_JOBS_QUEUE_H
 
+#include "common/catalog.h"
 #include "jobs/job.h"
+
+/*
+ * A transaction of a worker's own on the catalog, connected to SPI, between
+ * jobs and at their ends.
+ */
+extern void avc_job_access_begin(AvcRoleScope *scope);
+extern void avc_job_access_end(AvcRoleScope *scope);
 
 /*
  * Claim the oldest pending job for this process: it is running and locked
@@ -22,6 +30,9 @@ extern int64 avc_job_count_waiting(void);
 
 /* Register a worker for the queue; false when the server has no slot. */
 extern bool avc_job_worker_register(bool after_commit);
+
+/* Call the job's body, with job->context current (launcher.c). */
+extern void avc_job_call_body(AvcJob *job);
 
 /* The exported entry of the queue's workers (launcher.c). */
 #define AVC_JOB_WORKER_ENTRY "avc_job_worker_main"
