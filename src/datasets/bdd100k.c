@@ -20,6 +20,7 @@
 #include "utils/portal.h"
 #include "utils/timestamp.h"
 
+#include "common/procedure.h"
 #include "common/spi.h"
 #include "datasets/bdd100k_labels.h"
 #include "datasets/dataset.h"

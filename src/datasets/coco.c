@@ -20,6 +20,7 @@
 #include "utils/memutils.h"
 #include "utils/portal.h"
 
+#include "common/procedure.h"
 #include "common/spi.h"
 #include "datasets/coco_tables.h"
 #include "datasets/dataset.h"

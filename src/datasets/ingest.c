@@ -32,6 +32,7 @@
 
 #include "common/attempt.h"
 #include "common/message.h"
+#include "common/procedure.h"
 #include "common/spi.h"
 #include "datasets/frame.h"
 #include "datasets/ingest_log.h"
@@ -71,18 +72,6 @@ struct AvcIngest
 	SPIPlanPtr	update_all;
 	SPIPlanPtr	update_rest;	/* all but the image */
 };
-
-void
-avc_procedure_enter(FunctionCallInfo fcinfo, const char *name)
-{
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("%s cannot run inside a transaction block", name),
-				 errhint("It commits as it goes: CALL it by itself, not after BEGIN, with psql -1, in a function or in one string with other statements.")));
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-}
 
 /* Prepare a statement that lives as long as the session. */
 static SPIPlanPtr
@@ -186,7 +175,7 @@ commit(bool is_last)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
 								 false);
-	SPI_commit();
+	avc_procedure_commit();
 }
 
 AvcIngest *

@@ -63,13 +63,6 @@ typedef struct AvcIngestCounts
 } AvcIngestCounts;
 
 /*
- * Check that the procedure may commit (an error with a hint inside a
- * transaction block or a function), and connect to SPI.  "name" is the
- * procedure's.  SPI_finish() is the caller's.
- */
-extern void avc_procedure_enter(FunctionCallInfo fcinfo, const char *name);
-
-/*
  * Start: "source" names the run in the progress view (folder, or seed and
  * options), "total" is the number of frames to come or -1.  The result
  * lives in PortalContext.

@@ -21,6 +21,7 @@
 #include "utils/portal.h"
 
 #include "common/catalog.h"
+#include "common/procedure.h"
 #include "common/spi.h"
 #include "datasets/dataset.h"
 #include "datasets/ingest.h"

@@ -14,8 +14,8 @@
 #include "utils/portal.h"
 #include "utils/timestamp.h"
 
+#include "common/procedure.h"
 #include "common/spi.h"
-#include "datasets/ingest.h"
 #include "features/backfill.h"
 
 PG_FUNCTION_INFO_V1(avc_backfill);
@@ -88,14 +88,14 @@ walk(AvcBackfill *run, Wish *wish, int64 first, int64 last)
 
 	warn_of_refusals(run, wish);
 	/* do not keep locks of planning longer than a batch would */
-	SPI_commit();
+	avc_procedure_commit();
 	while (run->targets != NIL && run->rows < wish->max_rows)
 	{
 		AvcBatch	batch = avc_backfill_batch(run, first, last,
 											   Min(wish->batch_size,
 												   wish->max_rows - run->rows));
 
-		SPI_commit();
+		avc_procedure_commit();
 		warn_of_refusals(run, wish);
 		say_progress(run, wish);
 		busy += batch.busy;

@@ -106,6 +106,36 @@ $run->quit;
 backfill("'drive'");
 is(query('SELECT count(*) FROM drive WHERE late = weather'), 600, 'all are computed from what is there now');
 
+# ---- a session that wants serializable transactions ------------------------
+# Row 1 waits until another session has changed row 5, which the batch's
+# snapshot does not see.
+query(q{CREATE FUNCTION meet(bigint, text) RETURNS text LANGUAGE plpgsql AS $$
+	BEGIN
+		IF $1 = 1 THEN
+			PERFORM pg_catalog.pg_advisory_xact_lock(2);
+			WHILE NOT pg_catalog.pg_try_advisory_xact_lock(1) LOOP PERFORM pg_catalog.pg_sleep(0.01); END LOOP;
+		END IF;
+		RETURN pg_catalog.current_setting('transaction_isolation') || ' ' || $2;
+	END $$;
+	SELECT avcurate.add_feature('drive', 'met', 'meet(frame_id, weather)')});
+foreach my $level ('repeatable read', 'serializable')
+{
+	$holder = $node->background_psql('postgres');
+	$holder->query_safe('SELECT pg_advisory_lock(1)');
+	my $run = $node->background_psql('postgres', on_error_stop => 0);
+	$run->query_until(qr/begun/, "SET default_transaction_isolation = '$level';\n\\echo begun\nCALL avcurate.backfill('drive', 'met');\n\\echo ended\n");
+	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 2}) or die;
+	$holder->query_safe("UPDATE drive SET weather = '$level' WHERE frame_id = 5");
+	$holder->query_safe('SELECT pg_advisory_unlock(1)');
+	$holder->quit;
+	$run->query_until(qr/ended/, "\n");
+	like($run->{stderr}, qr/backfilled 600 rows of "drive", 0 errors/, "a row that is changed under a backfill in a session of $level transactions");
+	$run->quit;
+	is(query("SELECT met FROM drive WHERE frame_id = 5"), "read committed $level", 'is computed from what it is now');
+	query(q{SELECT avcurate.alter_feature('drive', 'met', 'meet(frame_id, weather)')});
+}
+query(q{UPDATE drive SET weather = 'foggy'; SELECT avcurate.drop_feature('drive', 'met')});
+
 # ---- the definition changes during a run -----------------------------------
 query(q{SELECT avcurate.alter_feature('drive', 'late', 'slowly(weather, 0.002)')});
 $run = $node->background_psql('postgres', on_error_stop => 0);
