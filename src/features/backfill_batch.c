@@ -164,17 +164,31 @@ store_range(void *arg)
 	step->stored = execute(step->plan, values);
 }
 
+/* Rows may be in use: wait for them no longer than LOCK_WAIT. */
+static void
+store_open_range(void *arg)
+{
+	int			level = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	store_range(arg);
+	AtEOXact_GUC(false, level);
+}
+
 /*
  * Compute and store in a range of ids and return how many rows that were; -1
- * and why if it failed.
+ * and why if it failed.  Where the rows are locked by us, or only read, the
+ * locks that an expression itself may wait for have their time.
  */
 static int64
-try_range(SPIPlanPtr plan, int64 first, int64 last, AvcFailure *why)
+try_range(SPIPlanPtr plan, int64 first, int64 last, bool is_locked,
+		  AvcFailure *why)
 {
 	StoreStep	step = {plan, first, last, 0};
 
 	CHECK_FOR_INTERRUPTS();
-	if (avc_attempt(store_range, &step, why))
+	if (avc_attempt(is_locked ? store_range : store_open_range, &step, why))
 		return step.stored;
 	/* the disk, a missing program: not a matter of rows */
 	if (ERRCODE_TO_CATEGORY(why->sqlstate) == ERRCODE_SYSTEM_ERROR)
@@ -279,7 +293,7 @@ store_row(AvcBackfill *run, AvcLevel *level, Rows *rows, int at)
 
 		if (target->given_up != NULL)
 			continue;
-		if (try_range(target->store, frame_id, frame_id, &why) >= 0)
+		if (try_range(target->store, frame_id, frame_id, true, &why) >= 0)
 			target->refused = 0;
 		else
 		{
@@ -350,7 +364,7 @@ send_ahead(AvcLevel *level, const Rows *rows)
 
 	if (level->ahead != NULL &&
 		try_range(level->ahead, rows->ids[0], rows->ids[rows->count - 1],
-				  &why) >= 0)
+				  true, &why) >= 0)
 		SPI_freetuptable(SPI_tuptable);
 }
 
@@ -404,7 +418,8 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 			at++;
 		}
 		else if ((stored = try_range(level->store, rows->ids[at],
-									 rows->ids[end - 1], &why)) >= 0)
+									 rows->ids[end - 1], rows->is_locked,
+									 &why)) >= 0)
 		{
 			rows->stored += stored;
 			reset_refused(level);
@@ -478,17 +493,6 @@ mark_failed(AvcBackfill *run, AvcTarget *target)
 	run->failed += count;
 }
 
-/* Wait for locks of others no longer than LOCK_WAIT. */
-static int
-limit_lock_wait(void)
-{
-	int			level = NewGUCNestLevel();
-
-	(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	return level;
-}
-
 /* How many rows something was stored in. */
 static int64
 store_levels(AvcBackfill *run, Rows *rows)
@@ -496,7 +500,6 @@ store_levels(AvcBackfill *run, Rows *rows)
 	int64		stored = 0;
 	ListCell   *cell,
 			   *target;
-	int			guc_level = limit_lock_wait();
 	bool		is_complete = true;
 
 	rows->is_busy = palloc0(rows->count * sizeof(bool));
@@ -517,7 +520,6 @@ store_levels(AvcBackfill *run, Rows *rows)
 		if (!is_complete)
 			break;
 	}
-	AtEOXact_GUC(false, guc_level);
 	/* a row may be stored in once a level */
 	return Min(stored, rows->count - rows->busy);
 }

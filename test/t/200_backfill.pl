@@ -136,6 +136,21 @@ foreach my $level ('repeatable read', 'serializable')
 }
 query(q{UPDATE drive SET weather = 'foggy'; SELECT avcurate.drop_feature('drive', 'met')});
 
+# ---- an expression that waits for a lock of its own ------------------------
+query(q{CREATE FUNCTION wait_for(bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+	BEGIN IF $1 = 1 THEN PERFORM pg_catalog.pg_advisory_xact_lock(3); END IF; RETURN $1; END $$;
+	SELECT avcurate.add_feature('drive', 'waited', 'wait_for(frame_id)')});
+$holder = $node->background_psql('postgres');
+$holder->query_safe('SELECT pg_advisory_lock(3)');
+$run = $node->background_psql('postgres', on_error_stop => 0);
+$run->query_until(qr/begun/, "\\echo begun\nCALL avcurate.backfill('drive', 'waited');\n\\echo ended\n");
+$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND waitstart < clock_timestamp() - interval '200 ms'}) or die;
+$holder->quit;
+$run->query_until(qr/ended/, "\n");
+like($run->{stderr}, qr/backfilled 600 rows of "drive", 0 errors/, 'has the time that it needs');
+$run->quit;
+query(q{SELECT avcurate.drop_feature('drive', 'waited')});
+
 # ---- the definition changes during a run -----------------------------------
 query(q{SELECT avcurate.alter_feature('drive', 'late', 'slowly(weather, 0.002)')});
 $run = $node->background_psql('postgres', on_error_stop => 0);
