@@ -20,12 +20,12 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 
+#include "batches/frame_scan.h"
 #include "batches/jsonb_lists.h"
 #include "common/spi.h"
 #include "datasets/category.h"
@@ -79,14 +79,6 @@ typedef struct Document
 	int64		unlabelled;		/* frames left out */
 	int64		degenerate;		/* boxes left out */
 } Document;
-
-/* One frame, as it was read. */
-typedef struct Frame
-{
-	int64		id;
-	Datum		value[COLUMNS];
-	bool		is_null[COLUMNS];
-} Frame;
 
 static uint32
 hash_name(const void *key, Size size)
@@ -189,60 +181,15 @@ append_size(StringInfo json, float a, float b)
 }
 
 static void
-raise_bad_arrays(const Frame *frame, const char *column)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-			 errmsg("array \"%s\" of frame " INT64_FORMAT " does not fit its categories",
-					column, frame->id)));
-}
-
-/* Elements of an optional array of "count" elements; NULL without it. */
-static Datum *
-optional_elements(const Frame *frame, Column column, const char *name,
-				  int count, bool **nulls)
-{
-	bool		is_flag = column == COLUMN_IGNORED;
-	Datum	   *elements;
-	int			found;
-
-	if (frame->is_null[column])
-		return NULL;
-	deconstruct_array(DatumGetArrayTypeP(frame->value[column]),
-					  is_flag ? BOOLOID : FLOAT4OID, is_flag ? 1 : 4, true,
-					  is_flag ? TYPALIGN_CHAR : TYPALIGN_INT,
-					  &elements, nulls, &found);
-	if (found != count)
-		raise_bad_arrays(frame, name);
-	return elements;
-}
-
-static const float *
-box_corners(const Frame *frame, int count)
-{
-	ArrayType  *array;
-
-	if (frame->is_null[COLUMN_BBOXES])
-		raise_bad_arrays(frame, "ann_bboxes");
-	array = DatumGetArrayTypeP(frame->value[COLUMN_BBOXES]);
-	if (count == 0 && ARR_NDIM(array) == 0)
-		return NULL;
-	if (ARR_NDIM(array) != 2 || ARR_DIMS(array)[0] != count ||
-		ARR_DIMS(array)[1] != 4 || array_contains_nulls(array))
-		raise_bad_arrays(frame, "ann_bboxes");
-	return (const float *) ARR_DATA_PTR(array);
-}
-
-static void
-add_annotation(Document *document, const Frame *frame, int category,
-			   const float *box, bool is_ignored, const float *area)
+add_annotation(Document *document, int64 frame_id, int category,
+			   const float *box, bool is_ignored, float area)
 {
 	StringInfoData json;
 
 	initStringInfo(&json);
 	appendStringInfo(&json, "{\"id\":%d,\"image_id\":" INT64_FORMAT
 					 ",\"category_id\":%d,\"iscrowd\":%d%s,\"bbox\":[",
-					 document->annotations.count + 1, frame->id, category,
+					 document->annotations.count + 1, frame_id, category,
 					 is_ignored, is_ignored ? ",\"ignore\":1" : "");
 	append_float(&json, box[0]);
 	appendStringInfoChar(&json, ',');
@@ -252,8 +199,8 @@ add_annotation(Document *document, const Frame *frame, int category,
 	appendStringInfoChar(&json, ',');
 	append_size(&json, box[1], box[3]);
 	appendStringInfoString(&json, "],\"area\":");
-	if (area != NULL)
-		append_float(&json, *area);
+	if (isfinite(area))
+		append_float(&json, area);
 	else
 		append_double(&json, ((double) box[2] - box[0]) *
 					  ((double) box[3] - box[1]));
@@ -269,73 +216,75 @@ is_usable(const float *box)
 }
 
 static void
-add_annotations(Document *document, const Frame *frame)
+add_annotations(Document *document, const AvcFrameRow *row)
 {
-	Datum	   *categories;
-	bool	   *category_nulls;
-	Datum	   *ignored;
-	bool	   *ignored_nulls = NULL;
-	Datum	   *areas;
-	bool	   *area_nulls = NULL;
-	const float *corners;
-	int			count;
+	AvcFrameArrays arrays;
 	int			i;
 
-	deconstruct_array(DatumGetArrayTypeP(frame->value[COLUMN_CATEGORIES]),
-					  TEXTOID, -1, false, TYPALIGN_INT, &categories,
-					  &category_nulls, &count);
-	corners = box_corners(frame, count);
-	ignored = optional_elements(frame, COLUMN_IGNORED, "ann_ignored", count,
-								&ignored_nulls);
-	areas = optional_elements(frame, COLUMN_AREA, "ann_area", count,
-							  &area_nulls);
-	for (i = 0; i < count; i++)
+	avc_frame_arrays_read(&arrays, row);
+	for (i = 0; i < arrays.count; i++)
 	{
-		const float *box = corners + 4 * i;
-		bool		has_area = areas && !area_nulls[i];
-		float		area = has_area ? DatumGetFloat4(areas[i]) : 0;
+		const float *box = arrays.boxes + 4 * i;
+		char	   *category;
 
-		if (category_nulls[i] || !is_usable(box))
+		if (arrays.category_nulls[i] || !is_usable(box))
 		{
 			document->degenerate++;
 			continue;
 		}
-		add_annotation(document, frame,
-					   category_id(document,
-								   TextDatumGetCString(categories[i])),
-					   box, ignored && !ignored_nulls[i] &&
-					   DatumGetBool(ignored[i]),
-					   has_area && isfinite(area) ? &area : NULL);
+		category = TextDatumGetCString(arrays.categories[i]);
+		add_annotation(document, row->frame_id,
+					   category_id(document, category), box,
+					   arrays.ignored[i], arrays.areas[i]);
 	}
 }
 
+/* "name" is the image_id, NULL without one. */
 static void
-add_frame(Document *document, HeapTuple row, TupleDesc desc)
+add_image(Document *document, const AvcFrameRow *row, const char *name)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"id\":" INT64_FORMAT
+					 ",\"width\":%d,\"height\":%d,\"file_name\":",
+					 row->frame_id, row->width, row->height);
+	escape_json(&json, name == NULL ?
+				psprintf(INT64_FORMAT ".jpg", row->frame_id) :
+				psprintf("%s.jpg", name));
+	appendStringInfoChar(&json, '}');
+	add_element(document, &document->images, json.data);
+}
+
+static void
+add_frame(Document *document, HeapTuple tuple, TupleDesc desc)
 {
 	MemoryContext old = MemoryContextSwitchTo(document->row);
-	Frame		frame;
-	StringInfoData json;
+	Datum		value[COLUMNS];
+	bool		is_null[COLUMNS];
+	AvcFrameRow row = {0};
 	int			i;
 
 	for (i = 0; i < COLUMNS; i++)
-		frame.value[i] = SPI_getbinval(row, desc, i + 1, &frame.is_null[i]);
-	frame.id = DatumGetInt64(frame.value[COLUMN_FRAME_ID]);
-	if (frame.is_null[COLUMN_CATEGORIES])
+	{
+		value[i] = SPI_getbinval(tuple, desc, i + 1, &is_null[i]);
+		if (is_null[i])
+			value[i] = (Datum) 0;
+	}
+	if (is_null[COLUMN_CATEGORIES])
 		document->unlabelled++;
 	else
 	{
-		initStringInfo(&json);
-		appendStringInfo(&json, "{\"id\":" INT64_FORMAT
-						 ",\"width\":%d,\"height\":%d,\"file_name\":",
-						 frame.id, DatumGetInt32(frame.value[COLUMN_WIDTH]),
-						 DatumGetInt32(frame.value[COLUMN_HEIGHT]));
-		escape_json(&json, frame.is_null[COLUMN_IMAGE_ID] ?
-					psprintf(INT64_FORMAT ".jpg", frame.id) :
-					psprintf("%s.jpg",
-							 TextDatumGetCString(frame.value[COLUMN_IMAGE_ID])));
-		appendStringInfoChar(&json, '}');
-		add_element(document, &document->images, json.data);
-		add_annotations(document, &frame);
+		row.frame_id = DatumGetInt64(value[COLUMN_FRAME_ID]);
+		row.width = DatumGetInt32(value[COLUMN_WIDTH]);
+		row.height = DatumGetInt32(value[COLUMN_HEIGHT]);
+		row.categories = value[COLUMN_CATEGORIES];
+		row.bboxes = value[COLUMN_BBOXES];
+		row.ignored = value[COLUMN_IGNORED];
+		row.areas = value[COLUMN_AREA];
+		add_image(document, &row, is_null[COLUMN_IMAGE_ID] ? NULL :
+				  TextDatumGetCString(value[COLUMN_IMAGE_ID]));
+		add_annotations(document, &row);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(document->row);

@@ -24,6 +24,17 @@ typedef struct AvcFrameRow
 	bool		labelled;		/* categories and bboxes are there */
 } AvcFrameRow;
 
+/* The annotation arrays of a labelled frame: "count" elements each. */
+typedef struct AvcFrameArrays
+{
+	int			count;
+	Datum	   *categories;		/* text */
+	bool	   *category_nulls;
+	const float *boxes;			/* (count, 4) x1 y1 x2 y2 pixels */
+	bool	   *ignored;
+	float	   *areas;			/* NaN = width times height of the box */
+} AvcFrameArrays;
+
 /* Boxes of one frame that a label map knows; arrays as in AvcBatchFrame. */
 typedef struct AvcFrameBoxes
 {
@@ -54,6 +65,14 @@ extern void avc_frame_scan_find(AvcFrameScan *scan, int64 frame_id,
 								AvcFrameRow *row);
 
 /* ---- frame_boxes.c ---- */
+
+/*
+ * Unpack the annotation arrays of a row into the current context.  The
+ * dataset's trigger keeps them of one length, but a view that a user made may
+ * hold anything: an error names the array that does not fit.
+ */
+extern void avc_frame_arrays_read(AvcFrameArrays *arrays,
+								  const AvcFrameRow *row);
 
 /*
  * Decode the annotations of a labelled row into the current context.
