@@ -34,7 +34,6 @@
 PG_FUNCTION_INFO_V1(avc_export_coco);
 
 #define FETCH_ROWS 256
-#define MAX_CATEGORIES 100000
 
 typedef enum Column
 {
@@ -124,14 +123,11 @@ category_id(Document *document, const char *name)
 	StringInfoData json;
 	bool		is_found;
 
-	if (hash_get_num_entries(document->ids) >= MAX_CATEGORIES)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("slice %s has more than %d categories",
-						document->slice->name, MAX_CATEGORIES)));
 	entry = hash_search(document->ids, &name, HASH_ENTER, &is_found);
 	if (is_found)
 		return entry->id;
+	avc_category_check_room(hash_get_num_entries(document->ids) - 1,
+							psprintf("slice %s", document->slice->name));
 	entry->name = MemoryContextStrdup(document->context, name);
 	entry->id = hash_get_num_entries(document->ids);
 	initStringInfo(&json);

@@ -11,6 +11,7 @@
 #include "datasets/category.h"
 
 #define LONGEST_SPELLING 32
+#define MAX_CATEGORIES 100000
 
 typedef struct CategorySpelling
 {
@@ -93,6 +94,17 @@ avc_category_fold_label(AvcCategory *category, const char *name, size_t len)
 		category->name = look_up(ignored_spellings, name, len);
 	}
 	return category->name != NULL;
+}
+
+void
+avc_category_check_room(int64 count, const char *holder)
+{
+	if (count >= MAX_CATEGORIES)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s has more than %d categories", holder,
+						MAX_CATEGORIES),
+				 errhint("Name classes of objects, not single objects.")));
 }
 
 bool

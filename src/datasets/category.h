@@ -28,6 +28,12 @@ extern const char *avc_category_fold(const char *name, size_t len);
 extern bool avc_category_fold_label(AvcCategory *category, const char *name,
 									size_t len);
 
+/*
+ * An error if "holder", which has so many categories, could not take one
+ * more: far more than anybody names are the sign of a wrong column.
+ */
+extern void avc_category_check_room(int64 count, const char *holder);
+
 /* Are two names the same class: equal once folded, or byte for byte? */
 extern bool avc_category_equal(const char *a, size_t a_len,
 							   const char *b, size_t b_len);

@@ -26,7 +26,6 @@
 
 #define PAGE_ITEMS 1000
 #define MAX_BOXES 10000			/* of one image */
-#define MAX_CATEGORIES 100000
 #define INDEX_MEMORY (16 * 1024)	/* kB to sort the annotations in */
 
 #define IMAGE_COLUMNS 3
@@ -228,16 +227,13 @@ add_category(AvcCocoTables *tables, const AvcCocoItem *item)
 	AvcCategory folded;
 	bool		is_found;
 
-	if (hash_get_num_entries(tables->categories) >= MAX_CATEGORIES)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("COCO file has more than %d categories",
-						MAX_CATEGORIES)));
 	category = hash_search(tables->categories, &item->id, HASH_ENTER,
 						   &is_found);
 	/* the first counts, as for images */
 	if (is_found)
 		return;
+	avc_category_check_room(hash_get_num_entries(tables->categories) - 1,
+							"COCO file");
 	if (avc_category_fold_label(&folded, item->name, strlen(item->name)))
 	{
 		category->name = folded.name;

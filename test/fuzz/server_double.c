@@ -238,6 +238,12 @@ errmsg(const char *format,...)
 	return 0;
 }
 
+int
+errhint(const char *format,...)
+{
+	return 0;
+}
+
 void
 errfinish(const char *file, int line, const char *function)
 {
