@@ -49,7 +49,8 @@ PLAIN_OBJS    = $(PLAIN_SRCS:%.c=build/obj/%.o)
 
 # readers of files, over inputs that are nearly right; of the server they need
 # little, which test/fuzz/server_double.c gives them
-FUZZ_READERS  = json_stream bdd100k_labels coco_labels label_text category
+FUZZ_READERS  = json_stream label_reader bdd100k_labels coco_labels label_text \
+                category
 FUZZ_OBJS     = $(FUZZ_READERS:%=build/fuzz/src/datasets/%.o) \
                 build/fuzz/test/fuzz/labels.o \
                 build/fuzz/test/fuzz/server_double.o

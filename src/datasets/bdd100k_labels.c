@@ -22,7 +22,7 @@
 
 #include "datasets/bdd100k_labels.h"
 #include "datasets/category.h"
-#include "datasets/json_stream.h"
+#include "datasets/label_reader.h"
 #include "datasets/label_text.h"
 
 #define MAX_BOXES 10000			/* of one image */
@@ -105,11 +105,7 @@ typedef struct Label
 
 struct AvcBddReader
 {
-	MemoryContext context;		/* of the reader; entries are children */
-	AvcJsonStream *stream;
-	bool		is_done;
-	slist_head	ready;			/* entries read and not yet fetched */
-	slist_node *last;
+	AvcLabelReader file;		/* its queue is of entries */
 	AvcBddEntry *entry;			/* being read */
 	AvcBddEntry *outer;			/* the object around a frame, or NULL */
 	bool		outer_is_list;	/* its frames have names of their own */
@@ -154,20 +150,10 @@ start_entry(AvcBddReader *reader)
 	MemoryContext context;
 
 	/* a child of the reader, so that an error frees it, too */
-	context = AllocSetContextCreate(reader->context, "label entry",
+	context = AllocSetContextCreate(reader->file.context, "label entry",
 									ALLOCSET_SMALL_SIZES);
 	reader->entry = MemoryContextAllocZero(context, sizeof(AvcBddEntry));
 	reader->entry->context = context;
-}
-
-static void
-hand_over(AvcBddReader *reader, AvcBddEntry *entry)
-{
-	if (slist_is_empty(&reader->ready))
-		slist_push_head(&reader->ready, &entry->node);
-	else
-		slist_insert_after(reader->last, &entry->node);
-	reader->last = &entry->node;
 }
 
 /* A frame without a name: its labels are those of the object around it. */
@@ -211,7 +197,7 @@ end_entry(AvcBddReader *reader)
 		else
 		{
 			reader->outer_is_list = true;
-			hand_over(reader, entry);
+			avc_label_reader_add(&reader->file, &entry->node);
 			reader->entry = reader->outer;
 		}
 		reader->outer = NULL;
@@ -221,7 +207,7 @@ end_entry(AvcBddReader *reader)
 		if (reader->outer_is_list)
 			avc_bdd_free_entry(entry);
 		else
-			hand_over(reader, entry);
+			avc_label_reader_add(&reader->file, &entry->node);
 		reader->outer_is_list = false;
 		reader->entry = NULL;
 	}
@@ -517,7 +503,7 @@ handle_event(void *arg, AvcJsonEvent event, const AvcJsonValue *value,
 			if (reader->places[depth] == PLACE_ENTRY)
 			{
 				/* which may free the entry's context */
-				MemoryContextSwitchTo(reader->context);
+				MemoryContextSwitchTo(reader->file.context);
 				end_entry(reader);
 			}
 			else if (reader->places[depth] == PLACE_LABEL)
@@ -541,42 +527,26 @@ handle_event(void *arg, AvcJsonEvent event, const AvcJsonValue *value,
 AvcBddReader *
 avc_bdd_open(int fd)
 {
-	MemoryContext context;
-	MemoryContext old;
-	AvcBddReader *reader;
-
-	context = AllocSetContextCreate(CurrentMemoryContext, "label file",
-									ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
-	reader = palloc0(sizeof(AvcBddReader));
-	reader->context = context;
-	slist_init(&reader->ready);
-	reader->stream = avc_json_open(fd, handle_event, reader);
-	MemoryContextSwitchTo(old);
-	return reader;
+	return avc_label_reader_open(sizeof(AvcBddReader), fd, handle_event);
 }
 
 AvcBddEntry *
 avc_bdd_next(AvcBddReader *reader)
 {
-	MemoryContext old;
+	slist_node *node;
 
-	while (slist_is_empty(&reader->ready) && !reader->is_done)
+	while ((node = avc_label_reader_take(&reader->file)) == NULL)
 	{
-		old = MemoryContextSwitchTo(reader->context);
-		reader->is_done = !avc_json_read(reader->stream);
-		MemoryContextSwitchTo(old);
+		if (!avc_label_reader_read(&reader->file))
+			return NULL;
 	}
-	if (slist_is_empty(&reader->ready))
-		return NULL;
-	return slist_container(AvcBddEntry, node,
-						   slist_pop_head_node(&reader->ready));
+	return slist_container(AvcBddEntry, node, node);
 }
 
 const char *
 avc_bdd_problem(const AvcBddReader *reader)
 {
-	return avc_json_problem(reader->stream);
+	return avc_label_reader_problem(&reader->file);
 }
 
 void
@@ -588,5 +558,5 @@ avc_bdd_free_entry(AvcBddEntry *entry)
 void
 avc_bdd_close(AvcBddReader *reader)
 {
-	MemoryContextDelete(reader->context);
+	avc_label_reader_close(&reader->file);
 }

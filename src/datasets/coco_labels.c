@@ -14,7 +14,7 @@
 #include "utils/memutils.h"
 
 #include "datasets/coco_labels.h"
-#include "datasets/json_stream.h"
+#include "datasets/label_reader.h"
 #include "datasets/label_text.h"
 
 /* Largest integer that a double, as which JSON is read, holds exactly. */
@@ -67,14 +67,10 @@ static const char *const list_names[] = {
 
 struct AvcCocoReader
 {
-	MemoryContext context;
+	AvcLabelReader file;		/* its queue is of "items" */
 	MemoryContext items;
-	AvcJsonStream *stream;
-	bool		is_done;
 	bool		has_annotations;
 	const char *problem;		/* of the file as a whole, or NULL */
-	slist_head	ready;			/* of "items" */
-	slist_node *last;
 	Place		place;			/* innermost one that is known */
 	int			depth;			/* of what is inside it */
 	int			list;			/* AvcCocoKind of the list it is in, or -1 */
@@ -107,11 +103,7 @@ end_item(AvcCocoReader *reader)
 	*item = reader->item;
 	if (item->name != NULL)
 		item->name = MemoryContextStrdup(reader->items, reader->name);
-	if (slist_is_empty(&reader->ready))
-		slist_push_head(&reader->ready, &item->node);
-	else
-		slist_insert_after(reader->last, &item->node);
-	reader->last = &item->node;
+	avc_label_reader_add(&reader->file, &item->node);
 }
 
 static bool
@@ -393,48 +385,34 @@ handle_event(void *arg, AvcJsonEvent event, const AvcJsonValue *value,
 AvcCocoReader *
 avc_coco_open(int fd)
 {
-	MemoryContext context;
-	MemoryContext old;
-	AvcCocoReader *reader;
+	AvcCocoReader *reader = avc_label_reader_open(sizeof(AvcCocoReader), fd,
+												  handle_event);
 
-	context = AllocSetContextCreate(CurrentMemoryContext, "COCO file",
-									ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
-	reader = palloc0(sizeof(AvcCocoReader));
-	reader->context = context;
-	reader->items = AllocSetContextCreate(context, "COCO items",
+	reader->items = AllocSetContextCreate(reader->file.context, "COCO items",
 										  ALLOCSET_DEFAULT_SIZES);
 	reader->list = -1;
-	slist_init(&reader->ready);
-	reader->stream = avc_json_open(fd, handle_event, reader);
-	MemoryContextSwitchTo(old);
 	return reader;
 }
 
 const AvcCocoItem *
 avc_coco_next(AvcCocoReader *reader)
 {
-	MemoryContext old;
+	slist_node *node;
 
-	while (slist_is_empty(&reader->ready) && !reader->is_done)
+	while ((node = avc_label_reader_take(&reader->file)) == NULL)
 	{
 		MemoryContextReset(reader->items);
-		old = MemoryContextSwitchTo(reader->context);
-		reader->is_done = !avc_json_read(reader->stream) ||
-			reader->problem != NULL;
-		MemoryContextSwitchTo(old);
+		if (reader->problem != NULL || !avc_label_reader_read(&reader->file))
+			return NULL;
 	}
-	if (slist_is_empty(&reader->ready))
-		return NULL;
-	return slist_container(AvcCocoItem, node,
-						   slist_pop_head_node(&reader->ready));
+	return slist_container(AvcCocoItem, node, node);
 }
 
 const char *
 avc_coco_problem(const AvcCocoReader *reader)
 {
 	return reader->problem ? reader->problem :
-		avc_json_problem(reader->stream);
+		avc_label_reader_problem(&reader->file);
 }
 
 bool
@@ -446,5 +424,5 @@ avc_coco_has_annotations(const AvcCocoReader *reader)
 void
 avc_coco_close(AvcCocoReader *reader)
 {
-	MemoryContextDelete(reader->context);
+	avc_label_reader_close(&reader->file);
 }

@@ -245,10 +245,3 @@ avc_json_problem(const AvcJsonStream *stream)
 {
 	return stream->problem;
 }
-
-void
-avc_json_close(AvcJsonStream *stream)
-{
-	yajl_free(stream->parser);
-	pfree(stream);
-}

@@ -37,8 +37,8 @@ typedef void (*AvcJsonHandler) (void *arg, AvcJsonEvent event,
 
 /*
  * Read from the open file "fd", which stays the caller's.  Memory is taken
- * from the current context.  What the stream holds does not grow with the
- * file: nesting and the length of one string are limited.
+ * from the current context, whose end is the stream's.  What it holds does
+ * not grow with the file: nesting and the length of one string are limited.
  */
 extern AvcJsonStream *avc_json_open(int fd, AvcJsonHandler handler, void *arg);
 
@@ -50,7 +50,5 @@ extern bool avc_json_read(AvcJsonStream *stream);
 
 /* Why reading stopped before the end, as one line; NULL if it did not. */
 extern const char *avc_json_problem(const AvcJsonStream *stream);
-
-extern void avc_json_close(AvcJsonStream *stream);
 
 #endif
