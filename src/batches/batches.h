@@ -80,10 +80,6 @@ extern int64 avc_batch_reader_count(const AvcBatchReader *reader);
 extern int64 avc_batch_reader_frames(const AvcBatchReader *reader);
 extern int64 avc_batch_reader_unlabelled(const AvcBatchReader *reader);
 
-/* The version that is read, and its slice's registry number. */
-extern int64 avc_batch_reader_version(const AvcBatchReader *reader);
-extern int64 avc_batch_reader_slice_id(const AvcBatchReader *reader);
-
 /*
  * Read global batch n (from 0) within the caller's transaction.  The frames,
  * images and arrays are allocated in the given context and belong to the

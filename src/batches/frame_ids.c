@@ -99,12 +99,6 @@ avc_frame_ids_count(const AvcFrameIds *ids)
 	return ids->count;
 }
 
-Size
-avc_frame_ids_memory(const AvcFrameIds *ids)
-{
-	return ids->block_space * sizeof(BlockEntry) + ids->space;
-}
-
 bool
 avc_frame_ids_in_file(const AvcFrameIds *ids)
 {

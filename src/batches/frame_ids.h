@@ -27,8 +27,7 @@ extern AvcFrameIds *avc_frame_ids_move(AvcFrameIds *ids,
 extern void avc_frame_ids_append(AvcFrameIds *ids, int64 frame_id);
 extern int64 avc_frame_ids_count(const AvcFrameIds *ids);
 
-/* Bytes held in memory, and whether the list went to a file. */
-extern Size avc_frame_ids_memory(const AvcFrameIds *ids);
+/* Whether the list went to a file. */
 extern bool avc_frame_ids_in_file(const AvcFrameIds *ids);
 
 /* The id of rank "rank" (from 0). */

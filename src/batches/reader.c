@@ -102,18 +102,6 @@ avc_batch_reader_unlabelled(const AvcBatchReader *reader)
 	return reader->unlabelled;
 }
 
-int64
-avc_batch_reader_version(const AvcBatchReader *reader)
-{
-	return reader->pin.version;
-}
-
-int64
-avc_batch_reader_slice_id(const AvcBatchReader *reader)
-{
-	return reader->pin.slice_id;
-}
-
 /* Copy one row out of the scan into the current context. */
 static void
 copy_frame(const AvcBatchReader *reader, const AvcFrameRow *row,

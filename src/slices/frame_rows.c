@@ -35,15 +35,14 @@ struct AvcFrameRows
 	MemoryContext context;		/* where the scan keeps what it found */
 };
 
-/* An index that finds rows by frame_id, open, or NULL. */
-static Relation
-open_index(Relation rel, AttrNumber frame_id)
+Relation
+avc_frame_index_open(Relation rel, AttrNumber frame_id, LOCKMODE lock)
 {
 	ListCell   *cell;
 
 	foreach(cell, RelationGetIndexList(rel))
 	{
-		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
+		Relation	index = index_open(lfirst_oid(cell), lock);
 		Form_pg_index form = index->rd_index;
 
 		/* RelationGetIndexPredicate would evaluate what a user wrote */
@@ -53,7 +52,7 @@ open_index(Relation rel, AttrNumber frame_id)
 			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred,
 						   NULL))
 			return index;
-		index_close(index, AccessShareLock);
+		index_close(index, lock);
 	}
 	return NULL;
 }
@@ -71,7 +70,7 @@ avc_frame_rows_begin(Relation rel, Snapshot snapshot)
 	rows->context = CurrentMemoryContext;
 	rows->rel = rel;
 	rows->slot = table_slot_create(rel, NULL);
-	rows->index = open_index(rel, frame_id);
+	rows->index = avc_frame_index_open(rel, frame_id, AccessShareLock);
 	ScanKeyInit(&rows->key, rows->index ? 1 : frame_id,
 				BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(0));
 	if (rows->index)

@@ -18,7 +18,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_am.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/datum.h"
@@ -68,21 +67,10 @@ lost(const Writing *writing, int64 frame_id)
 static Relation
 open_index(Relation rel, AttrNumber key)
 {
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *cell;
+	Relation	index = avc_frame_index_open(rel, key, RowExclusiveLock);
 
-	foreach(cell, indexes)
-	{
-		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
-
-		if (index->rd_rel->relam == BTREE_AM_OID &&
-			index->rd_index->indisvalid &&
-			index->rd_index->indkey.values[0] == key &&
-			heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred,
-						   NULL))
-			return index;
-		index_close(index, RowExclusiveLock);
-	}
+	if (index != NULL)
+		return index;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("table \"%s\" has no valid index on column \"frame_id\"",

@@ -382,6 +382,10 @@ extern AvcParam avc_erased_rows_record(const AvcSlice *slice,
 
 typedef struct AvcFrameRows AvcFrameRows;
 
+/* A whole B-tree that finds rows by frame_id, open and locked, or NULL. */
+extern Relation avc_frame_index_open(Relation rel, AttrNumber frame_id,
+									 LOCKMODE lock);
+
 /*
  * Look frames up in a dataset or a view, with a snapshot that the caller
  * keeps; whether the current user may see them is not asked.

@@ -387,16 +387,6 @@ avc_slice_version_pin(AvcSlice *slice, int64 version)
 	return version_check(slice, version, "FOR KEY SHARE");
 }
 
-char *
-avc_slice_version_digest(const AvcSlice *slice, int64 version)
-{
-	char	   *digest = version_value(slice, version, "digest", "");
-
-	if (digest == NULL)
-		avc_version_missing(slice, version);
-	return digest;
-}
-
 static int64
 version_number(const AvcSlice *slice, int64 version, const char *value,
 			   const char *locking)

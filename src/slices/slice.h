@@ -60,9 +60,6 @@ extern void avc_slice_check_readable(const AvcSlice *slice);
 /* Error naming the columns that batches need and the slice lacks. */
 extern void avc_slice_check_complete(const AvcSlice *slice);
 
-/* Digest of a version, 32 hex digits. */
-extern char *avc_slice_version_digest(const AvcSlice *slice, int64 version);
-
 /* Rows of a version that are left of it: those erased do not count. */
 extern int64 avc_slice_version_rows(const AvcSlice *slice, int64 version);
 
