@@ -11,6 +11,7 @@
 #include "image/jpeg.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <turbojpeg.h>
 
 /* Marker codes, the byte after 0xFF. */
@@ -180,6 +181,67 @@ eng_jpeg_read_header(EngJpegInfo *info, const uint8_t *data, size_t size,
 	}
 }
 
+/* ---- scans ----------------------------------------------------------- */
+
+/*
+ * Where the coded bits of a scan end: at the first marker that is neither a
+ * stuffed 0xFF nor a restart, or at the end of the file.
+ */
+static size_t
+end_of_scan(const uint8_t *data, size_t size, size_t at)
+{
+	while (at + 1 < size)
+	{
+		const uint8_t *mark = memchr(data + at, 0xFF, size - at - 1);
+
+		if (mark == NULL)
+			return size;
+		at = mark - data;
+		if (mark[1] == 0 || (mark[1] >= MARKER_RST0 && mark[1] < MARKER_SOI))
+			at += 2;
+		else if (mark[1] == 0xFF)
+			at++;
+		else
+			return at;
+	}
+	return size;
+}
+
+/*
+ * How many scans a decoder would go through.  What is wrong with the file
+ * elsewhere is for the decoder to find: its first warning ends it.
+ */
+static int
+count_scans(const EngJpegInfo *info, const uint8_t *data, size_t size)
+{
+	size_t		at = 2;
+	int			scans = 0;
+
+	while ((at = next_marker(data, size, at)) != 0)
+	{
+		int			marker = data[at++];
+		size_t		length;
+
+		if (has_no_length(marker))
+			continue;
+		if (marker == MARKER_EOI || size - at < 3)
+			break;
+		length = (size_t) data[at] << 8 | data[at + 1];
+		if (length < 2 || length > size - at)
+			break;
+		if (marker == MARKER_SOS)
+		{
+			scans++;
+			/* all components at once: a decoder looks for no other scan */
+			if (!info->progressive && data[at + 2] == info->components)
+				break;
+			length = end_of_scan(data, size, at + length) - at;
+		}
+		at += length;
+	}
+	return scans;
+}
+
 /* ---- decoding -------------------------------------------------------- */
 
 EngJpegDecoder *
@@ -216,8 +278,8 @@ eng_jpeg_decoder_free(EngJpegDecoder *decoder)
  * bytes than that is refused before room is made for its pixels.
  */
 static bool
-check_decodable(const EngJpegInfo *info, size_t size, int32_t scale,
-				EngStatus *status)
+check_decodable(const EngJpegInfo *info, const uint8_t *data, size_t size,
+				int32_t scale, EngStatus *status)
 {
 	int64_t		blocks = (int64_t) eng_jpeg_scaled_side(info->width, 8) *
 		eng_jpeg_scaled_side(info->height, 8);
@@ -237,6 +299,10 @@ check_decodable(const EngJpegInfo *info, size_t size, int32_t scale,
 		return eng_fail(status, ENG_BAD_FILE,
 						"JPEG is corrupt: %zu bytes cannot hold %dx%d pixels",
 						size, info->width, info->height);
+	if (count_scans(info, data, size) > ENG_JPEG_MAX_SCANS)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"JPEG with more than %d scans is not supported",
+						ENG_JPEG_MAX_SCANS);
 	return true;
 }
 
@@ -256,7 +322,7 @@ eng_jpeg_scaled_size(EngImage *out, const uint8_t *data, size_t size,
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"cannot decode a JPEG to %d channels", out->channels);
 	if (!eng_jpeg_read_header(&info, data, size, status) ||
-		!check_decodable(&info, size, scale, status))
+		!check_decodable(&info, data, size, scale, status))
 		return false;
 	out->width = eng_jpeg_scaled_side(info.width, scale);
 	out->height = eng_jpeg_scaled_side(info.height, scale);
@@ -287,7 +353,7 @@ eng_jpeg_decode(EngJpegDecoder *decoder, EngImage *out, const uint8_t *data,
 	EngJpegInfo info;
 
 	if (!eng_jpeg_read_header(&info, data, size, status) ||
-		!check_decodable(&info, size, scale, status))
+		!check_decodable(&info, data, size, scale, status))
 		return false;
 	if (out->width != eng_jpeg_scaled_side(info.width, scale) ||
 		out->height != eng_jpeg_scaled_side(info.height, scale) ||

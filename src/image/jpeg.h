@@ -19,6 +19,14 @@
 /* Largest side of a picture that is decoded or encoded, in pixels. */
 #define ENG_JPEG_MAX_SIDE 8192
 
+/*
+ * Most scans of a picture that is decoded.  Every scan of a progressive file
+ * goes over all blocks of the picture, and a few bytes are enough for one;
+ * encoders write about ten.  At this many and at the largest size, the cheapest
+ * scans take as long as the picture itself: about a second.
+ */
+#define ENG_JPEG_MAX_SCANS 64
+
 typedef struct EngJpegInfo
 {
 	int32_t		width;			/* pixels, 1 .. 65535 */

@@ -237,6 +237,101 @@ test_damage(EngJpegDecoder *decoder, EngJpegEncoder *encoder)
 	free(image.pixels);
 }
 
+static size_t
+append(uint8_t *bytes, size_t at, const void *more, size_t size)
+{
+	memcpy(bytes + at, more, size);
+	return at + size;
+}
+
+/* Tables and frame header of a grey picture of 24 x 16, all codes "0". */
+static size_t
+write_tables(uint8_t *bytes, int marker, int components)
+{
+	static const uint8_t dc[] = {0xFF, 0xC4, 0, 20, 0x00, 1, 0, 0, 0, 0, 0,
+	0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+	uint8_t		ac[sizeof(dc)];
+	uint8_t		quanta[69] = {0xFF, 0xDB, 0, 67, 0};
+	size_t		at = write_header(bytes, marker, 8, 24, components);
+
+	memset(quanta + 5, 1, 64);
+	memcpy(ac, dc, sizeof(dc));
+	ac[4] = 0x10;
+	at = append(bytes, at, quanta, sizeof(quanta));
+	at = append(bytes, at, dc, sizeof(dc));
+	return append(bytes, at, ac, sizeof(ac));
+}
+
+/*
+ * A progressive picture of so many scans: the levels, then one bit after the
+ * other of one coefficient after the other, all of them 0.
+ */
+static size_t
+write_scans(uint8_t *bytes, int scans)
+{
+	uint8_t		levels[] = {0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 0, 0, 0x03};
+	size_t		at = write_tables(bytes, 0xC2, 1);
+	int			i;
+
+	at = append(bytes, at, levels, sizeof(levels));
+	for (i = 0; i < scans - 1; i++)
+	{
+		int			low = 13 - i % 14;
+		uint8_t		scan[] = {0xFF, 0xDA, 0, 8, 1, 1, 0, 1 + i / 14,
+			1 + i / 14, (low == 13 ? 0 : low + 1) << 4 | low, 0x03};
+
+		at = append(bytes, at, scan, sizeof(scan));
+	}
+	return append(bytes, at, "\xFF\xD9", 2);
+}
+
+/* The same number of scans of the first of two components, in a plain file. */
+static size_t
+write_plain_scans(uint8_t *bytes, int scans)
+{
+	static const uint8_t scan[] = {0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0, 0x00,
+	0x0F};
+	size_t		at = write_tables(bytes, 0xC0, 3);
+
+	while (scans-- > 0)
+		at = append(bytes, at, scan, sizeof(scan));
+	return append(bytes, at, "\xFF\xD9", 2);
+}
+
+/* Every scan costs a walk over all blocks, and next to no bytes. */
+static void
+test_scans(EngJpegDecoder *decoder)
+{
+	static uint8_t bytes[10000];
+	static uint8_t noted[20000] = {0xFF, 0xD8, 0xFF, 0xE1, 0, 202};
+	EngStatus	status = {0};
+	size_t		size = write_scans(bytes, ENG_JPEG_MAX_SCANS);
+	size_t		i;
+
+	tap_ok(decode_copy(decoder, bytes, size, &status),
+		   "%d scans are decoded: %s", ENG_JPEG_MAX_SCANS, status.message);
+	for (i = 6; i < 206; i++)
+		noted[i] = i % 2 == 0 ? 0xFF : 0xDA;
+	memcpy(noted + 206, bytes + 2, size - 2);
+	tap_ok(decode_copy(decoder, noted, size + 204, &status),
+		   "what looks like scans in a note is none: %s", status.message);
+	size = write_scans(bytes, ENG_JPEG_MAX_SCANS + 1);
+	tap_ok(!decode_copy(decoder, bytes, size, &status) &&
+		   status.code == ENG_UNSUPPORTED &&
+		   strcmp(status.message, "JPEG with more than 64 scans is not supported") == 0,
+		   "one more is refused: %s", status.message);
+	for (i = 0; i <= size; i++)
+		(void) decode_copy(decoder, bytes, i, &status);
+	tap_ok(status.code == ENG_UNSUPPORTED, "wherever such a file is cut off");
+	size = write_plain_scans(bytes, ENG_JPEG_MAX_SCANS + 1);
+	tap_ok(!decode_copy(decoder, bytes, size, &status) &&
+		   strstr(status.message, "more than 64 scans") != NULL,
+		   "nor are they taken one component at a time: %s", status.message);
+	size = write_plain_scans(bytes, ENG_JPEG_MAX_SCANS);
+	tap_ok(decode_copy(decoder, bytes, size, &status),
+		   "as few as that are: %s", status.message);
+}
+
 /* Nothing may be read out of bounds, whatever the bytes are. */
 static void
 test_mutations(EngJpegDecoder *decoder, EngJpegEncoder *encoder)
@@ -574,6 +669,7 @@ main(void)
 
 	test_headers();
 	test_round_trip(decoder, encoder);
+	test_scans(decoder);
 	test_damage(decoder, encoder);
 	test_mutations(decoder, encoder);
 	test_resize();

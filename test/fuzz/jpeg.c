@@ -62,6 +62,14 @@ main(void)
 		memcpy(bytes, input.bytes, input.len);
 		is_ok = eng_jpeg_read_header(&info, bytes, input.len, &status);
 		taken += is_ok;
+		if (is_ok)
+		{
+			EngImage	image = {NULL, 0, 0, 1};
+			EngStatus	why = {ENG_OK, ""};
+
+			/* walks over the scans */
+			(void) eng_jpeg_scaled_size(&image, bytes, input.len, 8, &why);
+		}
 		if (is_ok ? info.width < 1 || info.width > 65535 || info.height < 1 ||
 			info.height > 65535 || info.components < 1 ||
 			info.components > 4 : status.message[0] == '\0')

@@ -153,6 +153,9 @@ SELECT ok(abs(avcurate.white_balance(image) - 6500) < 0.01, 'grey has the white 
 SELECT ok(avcurate.brightness(progressive) = avcurate.brightness(image) AND avcurate.sharpness(progressive) = avcurate.sharpness(image)
 	AND avcurate.dhash(progressive) = avcurate.dhash(image) AND avcurate.thumbnail(progressive) = avcurate.thumbnail(image),
 	'a progressive file of the same pixels') FROM grey;
+-- every scan of a progressive file is a walk over all of its blocks
+SELECT is(pg_temp.verdict(f, overlay(progressive PLACING decode(repeat('ffda0008010100013f00001f', 64), 'hex') FROM length(progressive) - 1)),
+	'0A000 JPEG with more than 64 scans is not supported', f || ': too many scans') FROM readers, grey;
 
 CREATE TEMP TABLE colour_blocks AS
 	SELECT n, 100 + n % 40 AS y, 128 - n AS cb, 128 + n / 2 AS cr FROM generate_series(0, 41) n;
