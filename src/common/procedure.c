@@ -7,12 +7,28 @@
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
 
 #include "common/procedure.h"
 
 void
-avc_procedure_enter(FunctionCallInfo fcinfo, const char *name)
+avc_procedure_commit(void)
 {
+	SPI_commit();
+	if (XactIsoLevel != XACT_READ_COMMITTED)
+		(void) set_config_option("transaction_isolation", "read committed",
+								 PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+Datum
+avc_procedure_run(FunctionCallInfo fcinfo, const char *name,
+				  AvcProcedure body)
+{
+	MemoryContext context;
+	MemoryContext old;
+
 	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
 		castNode(CallContext, fcinfo->context)->atomic)
 		ereport(ERROR,
@@ -23,14 +39,12 @@ avc_procedure_enter(FunctionCallInfo fcinfo, const char *name)
 	/* the level can be chosen only before the first snapshot is taken */
 	if (XactIsoLevel != XACT_READ_COMMITTED)
 		avc_procedure_commit();
-}
-
-void
-avc_procedure_commit(void)
-{
-	SPI_commit();
-	if (XactIsoLevel != XACT_READ_COMMITTED)
-		(void) set_config_option("transaction_isolation", "read committed",
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+	context = AllocSetContextCreate(PortalContext, "procedure",
+									ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	body(fcinfo);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	SPI_finish();
+	PG_RETURN_VOID();
 }

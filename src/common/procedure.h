@@ -7,18 +7,21 @@
 
 #include "fmgr.h"
 
+typedef void (*AvcProcedure) (FunctionCallInfo fcinfo);
+
 /*
- * First call of a procedure: check that it may commit (an error with a hint
- * inside a transaction block or a function) and connect to SPI.  "name" is
- * the procedure's.  SPI_finish() is the caller's, and what it needs it keeps
- * in a context that outlives transactions.
+ * Run the body of the procedure "name" with SPI connected and in a memory
+ * context that outlives transactions; what this returns is the procedure's
+ * result.  An error with a hint inside a transaction block or a function,
+ * where it may not commit.
  *
  * All its transactions are READ COMMITTED, whatever the session's default is:
  * it meets the writes of others in the middle of a batch, and an isolation
  * that ends in a serialization failure then would lose the rest of the run.
  * What a calling procedure does before its own next COMMIT is, too.
  */
-extern void avc_procedure_enter(FunctionCallInfo fcinfo, const char *name);
+extern Datum avc_procedure_run(FunctionCallInfo fcinfo, const char *name,
+							   AvcProcedure body);
 
 /* Commit and start the next transaction. */
 extern void avc_procedure_commit(void);

@@ -411,7 +411,6 @@ avc_images_take(AvcImageFolder *folder, AvcIngestFrame *frame,
 					   &is_missing);
 	if (fd >= 0)
 	{
-		avc_file_close_later(fd);
 		image = avc_ingest_image_room(folder->ingest, size);
 		problem = avc_file_read(fd, image, size);
 		frame->image = image;
@@ -450,7 +449,8 @@ next_names(const char *after, char **stems, char **names)
 }
 
 void
-avc_images_rest(AvcImageFolder *folder, AvcImageHandler handler, void *arg)
+avc_images_rest(AvcImageFolder *folder, MemoryContext work,
+				AvcImageHandler handler, void *arg)
 {
 	MemoryContext old = CurrentMemoryContext;
 	char	   *stems[PAGE_NAMES];
@@ -463,12 +463,14 @@ avc_images_rest(AvcImageFolder *folder, AvcImageHandler handler, void *arg)
 	{
 		MemoryContextSwitchTo(folder->page);
 		count = next_names(after, stems, names);
-		MemoryContextSwitchTo(old);
+		MemoryContextSwitchTo(work);
 		for (i = 0; i < count; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
 			handler(arg, stems[i], names[i]);
+			MemoryContextReset(work);
 		}
+		MemoryContextSwitchTo(old);
 		pfree(after);
 		after = count > 0 ? pstrdup(stems[count - 1]) : NULL;
 		MemoryContextReset(folder->page);

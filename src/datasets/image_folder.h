@@ -72,9 +72,12 @@ extern void avc_images_pass_video(AvcImageFolder *folder, const char *video);
 extern void avc_images_take(AvcImageFolder *folder, AvcIngestFrame *frame,
 							const char *stem, const char *name);
 
-/* Hand over what is unclaimed, in the order of stems. */
-extern void avc_images_rest(AvcImageFolder *folder, AvcImageHandler handler,
-							void *arg);
+/*
+ * Hand over what is unclaimed, in the order of stems.  The handler is called
+ * in the context "work", which is reset after each.
+ */
+extern void avc_images_rest(AvcImageFolder *folder, MemoryContext work,
+							AvcImageHandler handler, void *arg);
 
 /* Drop the table of names. */
 extern void avc_images_close(AvcImageFolder *folder);

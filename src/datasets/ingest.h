@@ -6,8 +6,8 @@
  * Used by the ingest procedures.  Frames are collected in small batches; a
  * batch is one transaction, committed by avc_ingest_add or avc_ingest_finish,
  * so the caller must be a procedure in a non-atomic SPI connection
- * (avc_procedure_enter) and must keep what it needs in a context that
- * outlives transactions (PortalContext).  Rows are written with the rights
+ * (avc_procedure_run) and must keep what it needs in a context that outlives
+ * transactions (PortalContext).  Rows are written with the rights
  * of the caller; progress and errors go to the catalog.
  */
 #ifndef AVC_DATASETS_INGEST_H

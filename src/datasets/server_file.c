@@ -177,6 +177,27 @@ avc_folder_next(AvcFolder *folder, AvcEntryKind *kind)
 	return entry->d_name;
 }
 
+static void
+close_file(void *arg)
+{
+	close(*(int *) arg);
+	ReleaseExternalFD();
+}
+
+/* Close the descriptor when the current memory context goes away. */
+static void
+close_later(int fd)
+{
+	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	int		   *copy = palloc(sizeof(int));
+
+	*copy = fd;
+	callback->func = close_file;
+	callback->arg = copy;
+	ReserveExternalFD();
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+}
+
 int
 avc_file_open(AvcFolder *folder, const char *name, size_t max_bytes,
 			  size_t *size, const char **problem, bool *is_missing)
@@ -207,6 +228,7 @@ avc_file_open(AvcFolder *folder, const char *name, size_t max_bytes,
 	if (*problem == NULL)
 	{
 		*size = info.st_size;
+		close_later(fd);
 		return fd;
 	}
 	if (fd >= 0)
@@ -234,22 +256,18 @@ avc_file_read(int fd, uint8 *bytes, size_t size)
 	return NULL;
 }
 
-static void
-close_file(void *arg)
+int
+avc_file_open_required(const char *path, const char *what, const char *hint)
 {
-	close(*(int *) arg);
-	ReleaseExternalFD();
-}
+	const char *problem;
+	size_t		size;
+	bool		is_missing;
+	int			fd = avc_file_open(NULL, path, 0, &size, &problem, &is_missing);
 
-void
-avc_file_close_later(int fd)
-{
-	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
-	int		   *copy = palloc(sizeof(int));
-
-	*copy = fd;
-	callback->func = close_file;
-	callback->arg = copy;
-	ReserveExternalFD();
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IO_ERROR),
+				 errmsg("%s \"%s\" %s", what, path, problem),
+				 errhint("%s", hint)));
+	return fd;
 }

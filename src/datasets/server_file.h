@@ -45,20 +45,24 @@ extern const char *avc_folder_next(AvcFolder *folder, AvcEntryKind *kind);
 
 /*
  * Open a regular file of the folder, or of any place when folder is NULL;
- * symbolic links are refused.  Returns a descriptor that the caller closes,
- * or -1 with *problem (palloc'd, one line) and *is_missing.
+ * symbolic links are refused.  Returns a descriptor that the current memory
+ * context closes, or -1 with *problem (palloc'd, one line) and *is_missing.
  */
 extern int	avc_file_open(AvcFolder *folder, const char *name,
 						  size_t max_bytes, size_t *size,
 						  const char **problem, bool *is_missing);
 
 /*
+ * Open a file that a procedure cannot do without: what cannot be read is an
+ * error that calls it "what", with this hint.
+ */
+extern int	avc_file_open_required(const char *path, const char *what,
+								   const char *hint);
+
+/*
  * Read "size" bytes of an open file.  NULL, or why that cannot be done
  * (palloc'd, one line).
  */
 extern const char *avc_file_read(int fd, uint8 *bytes, size_t size);
-
-/* Close the descriptor when the current memory context goes away. */
-extern void avc_file_close_later(int fd);
 
 #endif

@@ -18,11 +18,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/portal.h"
 
-#include "common/catalog.h"
 #include "common/procedure.h"
-#include "common/spi.h"
 #include "datasets/dataset.h"
 #include "datasets/ingest.h"
 #include "datasets/scene.h"
@@ -318,19 +315,12 @@ begin_run(FunctionCallInfo fcinfo)
 	return run;
 }
 
-Datum
-avc_ingest_synthetic(PG_FUNCTION_ARGS)
+static void
+ingest_synthetic(FunctionCallInfo fcinfo)
 {
-	MemoryContext context;
-	MemoryContext old;
-	SyntheticRun *run;
+	SyntheticRun *run = begin_run(fcinfo);
 	const AvcIngestCounts *counts;
 
-	avc_procedure_enter(fcinfo, "ingest_synthetic");
-	context = AllocSetContextCreate(PortalContext, "ingest_synthetic",
-									ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
-	run = begin_run(fcinfo);
 	render_frames(run);
 	avc_ingest_finish(run->ingest);
 	counts = avc_ingest_counts(run->ingest);
@@ -342,8 +332,10 @@ avc_ingest_synthetic(PG_FUNCTION_ARGS)
 					counts->updated, counts->unchanged, counts->errors),
 			 counts->errors > 0 ?
 			 errhint("See avcurate.ingest_errors.") : 0));
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-	SPI_finish();
-	PG_RETURN_VOID();
+}
+
+Datum
+avc_ingest_synthetic(PG_FUNCTION_ARGS)
+{
+	return avc_procedure_run(fcinfo, "ingest_synthetic", ingest_synthetic);
 }

@@ -135,27 +135,23 @@ say_end(AvcBackfill *run, int64 busy)
 			 errhint("See avcurate.feature_errors; avcurate.retry_feature() tries failed rows again.") : 0));
 }
 
-Datum
-avc_backfill(PG_FUNCTION_ARGS)
+static void
+backfill(FunctionCallInfo fcinfo)
 {
-	MemoryContext context;
-	MemoryContext old;
 	AvcBackfill *run;
 	Wish		wish;
 	int64		busy;
 
-	avc_procedure_enter(fcinfo, "backfill");
-	context = AllocSetContextCreate(PortalContext, "backfill",
-									ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(context);
 	read_wish(fcinfo, &wish);
 	run = avc_backfill_plan(avc_dataset_find_owned(PG_GETARG_OID(0)),
 							wish.feature);
 	busy = walk_all(run, &wish);
 	avc_feature_errors_forget(run->dataset);
 	say_end(run, busy);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-	SPI_finish();
-	PG_RETURN_VOID();
+}
+
+Datum
+avc_backfill(PG_FUNCTION_ARGS)
+{
+	return avc_procedure_run(fcinfo, "backfill", backfill);
 }
