@@ -352,8 +352,10 @@ step_relu_add(EngTraceCase *trace, EngBackend *backend, const char *name)
 		return false;
 	if (a.count != y.count || b.count != y.count)
 		return misfit(trace, name);
-	backend->add_relu(backend, y.data, a.data, b.data, (int64_t) y.count);
-	backend->relu_backward(backend, gy.data, y.data, (int64_t) y.count);
+	backend->add_relu(backend, ENG_F32, y.data, a.data, b.data,
+					  (int64_t) y.count);
+	backend->relu_backward(backend, ENG_F32, gy.data, y.data,
+						   (int64_t) y.count);
 	return map_out(trace, name, "y", &y, 4) &&
 		map_out(trace, name, "g_a", &gy, 4) &&
 		map_out(trace, name, "g_b", &gy, 4);
@@ -399,10 +401,13 @@ step_roi_align(EngTraceCase *trace, EngBackend *backend, const char *name)
 	maps.sampling = 2;
 	maps.threads = backend->threads > 0 ? backend->threads : 1;
 	backend->roi_align(backend, y.data, &maps, &rois);
-	backend->roi_align_backward(backend, (float *const[4])
+	backend->roi_align_backward(backend, (void *const[4])
 								{
 									dx.data
-								}, gy.data, &maps, &rois);
+								}, (const bool[4])
+								{
+									false
+								}, gy.data, &maps, &rois, NULL);
 	return map_out(trace, name, "y", &y, 4) &&
 		map_out(trace, name, "g_x", &dx, 4);
 }

@@ -144,9 +144,11 @@ align_test(AlignTest *t, int32_t count, int32_t channels)
 static void
 align_backward(AlignTest *t)
 {
-	for (int l = 0; l < 4; l++)
-		memset(t->dmap[l], 0, sizeof(float) * t->map_count[l]);
-	eng_roi_align_backward(t->dmap, t->dout, &t->maps, &t->rois);
+	static const bool add[4] = {false, false, false, false};
+	void	   *const dmap[4] = {t->dmap[0], t->dmap[1], t->dmap[2],
+	t->dmap[3]};
+
+	eng_roi_align_backward(dmap, add, t->dout, &t->maps, &t->rois, NULL);
 }
 
 /* Bilinear value of one channel in double, straight from the definition. */

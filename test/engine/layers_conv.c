@@ -58,7 +58,7 @@ run_conv(EngBackend *backend, Conv *c, bool linear)
 	ok = backend->conv_forward(kernel, c->y, c->x, c->w,
 							   c->s.bias ? c->b : NULL, 1, workspace, &status);
 	if (c->s.relu)
-		backend->relu_backward(backend, dy, c->y, c->y_count);
+		backend->relu_backward(backend, ENG_F32, dy, c->y, c->y_count);
 	ok = ok && backend->conv_backward_weight(kernel, c->dw,
 											 c->s.bias ? c->db : NULL, c->x,
 											 dy, workspace, &status) &&

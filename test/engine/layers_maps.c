@@ -225,7 +225,7 @@ test_norms(void)
 static void
 test_maxpool(int32_t h, int32_t w, int32_t channels, bool ties)
 {
-	EngPoolShape s = {2, h, w, channels, (h + 1) / 2, (w + 1) / 2};
+	EngPoolShape s = {2, h, w, channels, (h + 1) / 2, (w + 1) / 2, ENG_F32};
 	int64_t		in = (int64_t) 2 * h * w * channels;
 	int64_t		out = (int64_t) 2 * s.oh * s.ow * channels;
 	float	   *x = noise(in);
@@ -269,7 +269,7 @@ test_maxpool(int32_t h, int32_t w, int32_t channels, bool ties)
 static void
 test_scaling(int32_t h, int32_t w, bool up)
 {
-	EngScaleShape s = {2, h, w, 20, (h + 1) / 2, (w + 1) / 2};
+	EngScaleShape s = {2, h, w, 20, (h + 1) / 2, (w + 1) / 2, ENG_F32};
 	int64_t		large = (int64_t) 2 * h * w * 20;
 	int64_t		little = (int64_t) 2 * s.oh * s.ow * 20;
 	float	   *x = noise(up ? little : large);
@@ -321,12 +321,12 @@ test_rest(void)
 	float	   *right = copy(a, n);
 	double		sums[2];
 
-	ref->relu_backward(ref, left, b, n);
-	cpu->relu_backward(cpu, right, b, n);
+	ref->relu_backward(ref, ENG_F32, left, b, n);
+	cpu->relu_backward(cpu, ENG_F32, right, b, n);
 	tap_ok(memcmp(left, right, n * sizeof(float)) == 0,
 		   "ReLU backward: cpu is ref");
-	ref->add_relu(ref, left, a, b, n);
-	cpu->add_relu(cpu, right, a, b, n);
+	ref->add_relu(ref, ENG_F32, left, a, b, n);
+	cpu->add_relu(cpu, ENG_F32, right, a, b, n);
 	tap_ok(memcmp(left, right, n * sizeof(float)) == 0,
 		   "sum and ReLU: cpu is ref");
 	sums[0] = ref->square_sum(ref, a, n);

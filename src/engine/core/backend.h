@@ -2,11 +2,15 @@
  * engine/core/backend.h
  *		The table of operations that a backend fills in.
  *
- * All tensors are NHWC float32, contiguous; weights are OHWI, linear weights
- * (out, in).  Pointers are the backend's own memory (alloc).  Convolutions
- * and linear layers are planned once for a shape and then run; the other
- * operations need no plan.  An operation that can fail at run time returns
- * bool with a status.  ops/ calls the table; nothing else does.
+ * All tensors are NHWC, contiguous; weights are OHWI, linear weights (out,
+ * in).  Pointers to void are tensors of the type that goes with them: float,
+ * or bf16, with which a backend computes in float all the same.  Weights,
+ * their gradients and statistics are always float; a kernel packs weights in
+ * the type that it multiplies.  Pointers are the backend's own memory
+ * (alloc).  Convolutions and linear layers are planned once for a shape and
+ * then run; the other operations need no plan.  An operation that can fail
+ * at run time returns bool with a status.  ops/ calls the table; nothing
+ * else does.
  */
 #ifndef ENG_CORE_BACKEND_H
 #define ENG_CORE_BACKEND_H
@@ -15,10 +19,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/core/element.h"
 #include "engine/ops/detection.h"
 #include "engine/status.h"
 
-#define ENG_BACKEND_VERSION	1
+#define ENG_BACKEND_VERSION	2
 
 typedef struct EngBackend EngBackend;
 typedef struct EngKernel EngKernel; /* a planned convolution or linear layer */
@@ -41,6 +46,8 @@ typedef struct EngConvShape
 	bool		need_weight;	/* backward_weight will be called */
 	bool		sparse;			/* few rows of the output's gradient are not 0 */
 	bool		add_data;		/* backward_data: dx += instead of dx = */
+	EngType		x_type;			/* of x and dx */
+	EngType		y_type;			/* of y and dy; x_type or ENG_F32 */
 } EngConvShape;
 
 /* A linear layer is a convolution of k = 1 on (n, 1, 1, c). */
@@ -52,9 +59,10 @@ typedef struct EngNormArgs
 	int32_t		channels;
 	float		eps;
 	float		momentum;		/* of the running statistics: 0.1 */
-	const float *x;				/* (rows, channels) */
-	const float *add;			/* added before the ReLU, or NULL */
-	float	   *y;
+	EngType		type;			/* of x, add, y and their gradients */
+	const void *x;				/* (rows, channels) */
+	const void *add;			/* added before the ReLU, or NULL */
+	void	   *y;
 	const float *weight;		/* (channels) */
 	const float *bias;
 	float	   *running_mean;	/* batch statistics: updated; else read */
@@ -64,9 +72,9 @@ typedef struct EngNormArgs
 	bool		relu;
 	bool		batch;			/* batch statistics, else running ones */
 	/* backward */
-	float	   *dy;				/* overwritten where relu hides it */
-	float	   *dx;				/* NULL: not wanted; may be dy */
-	float	   *dadd;			/* NULL: not wanted */
+	void	   *dy;				/* overwritten where relu hides it */
+	void	   *dx;				/* NULL: not wanted; may be dy */
+	void	   *dadd;			/* NULL: not wanted */
 	bool		dx_add;			/* add to dx instead of storing */
 	bool		dadd_add;
 	float	   *dweight;		/* added to; NULL: not wanted */
@@ -82,6 +90,7 @@ typedef struct EngPoolShape
 	int32_t		c;
 	int32_t		oh;
 	int32_t		ow;				/* 3x3, stride 2, padding 1 */
+	EngType		type;			/* of both maps */
 } EngPoolShape;
 
 /* Upsampling by two with even targets; or every second row and column. */
@@ -93,6 +102,7 @@ typedef struct EngScaleShape
 	int32_t		c;
 	int32_t		oh;				/* of the smaller map */
 	int32_t		ow;
+	EngType		type;			/* of both maps */
 } EngScaleShape;
 
 typedef struct EngUpdate
@@ -119,6 +129,7 @@ struct EngBackend
 	const char *name;
 	void	   *state;			/* of the backend */
 	int32_t		threads;
+	const char *lacks_bf16;		/* what it would need for it; NULL: nothing */
 
 	void		(*close) (EngBackend *backend);
 	void		(*enter) (EngBackend *backend); /* before a call from outside */
@@ -138,18 +149,18 @@ struct EngBackend
 	size_t		(*kernel_workspace) (const EngKernel *kernel);
 	size_t		(*kernel_bytes) (const EngKernel *kernel);
 	const char *(*kernel_text) (const EngKernel *kernel);
-	bool		(*conv_forward) (EngKernel *kernel, float *y, const float *x,
+	bool		(*conv_forward) (EngKernel *kernel, void *y, const void *x,
 								 const float *weight, const float *bias,
 								 uint64_t version, void *workspace,
 								 EngStatus *status);
-	bool		(*conv_backward_data) (EngKernel *kernel, float *dx,
-									   const float *dy, const float *weight,
+	bool		(*conv_backward_data) (EngKernel *kernel, void *dx,
+									   const void *dy, const float *weight,
 									   uint64_t version, void *workspace,
 									   EngStatus *status);
 	/* dweight and dbias (NULL: none) are added to */
 	bool		(*conv_backward_weight) (EngKernel *kernel, float *dweight,
-										 float *dbias, const float *x,
-										 const float *dy, void *workspace,
+										 float *dbias, const void *x,
+										 const void *dy, void *workspace,
 										 EngStatus *status);
 
 	size_t		(*norm_workspace) (const EngBackend *backend, int64_t rows,
@@ -159,42 +170,45 @@ struct EngBackend
 								  const EngNormArgs *args);
 
 	/* dy *= (y > 0) */
-	void		(*relu_backward) (EngBackend *backend, float *dy,
-								  const float *y, int64_t count);
+	void		(*relu_backward) (EngBackend *backend, EngType type, void *dy,
+								  const void *y, int64_t count);
 	/* y = relu(x + add), in place allowed */
-	void		(*add_relu) (EngBackend *backend, float *y, const float *x,
-							 const float *add, int64_t count);
+	void		(*add_relu) (EngBackend *backend, EngType type, void *y,
+							 const void *x, const void *add, int64_t count);
 
 	/* which (n, oh, ow, c): place in the window, for the way back */
-	void		(*maxpool_forward) (EngBackend *backend, float *y,
-									uint8_t *which, const float *x,
+	void		(*maxpool_forward) (EngBackend *backend, void *y,
+									uint8_t *which, const void *x,
 									const EngPoolShape *shape);
-	void		(*maxpool_backward) (EngBackend *backend, float *dx,
-									 const float *dy, const uint8_t *which,
+	void		(*maxpool_backward) (EngBackend *backend, void *dx,
+									 const void *dy, const uint8_t *which,
 									 const EngPoolShape *shape, bool add);
 
 	/* y (n, h, w, c) += nearest upsampling of x (n, oh, ow, c) */
-	void		(*upsample_add) (EngBackend *backend, float *y,
-								 const float *x, const EngScaleShape *shape);
+	void		(*upsample_add) (EngBackend *backend, void *y,
+								 const void *x, const EngScaleShape *shape);
 	/* dx = (or +=) sums of dy over the cells that each x went to */
-	void		(*upsample_backward) (EngBackend *backend, float *dx,
-									  const float *dy,
+	void		(*upsample_backward) (EngBackend *backend, void *dx,
+									  const void *dy,
 									  const EngScaleShape *shape, bool add);
 
 	/* y (n, oh, ow, c) = even rows and columns of x (n, h, w, c) */
-	void		(*subsample) (EngBackend *backend, float *y, const float *x,
+	void		(*subsample) (EngBackend *backend, void *y, const void *x,
 							  const EngScaleShape *shape);
-	void		(*subsample_backward) (EngBackend *backend, float *dx,
-									   const float *dy,
+	void		(*subsample_backward) (EngBackend *backend, void *dx,
+									   const void *dy,
 									   const EngScaleShape *shape, bool add);
 
-	void		(*roi_align) (EngBackend *backend, float *out,
+	void		(*roi_align) (EngBackend *backend, void *out,
 							  const EngRoiMaps *maps, const EngRois *rois);
+	/* dmap[level] = (or, add[level], +=); eng_roi_align_workspace() bytes */
 	void		(*roi_align_backward) (EngBackend *backend,
-									   float *const dmap[ENG_ROI_LEVELS],
-									   const float *dout,
+									   void *const dmap[ENG_ROI_LEVELS],
+									   const bool add[ENG_ROI_LEVELS],
+									   const void *dout,
 									   const EngRoiMaps *maps,
-									   const EngRois *rois);
+									   const EngRois *rois,
+									   void *workspace);
 
 	void		(*fill) (EngBackend *backend, float *x, int64_t count);	/* 0 */
 	double		(*square_sum) (EngBackend *backend, const float *x,

@@ -27,22 +27,28 @@ eng_tensor_count(const EngTensor *tensor)
 	return (int64_t) tensor->n * tensor->h * tensor->w * tensor->c;
 }
 
-float *
+size_t
+eng_tensor_bytes(const EngTensor *tensor)
+{
+	return eng_tensor_count(tensor) * eng_type_size(tensor->type);
+}
+
+void *
 eng_plan_value(const EngPlan *plan, int32_t tensor)
 {
 	const EngTensor *root = &plan->tensors[plan->tensors[tensor].root];
 
-	return (float *) (plan->arena + root->offset);
+	return plan->arena + root->offset;
 }
 
-float *
+void *
 eng_plan_gradient(const EngPlan *plan, int32_t tensor)
 {
 	const EngTensor *t = &plan->tensors[tensor];
 
 	if (t->grad_first < 0)
 		return NULL;
-	return (float *) (plan->arena + t->grad_offset);
+	return plan->arena + t->grad_offset;
 }
 
 int64_t
@@ -284,7 +290,7 @@ plan_memory(EngPlan *plan, EngStatus *status)
 	for (i = 0; i < plan->tensor_count; i++)
 	{
 		EngTensor  *tensor = &plan->tensors[i];
-		size_t		size = eng_tensor_count(tensor) * sizeof(float);
+		size_t		size = eng_tensor_bytes(tensor);
 
 		if (tensor->root == i && tensor->last >= 0)
 			add_piece(pieces, &count,
@@ -329,6 +335,9 @@ plan_build(EngPlan *plan, EngStatus *status)
 	input->h = plan->request.h;
 	input->w = plan->request.w;
 	input->c = plan->request.c;
+	for (i = 0; i < plan->tensor_count; i++)
+		plan->tensors[i].type = plan->tensors[i].full ? ENG_F32 :
+			plan->request.type;
 	for (i = 0; i < plan->op_count; i++)
 		if (!plan->ops[i].class->shape(plan, &plan->ops[i], status))
 			return false;
@@ -436,16 +445,16 @@ see_gradients(EngPlan *plan, const EngOp *op)
 		if (tensor->grad_seen)
 			memcpy(plan->arena + tensor->seen_offset,
 				   plan->arena + tensor->grad_offset,
-				   eng_tensor_count(tensor) * sizeof(float));
+				   eng_tensor_bytes(tensor));
 	}
 }
 
-float *
+void *
 eng_plan_gradient_seen(const EngPlan *plan, int32_t tensor)
 {
 	const EngTensor *t = &plan->tensors[tensor];
 
-	return t->grad_seen ? (float *) (plan->arena + t->seen_offset) : NULL;
+	return t->grad_seen ? plan->arena + t->seen_offset : NULL;
 }
 
 bool

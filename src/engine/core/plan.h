@@ -35,6 +35,8 @@ typedef struct EngTensor
 	int32_t		c;
 	bool		per_roi;		/* n counts RoIs, of which the first are live */
 	bool		requires_grad;
+	bool		full;			/* float in every precision: logits, deltas */
+	EngType		type;			/* of value and gradient */
 	int32_t		root;			/* the tensor whose memory this one shares */
 	int32_t		first;			/* life of the value */
 	int32_t		last;
@@ -130,6 +132,7 @@ typedef struct EngPlanRequest
 	bool		train;
 	bool		keep_all;
 	bool		freeze_norm;	/* running statistics in training */
+	EngType		type;			/* of all tensors that need not be full */
 	void	   *context;		/* for the operations of the detector */
 } EngPlanRequest;
 
@@ -175,11 +178,12 @@ extern bool eng_plan_backward(EngPlan *plan, EngStatus *status);
 
 /* ---- for operations ------------------------------------------------------- */
 
-extern float *eng_plan_value(const EngPlan *plan, int32_t tensor);
-extern float *eng_plan_gradient(const EngPlan *plan, int32_t tensor);
+extern void *eng_plan_value(const EngPlan *plan, int32_t tensor);
+extern void *eng_plan_gradient(const EngPlan *plan, int32_t tensor);
 /* keep_all: the whole gradient of a named tensor, after backward; or NULL */
-extern float *eng_plan_gradient_seen(const EngPlan *plan, int32_t tensor);
+extern void *eng_plan_gradient_seen(const EngPlan *plan, int32_t tensor);
 extern int64_t eng_tensor_count(const EngTensor *tensor);
+extern size_t eng_tensor_bytes(const EngTensor *tensor);
 /* n * h * w, or less of a tensor of RoIs: the live rows come first */
 extern int64_t eng_plan_live_rows(const EngPlan *plan,
 								  const EngTensor *tensor);
@@ -197,13 +201,13 @@ eng_op_out(const EngPlan *plan, const EngOp *op, int32_t i)
 	return &plan->tensors[op->output[i]];
 }
 
-static inline float *
+static inline void *
 eng_op_in_value(const EngPlan *plan, const EngOp *op, int32_t i)
 {
 	return eng_plan_value(plan, op->input[i]);
 }
 
-static inline float *
+static inline void *
 eng_op_out_value(const EngPlan *plan, const EngOp *op, int32_t i)
 {
 	return eng_plan_value(plan, op->output[i]);

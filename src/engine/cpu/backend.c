@@ -70,7 +70,7 @@ cpu_kernel_text(const EngKernel *kernel)
 }
 
 static bool
-cpu_conv_forward(EngKernel *kernel, float *y, const float *x,
+cpu_conv_forward(EngKernel *kernel, void *y, const void *x,
 				 const float *weight, const float *bias, uint64_t version,
 				 void *workspace, EngStatus *status)
 {
@@ -79,7 +79,7 @@ cpu_conv_forward(EngKernel *kernel, float *y, const float *x,
 }
 
 static bool
-cpu_conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
+cpu_conv_backward_data(EngKernel *kernel, void *dx, const void *dy,
 					   const float *weight, uint64_t version,
 					   void *workspace, EngStatus *status)
 {
@@ -97,7 +97,7 @@ cpu_conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
 
 static bool
 cpu_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
-						 const float *x, const float *dy, void *workspace,
+						 const void *x, const void *dy, void *workspace,
 						 EngStatus *status)
 {
 	bool		done = false;

@@ -15,7 +15,7 @@
 #include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
-#define STEM_RUN	21			/* 7 cells of 3 channels */
+#define STEM_RUN	(21 * sizeof(float))	/* 7 cells of 3 channels */
 #define PIECE_BYTES	((size_t) 192 << 10)
 
 int64_t
@@ -50,53 +50,52 @@ eng_cpu_column_workspace(const EngConvShape *s, int threads)
  * The stem's runs are too short for a call each.
  */
 static inline void
-copy_run(float *out, const float *in, size_t run)
+copy_run(void *out, const void *in, size_t run)
 {
 	if (run == STEM_RUN)
-		memcpy(out, in, STEM_RUN * sizeof(float));
+		memcpy(out, in, STEM_RUN);
 	else
-		memcpy(out, in, run * sizeof(float));
+		memcpy(out, in, run);
 }
 
 /*
- * The window of one output cell: k runs of k * c floats, zero outside.
+ * The window of one output cell: k runs of k * c elements, zero outside.
  */
 static inline void
-unroll_cell(const EngConvShape *s, float *out, const float *image,
+unroll_cell(const EngConvShape *s, uint8_t *out, const uint8_t *image,
 			int32_t top, int32_t left)
 {
-	size_t		run = (size_t) s->k * s->c;
+	size_t		cell = s->c * eng_type_size(s->x_type);
+	size_t		run = s->k * cell;
 	int32_t		u;
 	int32_t		v;
 
 	for (u = 0; u < s->k; u++, out += run)
 	{
-		const float *line = image + (int64_t) (top + u) * s->w * s->c;
+		const uint8_t *line = image + (int64_t) (top + u) * s->w *
+			(int64_t) cell;
 
 		if (top + u < 0 || top + u >= s->h)
-			memset(out, 0, run * sizeof(float));
+			memset(out, 0, run);
 		else if (left >= 0 && left + s->k <= s->w)
-			copy_run(out, line + (int64_t) left * s->c, run);
+			copy_run(out, line + left * cell, run);
 		else
 			for (v = 0; v < s->k; v++)
 			{
 				if (left + v < 0 || left + v >= s->w)
-					memset(out + (size_t) v * s->c, 0,
-						   s->c * sizeof(float));
+					memset(out + v * cell, 0, cell);
 				else
-					memcpy(out + (size_t) v * s->c,
-						   line + (int64_t) (left + v) * s->c,
-						   s->c * sizeof(float));
+					memcpy(out + v * cell, line + (left + v) * cell, cell);
 			}
 	}
 }
 
 void
-eng_cpu_unroll(const EngConvShape *s, float *columns, const float *x,
+eng_cpu_unroll(const EngConvShape *s, void *columns, const void *x,
 			   int64_t first, int64_t rows)
 {
 	int64_t		cells = (int64_t) s->oh * s->ow;
-	size_t		width = (size_t) s->k * s->k * s->c;
+	int64_t		width = (int64_t) s->k * s->k * s->c;
 	int64_t		r;
 
 	for (r = first; r < first + rows; r++)
@@ -104,9 +103,10 @@ eng_cpu_unroll(const EngConvShape *s, float *columns, const float *x,
 		int32_t		i = (int32_t) (r % cells / s->ow);
 		int32_t		j = (int32_t) (r % s->ow);
 
-		unroll_cell(s, columns, x + r / cells * s->h * s->w * s->c,
+		unroll_cell(s, columns,
+					eng_at(x, s->x_type, r / cells * s->h * s->w * s->c),
 					i * s->stride - s->pad, j * s->stride - s->pad);
-		columns += width;
+		columns = eng_at(columns, s->x_type, width);
 	}
 }
 

@@ -139,7 +139,7 @@ plan_weight(EngKernel *kernel, EngStatus *status)
 }
 
 static bool
-conv_forward(EngKernel *kernel, float *y, const float *x, const float *weight,
+conv_forward(EngKernel *kernel, void *y, const void *x, const float *weight,
 			 const float *bias, uint64_t version, void *workspace,
 			 EngStatus *status)
 {
@@ -217,7 +217,7 @@ scatter_data(const EngConvShape *s, float *dx, const float *dy,
 }
 
 static bool
-conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
+conv_backward_data(EngKernel *kernel, void *dx, const void *dy,
 				   const float *weight, uint64_t version, void *workspace,
 				   EngStatus *status)
 {
@@ -243,20 +243,20 @@ conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
 	if (!eng_dnnl_conv_run(kernel->data, front, dy, NULL, NULL, scratch,
 						   status))
 		return false;
-	eng_cpu_add(dx, front, (int64_t) s->n * s->h * s->w * s->c);
+	eng_cpu_add(dx, front, s->x_type, (int64_t) s->n * s->h * s->w * s->c);
 	return true;
 }
 
 static bool
 conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
-					 const float *x, const float *dy, void *workspace,
+					 const void *x, const void *dy, void *workspace,
 					 EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
 
 	if (dbias != NULL)
-		eng_cpu_column_sums(dbias, dy, (int64_t) s->n * s->oh * s->ow,
-							s->oc);
+		eng_cpu_column_sums(dbias, dy, s->y_type,
+							(int64_t) s->n * s->oh * s->ow, s->oc);
 	if (kernel->columns)
 		return eng_cpu_column_weight(s, kernel->backend->threads, dweight, x,
 									 dy, workspace, status);

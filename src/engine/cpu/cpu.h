@@ -11,17 +11,17 @@
 /* conv.c, linear.c: planned kernels, one table of functions each */
 typedef struct EngKernelClass
 {
-	bool		(*forward) (EngKernel *kernel, float *y, const float *x,
+	bool		(*forward) (EngKernel *kernel, void *y, const void *x,
 							const float *weight, const float *bias,
 							uint64_t version, void *workspace,
 							EngStatus *status);
-	bool		(*backward_data) (EngKernel *kernel, float *dx,
-								  const float *dy, const float *weight,
+	bool		(*backward_data) (EngKernel *kernel, void *dx,
+								  const void *dy, const float *weight,
 								  uint64_t version, void *workspace,
 								  EngStatus *status);
 	bool		(*backward_weight) (EngKernel *kernel, float *dweight,
-									float *dbias, const float *x,
-									const float *dy, void *workspace,
+									float *dbias, const void *x,
+									const void *dy, void *workspace,
 									EngStatus *status);
 } EngKernelClass;
 
@@ -52,8 +52,8 @@ extern EngKernel *eng_cpu_linear_plan(EngBackend *backend,
 
 /* columns.c: weight gradient by unrolling the input into columns */
 /* columns (rows, k * k * c): the windows of rows output cells */
-extern void eng_cpu_unroll(const EngConvShape *shape, float *columns,
-						   const float *x, int64_t first, int64_t rows);
+extern void eng_cpu_unroll(const EngConvShape *shape, void *columns,
+						   const void *x, int64_t first, int64_t rows);
 extern int64_t eng_cpu_column_rows(const EngConvShape *shape);
 extern size_t eng_cpu_column_workspace(const EngConvShape *shape,
 									   int threads);
@@ -68,11 +68,11 @@ extern bool eng_cpu_column_weight(const EngConvShape *shape, int threads,
  */
 extern size_t eng_cpu_sparse_workspace(const EngConvShape *shape);
 extern bool eng_cpu_sparse_weight(const EngConvShape *shape, float *dweight,
-								  float *dbias, const float *x,
-								  const float *dy, void *workspace,
+								  float *dbias, const void *x,
+								  const void *dy, void *workspace,
 								  bool *done, EngStatus *status);
-extern bool eng_cpu_sparse_data(const EngConvShape *shape, float *dx,
-								const float *dy, const float *weight,
+extern bool eng_cpu_sparse_data(const EngConvShape *shape, void *dx,
+								const void *dy, const float *weight,
 								void *workspace, bool *done,
 								EngStatus *status);
 
@@ -80,9 +80,13 @@ extern bool eng_cpu_sparse_data(const EngConvShape *shape, float *dx,
 extern void eng_cpu_bias_relu(float *y, const float *bias, int64_t rows,
 							  int32_t channels, bool relu);
 /* sum[c] += sum over rows of x[r, c]; fixed order of additions */
-extern void eng_cpu_column_sums(float *sum, const float *x, int64_t rows,
-								int32_t channels);
-extern void eng_cpu_add(float *y, const float *x, int64_t count);
+extern void eng_cpu_column_sums(float *sum, const void *x, EngType type,
+								int64_t rows, int32_t channels);
+extern void eng_cpu_add(void *y, const void *x, EngType type, int64_t count);
+extern void eng_cpu_round(uint16_t *y, const float *x, int64_t count);
+/* by one thread */
+extern void eng_cpu_widen(float *y, const void *x, EngType type,
+						  int64_t count);
 
 /* norm.c */
 extern size_t eng_cpu_norm_workspace(const EngBackend *backend, int64_t rows,

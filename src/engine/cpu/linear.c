@@ -14,7 +14,7 @@ row_count(const EngConvShape *s)
 }
 
 static bool
-linear_forward(EngKernel *kernel, float *y, const float *x,
+linear_forward(EngKernel *kernel, void *y, const void *x,
 			   const float *weight, const float *bias, uint64_t version,
 			   void *workspace, EngStatus *status)
 {
@@ -31,7 +31,7 @@ linear_forward(EngKernel *kernel, float *y, const float *x,
 }
 
 static bool
-linear_backward_data(EngKernel *kernel, float *dx, const float *dy,
+linear_backward_data(EngKernel *kernel, void *dx, const void *dy,
 					 const float *weight, uint64_t version,
 					 void *workspace, EngStatus *status)
 {
@@ -46,7 +46,7 @@ linear_backward_data(EngKernel *kernel, float *dx, const float *dy,
 
 static bool
 linear_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
-					   const float *x, const float *dy, void *workspace,
+					   const void *x, const void *dy, void *workspace,
 					   EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
@@ -55,7 +55,7 @@ linear_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 
 	(void) workspace;
 	if (dbias != NULL)
-		eng_cpu_column_sums(dbias, dy, row_count(s), s->oc);
+		eng_cpu_column_sums(dbias, dy, s->y_type, row_count(s), s->oc);
 	return eng_gemm(&gemm, dweight, dy, x, status);
 }
 

@@ -1,6 +1,9 @@
 /*
  * engine/cpu/maps.c
  *		Pooling, joining of maps and other work that memory bounds.
+ *
+ * Each loop is written once, for elements of `type`, and compiled for both
+ * types: in the function that its ..._typed one is inlined into.
  */
 #include <string.h>
 
@@ -16,17 +19,28 @@ piece_size(int64_t first, int64_t count)
 	return count - first < PIECE_COUNT ? count - first : PIECE_COUNT;
 }
 
-ENG_CLONES static void
-relu_backward_flat(float *dy, const float *y, int64_t count)
+ENG_INLINE void
+relu_backward_typed(void *dy, const void *y, int64_t count, EngType type)
 {
 	int64_t		i;
 
+#pragma omp simd
 	for (i = 0; i < count; i++)
-		dy[i] = y[i] > 0 ? dy[i] : 0;
+		eng_store(dy, type, i,
+				  eng_load(y, type, i) > 0 ? eng_load(dy, type, i) : 0);
+}
+
+ENG_CLONES static void
+relu_backward_flat(void *dy, const void *y, int64_t count, EngType type)
+{
+	if (type == ENG_BF16)
+		relu_backward_typed(dy, y, count, ENG_BF16);
+	else
+		relu_backward_typed(dy, y, count, ENG_F32);
 }
 
 static void
-cpu_relu_backward(EngBackend *backend, float *dy, const float *y,
+cpu_relu_backward(EngBackend *backend, EngType type, void *dy, const void *y,
 				  int64_t count)
 {
 	int64_t		first;
@@ -34,41 +48,52 @@ cpu_relu_backward(EngBackend *backend, float *dy, const float *y,
 	(void) backend;
 #pragma omp parallel for schedule(static)
 	for (first = 0; first < count; first += PIECE_COUNT)
-		relu_backward_flat(dy + first, y + first, piece_size(first, count));
+		relu_backward_flat(eng_at(dy, type, first), eng_at(y, type, first),
+						   piece_size(first, count), type);
 }
 
-ENG_CLONES static void
-add_relu_flat(float *y, const float *x, const float *add, int64_t count)
+ENG_INLINE void
+add_relu_typed(void *y, const void *x, const void *add, int64_t count,
+			   EngType type)
 {
 	int64_t		i;
 
+#pragma omp simd
 	for (i = 0; i < count; i++)
 	{
-		float		sum = x[i] + add[i];
+		float		sum = eng_load(x, type, i) + eng_load(add, type, i);
 
-		y[i] = sum < 0 ? 0 : sum;
+		eng_store(y, type, i, sum < 0 ? 0 : sum);
 	}
 }
 
+ENG_CLONES static void
+add_relu_flat(void *y, const void *x, const void *add, int64_t count,
+			  EngType type)
+{
+	if (type == ENG_BF16)
+		add_relu_typed(y, x, add, count, ENG_BF16);
+	else
+		add_relu_typed(y, x, add, count, ENG_F32);
+}
+
 static void
-cpu_add_relu(EngBackend *backend, float *y, const float *x, const float *add,
-			 int64_t count)
+cpu_add_relu(EngBackend *backend, EngType type, void *y, const void *x,
+			 const void *add, int64_t count)
 {
 	int64_t		first;
 
 	(void) backend;
 #pragma omp parallel for schedule(static)
 	for (first = 0; first < count; first += PIECE_COUNT)
-		add_relu_flat(y + first, x + first, add + first,
-					  piece_size(first, count));
+		add_relu_flat(eng_at(y, type, first), eng_at(x, type, first),
+					  eng_at(add, type, first), piece_size(first, count),
+					  type);
 }
 
-/*
- * One output cell: the window's first largest element a channel.
- */
-ENG_CLONES static void
-pool_cell(float *y, uint8_t *which, const float *const window[9],
-		  int32_t channels)
+ENG_INLINE void
+pool_cell_typed(void *y, uint8_t *which, const void *const window[9],
+				int32_t channels, EngType type)
 {
 	bool		first = true;
 	int32_t		c;
@@ -76,29 +101,47 @@ pool_cell(float *y, uint8_t *which, const float *const window[9],
 
 	for (p = 0; p < 9; p++)
 	{
-		const float *x = window[p];
+		const void *x = window[p];
 
 		if (x == NULL)
 			continue;
 		if (first)
 		{
-			memcpy(y, x, sizeof(float) * channels);
+			memcpy(y, x, eng_type_size(type) * channels);
 			if (which != NULL)
 				memset(which, p, channels);
 			first = false;
 			continue;
 		}
 		if (which != NULL)
+#pragma omp simd
 			for (c = 0; c < channels; c++)
-				which[c] = x[c] > y[c] ? (uint8_t) p : which[c];
+				which[c] = eng_load(x, type, c) > eng_load(y, type, c) ?
+					(uint8_t) p : which[c];
+#pragma omp simd
 		for (c = 0; c < channels; c++)
-			y[c] = x[c] > y[c] ? x[c] : y[c];
+			eng_store(y, type, c,
+					  eng_load(x, type, c) > eng_load(y, type, c) ?
+					  eng_load(x, type, c) : eng_load(y, type, c));
 	}
 }
 
+/*
+ * One output cell: the window's first largest element a channel.
+ */
+ENG_CLONES static void
+pool_cell(void *y, uint8_t *which, const void *const window[9],
+		  int32_t channels, EngType type)
+{
+	if (type == ENG_BF16)
+		pool_cell_typed(y, which, window, channels, ENG_BF16);
+	else
+		pool_cell_typed(y, which, window, channels, ENG_F32);
+}
+
 static void
-cpu_maxpool_forward(EngBackend *backend, float *y, uint8_t *which,
-					const float *x, const EngPoolShape *s)
+cpu_maxpool_forward(EngBackend *backend, void *y, uint8_t *which,
+					const void *x, const EngPoolShape *s)
 {
 	int64_t		row;
 
@@ -106,13 +149,13 @@ cpu_maxpool_forward(EngBackend *backend, float *y, uint8_t *which,
 #pragma omp parallel for schedule(static)
 	for (row = 0; row < (int64_t) s->n * s->oh; row++)
 	{
-		const float *image = x + row / s->oh * s->h * s->w * s->c;
+		int64_t		image = row / s->oh * s->h * s->w;
 		int32_t		top = (int32_t) (row % s->oh) * 2 - 1;
 		int32_t		j;
 
 		for (j = 0; j < s->ow; j++)
 		{
-			const float *window[9];
+			const void *window[9];
 			int64_t		out = (row * s->ow + j) * s->c;
 			int			p;
 
@@ -123,11 +166,42 @@ cpu_maxpool_forward(EngBackend *backend, float *y, uint8_t *which,
 
 				window[p] = i < 0 || i >= s->h || column < 0 ||
 					column >= s->w ? NULL :
-					image + ((int64_t) i * s->w + column) * s->c;
+					eng_at(x, s->type,
+						   (image + (int64_t) i * s->w + column) * s->c);
 			}
-			pool_cell(y + out, which == NULL ? NULL : which + out, window,
-					  s->c);
+			pool_cell(eng_at(y, s->type, out),
+					  which == NULL ? NULL : which + out, window, s->c,
+					  s->type);
 		}
+	}
+}
+
+/* The windows that hold an input cell, at most four. */
+typedef struct Windows
+{
+	const void *dy[4];			/* NULL: no such window */
+	const uint8_t *which[4];
+	uint8_t		place[4];		/* of the cell in the window */
+} Windows;
+
+ENG_INLINE void
+unpool_cell_typed(void *dx, const Windows *w, int32_t channels, EngType type)
+{
+	int			p;
+	int32_t		c;
+
+	for (p = 0; p < 4; p++)
+	{
+		const void *dy = w->dy[p];
+		const uint8_t *which = w->which[p];
+		uint8_t		here = w->place[p];
+
+		if (dy == NULL)
+			continue;
+#pragma omp simd
+		for (c = 0; c < channels; c++)
+			eng_store(dx, type, c, eng_load(dx, type, c) +
+					  (which[c] == here ? eng_load(dy, type, c) : 0));
 	}
 }
 
@@ -135,27 +209,16 @@ cpu_maxpool_forward(EngBackend *backend, float *y, uint8_t *which,
  * dx of one input cell: from each window that holds it, where it was chosen.
  */
 ENG_CLONES static void
-unpool_cell(float *dx, const float *const dy[4], const uint8_t *const which[4],
-			const uint8_t place[4], int32_t channels)
+unpool_cell(void *dx, const Windows *w, int32_t channels, EngType type)
 {
-	int			p;
-	int32_t		c;
-
-	for (p = 0; p < 4; p++)
-	{
-		const float *d = dy[p];
-		const uint8_t *w = which[p];
-		uint8_t		here = place[p];
-
-		if (d == NULL)
-			continue;
-		for (c = 0; c < channels; c++)
-			dx[c] += w[c] == here ? d[c] : 0;
-	}
+	if (type == ENG_BF16)
+		unpool_cell_typed(dx, w, channels, ENG_BF16);
+	else
+		unpool_cell_typed(dx, w, channels, ENG_F32);
 }
 
 static void
-unpool_row(float *dx, const float *dy, const uint8_t *which,
+unpool_row(void *dx, const void *dy, const uint8_t *which,
 		   const EngPoolShape *s, int64_t row)
 {
 	int64_t		image = row / s->h;
@@ -164,9 +227,7 @@ unpool_row(float *dx, const float *dy, const uint8_t *which,
 
 	for (j = 0; j < s->w; j++)
 	{
-		const float *d[4];
-		const uint8_t *w[4];
-		uint8_t		place[4];
+		Windows		w;
 		int			p;
 
 		for (p = 0; p < 4; p++)
@@ -176,21 +237,22 @@ unpool_row(float *dx, const float *dy, const uint8_t *which,
 			int32_t		b = p % 2 == 0 ? j / 2 : (j + 1) / 2;
 			int64_t		at;
 
-			d[p] = NULL;
+			w.dy[p] = NULL;
 			if (a >= s->oh || b >= s->ow || (p / 2 == 1 && i % 2 == 0) ||
 				(p % 2 == 1 && j % 2 == 0))
 				continue;
 			at = ((image * s->oh + a) * s->ow + b) * s->c;
-			d[p] = dy + at;
-			w[p] = which + at;
-			place[p] = (uint8_t) ((i - (2 * a - 1)) * 3 + j - (2 * b - 1));
+			w.dy[p] = eng_at(dy, s->type, at);
+			w.which[p] = which + at;
+			w.place[p] = (uint8_t) ((i - (2 * a - 1)) * 3 + j - (2 * b - 1));
 		}
-		unpool_cell(dx + (row * s->w + j) * s->c, d, w, place, s->c);
+		unpool_cell(eng_at(dx, s->type, (row * s->w + j) * s->c), &w, s->c,
+					s->type);
 	}
 }
 
 static void
-cpu_maxpool_backward(EngBackend *backend, float *dx, const float *dy,
+cpu_maxpool_backward(EngBackend *backend, void *dx, const void *dy,
 					 const uint8_t *which, const EngPoolShape *s, bool add)
 {
 	int64_t		row;
@@ -200,8 +262,28 @@ cpu_maxpool_backward(EngBackend *backend, float *dx, const float *dy,
 	for (row = 0; row < (int64_t) s->n * s->h; row++)
 	{
 		if (!add)
-			memset(dx + row * s->w * s->c, 0, sizeof(float) * s->w * s->c);
+			memset(eng_at(dx, s->type, row * s->w * s->c), 0,
+				   eng_type_size(s->type) * s->w * s->c);
 		unpool_row(dx, dy, which, s, row);
+	}
+}
+
+ENG_INLINE void
+upsample_row_typed(void *y, const void *x, int32_t width, int32_t channels,
+				   EngType type)
+{
+	int32_t		j;
+	int32_t		c;
+
+	for (j = 0; j < width; j++)
+	{
+		const void *in = eng_at(x, type, (int64_t) (j / 2) * channels);
+		void	   *out = eng_at(y, type, (int64_t) j * channels);
+
+#pragma omp simd
+		for (c = 0; c < channels; c++)
+			eng_store(out, type, c,
+					  eng_load(out, type, c) + eng_load(in, type, c));
 	}
 }
 
@@ -209,23 +291,16 @@ cpu_maxpool_backward(EngBackend *backend, float *dx, const float *dy,
  * Two cells of the larger row take one of the smaller.
  */
 ENG_CLONES static void
-upsample_row(float *y, const float *x, int32_t width, int32_t channels)
+upsample_row(void *y, const void *x, const EngScaleShape *s)
 {
-	int32_t		j;
-	int32_t		c;
-
-	for (j = 0; j < width; j++)
-	{
-		const float *in = x + (int64_t) (j / 2) * channels;
-		float	   *out = y + (int64_t) j * channels;
-
-		for (c = 0; c < channels; c++)
-			out[c] += in[c];
-	}
+	if (s->type == ENG_BF16)
+		upsample_row_typed(y, x, s->w, s->c, ENG_BF16);
+	else
+		upsample_row_typed(y, x, s->w, s->c, ENG_F32);
 }
 
 static void
-cpu_upsample_add(EngBackend *backend, float *y, const float *x,
+cpu_upsample_add(EngBackend *backend, void *y, const void *x,
 				 const EngScaleShape *s)
 {
 	int64_t		row;
@@ -233,36 +308,56 @@ cpu_upsample_add(EngBackend *backend, float *y, const float *x,
 	(void) backend;
 #pragma omp parallel for schedule(static)
 	for (row = 0; row < (int64_t) s->n * s->h; row++)
-		upsample_row(y + row * s->w * s->c,
-					 x + (row / s->h * s->oh + row % s->h / 2) * s->ow * s->c,
-					 s->w, s->c);
+	{
+		int64_t		from = row / s->h * s->oh + row % s->h / 2;
+
+		upsample_row(eng_at(y, s->type, row * s->w * s->c),
+					 eng_at(x, s->type, from * s->ow * s->c), s);
+	}
 }
 
-ENG_CLONES static void
-downsum_row(float *dx, const float *upper, const float *lower,
-			int32_t width, int32_t channels, bool add)
+ENG_INLINE void
+downsum_row_typed(void *dx, const void *dy, const EngScaleShape *s, bool add,
+				  EngType type)
 {
+	int32_t		channels = s->c;
+	int64_t		below = (int64_t) s->w * channels;
 	int32_t		j;
 	int32_t		c;
 
-	for (j = 0; j < width; j++)
+	for (j = 0; j < s->ow; j++)
 	{
-		const float *a = upper + (int64_t) 2 * j * channels;
-		const float *b = lower + (int64_t) 2 * j * channels;
-		float	   *out = dx + (int64_t) j * channels;
+		const void *a = eng_at(dy, type, (int64_t) 2 * j * channels);
+		const void *b = eng_at(a, type, below);
+		void	   *out = eng_at(dx, type, (int64_t) j * channels);
 
+#pragma omp simd
 		for (c = 0; c < channels; c++)
 		{
-			float		sum = (a[c] + a[channels + c]) +
-				(b[c] + b[channels + c]);
+			float		sum =
+				(eng_load(a, type, c) + eng_load(a, type, channels + c)) +
+				(eng_load(b, type, c) + eng_load(b, type, channels + c));
 
-			out[c] = add ? out[c] + sum : sum;
+			eng_store(out, type, c,
+					  add ? eng_load(out, type, c) + sum : sum);
 		}
 	}
 }
 
+/*
+ * One cell of the smaller row takes two of this row and two of the one below.
+ */
+ENG_CLONES static void
+downsum_row(void *dx, const void *dy, const EngScaleShape *s, bool add)
+{
+	if (s->type == ENG_BF16)
+		downsum_row_typed(dx, dy, s, add, ENG_BF16);
+	else
+		downsum_row_typed(dx, dy, s, add, ENG_F32);
+}
+
 static void
-cpu_upsample_backward(EngBackend *backend, float *dx, const float *dy,
+cpu_upsample_backward(EngBackend *backend, void *dx, const void *dy,
 					  const EngScaleShape *s, bool add)
 {
 	int64_t		row;
@@ -271,16 +366,22 @@ cpu_upsample_backward(EngBackend *backend, float *dx, const float *dy,
 #pragma omp parallel for schedule(static)
 	for (row = 0; row < (int64_t) s->n * s->oh; row++)
 	{
-		const float *upper = dy + (row / s->oh * s->h + row % s->oh * 2) *
-			s->w * s->c;
+		int64_t		from = row / s->oh * s->h + row % s->oh * 2;
 
-		downsum_row(dx + row * s->ow * s->c, upper,
-					upper + (int64_t) s->w * s->c, s->ow, s->c, add);
+		downsum_row(eng_at(dx, s->type, row * s->ow * s->c),
+					eng_at(dy, s->type, from * s->w * s->c), s, add);
 	}
 }
 
+/* First element of the cell that cell j of a row of the smaller map is. */
+static int64_t
+corner(const EngScaleShape *s, int64_t row, int32_t j)
+{
+	return ((row / s->oh * s->h + row % s->oh * 2) * s->w + 2 * j) * s->c;
+}
+
 static void
-cpu_subsample(EngBackend *backend, float *y, const float *x,
+cpu_subsample(EngBackend *backend, void *y, const void *x,
 			  const EngScaleShape *s)
 {
 	int64_t		row;
@@ -289,13 +390,13 @@ cpu_subsample(EngBackend *backend, float *y, const float *x,
 	(void) backend;
 	for (row = 0; row < (int64_t) s->n * s->oh; row++)
 		for (j = 0; j < s->ow; j++)
-			memcpy(y + (row * s->ow + j) * s->c,
-				   x + ((row / s->oh * s->h + row % s->oh * 2) * s->w +
-						2 * j) * s->c, sizeof(float) * s->c);
+			memcpy(eng_at(y, s->type, (row * s->ow + j) * s->c),
+				   eng_at(x, s->type, corner(s, row, j)),
+				   eng_type_size(s->type) * s->c);
 }
 
 static void
-cpu_subsample_backward(EngBackend *backend, float *dx, const float *dy,
+cpu_subsample_backward(EngBackend *backend, void *dx, const void *dy,
 					   const EngScaleShape *s, bool add)
 {
 	int64_t		row;
@@ -304,21 +405,21 @@ cpu_subsample_backward(EngBackend *backend, float *dx, const float *dy,
 
 	(void) backend;
 	if (!add)
-		memset(dx, 0, sizeof(float) * s->n * s->h * s->w * s->c);
+		memset(dx, 0, eng_type_size(s->type) * s->n * s->h * s->w * s->c);
 	for (row = 0; row < (int64_t) s->n * s->oh; row++)
 		for (j = 0; j < s->ow; j++)
 		{
-			float	   *out = dx + ((row / s->oh * s->h +
-									 row % s->oh * 2) * s->w + 2 * j) * s->c;
-			const float *in = dy + (row * s->ow + j) * s->c;
+			void	   *out = eng_at(dx, s->type, corner(s, row, j));
+			const void *in = eng_at(dy, s->type, (row * s->ow + j) * s->c);
 
 			for (c = 0; c < s->c; c++)
-				out[c] += in[c];
+				eng_store(out, s->type, c, eng_load(out, s->type, c) +
+						  eng_load(in, s->type, c));
 		}
 }
 
 static void
-cpu_roi_align(EngBackend *backend, float *out, const EngRoiMaps *maps,
+cpu_roi_align(EngBackend *backend, void *out, const EngRoiMaps *maps,
 			  const EngRois *rois)
 {
 	(void) backend;
@@ -326,12 +427,13 @@ cpu_roi_align(EngBackend *backend, float *out, const EngRoiMaps *maps,
 }
 
 static void
-cpu_roi_align_backward(EngBackend *backend, float *const dmap[ENG_ROI_LEVELS],
-					   const float *dout, const EngRoiMaps *maps,
-					   const EngRois *rois)
+cpu_roi_align_backward(EngBackend *backend, void *const dmap[ENG_ROI_LEVELS],
+					   const bool add[ENG_ROI_LEVELS], const void *dout,
+					   const EngRoiMaps *maps, const EngRois *rois,
+					   void *workspace)
 {
 	(void) backend;
-	eng_roi_align_backward(dmap, dout, maps, rois);
+	eng_roi_align_backward(dmap, add, dout, maps, rois, workspace);
 }
 
 static void

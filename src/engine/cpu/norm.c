@@ -5,6 +5,9 @@
  * Rows are cut into pieces of fixed size.  A piece's sums are in float and
  * relative to the first row, the total is in double and in order: results do
  * not depend on the number of threads, and large means cost no digits.
+ *
+ * Each loop is written once, for elements of `type`, and compiled for both
+ * types: in the function that its ..._typed one is inlined into.
  */
 #include <math.h>
 #include <string.h>
@@ -32,13 +35,11 @@ eng_cpu_norm_workspace(const EngBackend *backend, int64_t rows,
 					 (2 * piece_count(rows) + 3));
 }
 
-/*
- * sums[0, c] = sum of x - origin, sums[1, c] = sum of its square.
- */
-ENG_CLONES static void
-forward_sums(float *sums, const float *x, const float *origin, int64_t rows,
-			 int32_t channels)
+ENG_INLINE void
+forward_sums_typed(float *sums, const EngNormArgs *a, int64_t first_row,
+				   int64_t rows, EngType type)
 {
+	int32_t		channels = a->channels;
 	int32_t		first;
 
 	for (first = 0; first < channels; first += BLOCK)
@@ -46,21 +47,40 @@ forward_sums(float *sums, const float *x, const float *origin, int64_t rows,
 		int32_t		count = channels - first < BLOCK ? channels - first : BLOCK;
 		float		sum[BLOCK] = {0};
 		float		square[BLOCK] = {0};
-		const float *at = x + first;
+		float		origin[BLOCK];
 		int64_t		r;
 		int32_t		c;
 
-		for (r = 0; r < rows; r++, at += channels)
+		for (c = 0; c < count; c++)
+			origin[c] = eng_load(a->x, type, first + c);
+		for (r = first_row; r < first_row + rows; r++)
+		{
+			const void *x = eng_at(a->x, type, r * channels + first);
+
+#pragma omp simd
 			for (c = 0; c < count; c++)
 			{
-				float		d = at[c] - origin[first + c];
+				float		d = eng_load(x, type, c) - origin[c];
 
 				sum[c] += d;
 				square[c] += d * d;
 			}
+		}
 		memcpy(sums + first, sum, sizeof(float) * count);
 		memcpy(sums + channels + first, square, sizeof(float) * count);
 	}
+}
+
+/*
+ * sums[0, c] = sum of x - x[0], sums[1, c] = sum of its square.
+ */
+ENG_CLONES static void
+forward_sums(float *sums, const EngNormArgs *a, int64_t first, int64_t rows)
+{
+	if (a->type == ENG_BF16)
+		forward_sums_typed(sums, a, first, rows, ENG_BF16);
+	else
+		forward_sums_typed(sums, a, first, rows, ENG_F32);
 }
 
 /*
@@ -82,7 +102,7 @@ finish_statistics(const EngNormArgs *a, const float *sums, int32_t c)
 		square += sums[(2 * p + 1) * a->channels + c];
 	}
 	sum /= a->live;
-	mean = a->x[c] + sum;
+	mean = eng_load(a->x, a->type, c) + sum;
 	var = square / a->live - sum * sum;
 	if (var < 0)
 		var = 0;
@@ -116,12 +136,54 @@ set_statistics(const EngNormArgs *a)
 	}
 #pragma omp parallel for schedule(static)
 	for (p = 0; p < pieces; p++)
-		forward_sums(sums + 2 * p * a->channels,
-					 a->x + p * PIECE_ROWS * a->channels, a->x,
+		forward_sums(sums + 2 * p * a->channels, a, p * PIECE_ROWS,
 					 a->live - p * PIECE_ROWS < PIECE_ROWS ?
-					 a->live - p * PIECE_ROWS : PIECE_ROWS, a->channels);
+					 a->live - p * PIECE_ROWS : PIECE_ROWS);
 	for (c = 0; c < a->channels; c++)
 		finish_statistics(a, sums, c);
+}
+
+ENG_INLINE void
+apply_rows_typed(const EngNormArgs *a, const float *scale,
+				 const float *shift, int64_t first, int64_t rows,
+				 EngType type)
+{
+	int32_t		channels = a->channels;
+	int64_t		r;
+	int32_t		c;
+
+	for (r = first; r < first + rows; r++)
+	{
+		const void *x = eng_at(a->x, type, r * channels);
+		void	   *y = eng_at(a->y, type, r * channels);
+
+		if (a->add != NULL)
+		{
+			const void *add = eng_at(a->add, type, r * channels);
+
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+			{
+				float		value = eng_load(x, type, c) * scale[c] + shift[c] +
+					eng_load(add, type, c);
+
+				eng_store(y, type, c, a->relu && value < 0 ? 0 : value);
+			}
+		}
+		else if (a->relu)
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+			{
+				float		value = eng_load(x, type, c) * scale[c] + shift[c];
+
+				eng_store(y, type, c, value < 0 ? 0 : value);
+			}
+		else
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+				eng_store(y, type, c,
+						  eng_load(x, type, c) * scale[c] + shift[c]);
+	}
 }
 
 /*
@@ -131,36 +193,21 @@ ENG_CLONES static void
 apply_rows(const EngNormArgs *a, const float *scale, const float *shift,
 		   int64_t first, int64_t rows)
 {
-	int32_t		channels = a->channels;
-	const float *x = a->x + first * channels;
-	const float *add = a->add == NULL ? NULL : a->add + first * channels;
-	float	   *y = a->y + first * channels;
-	int64_t		r;
-	int32_t		c;
+	if (a->type == ENG_BF16)
+		apply_rows_typed(a, scale, shift, first, rows, ENG_BF16);
+	else
+		apply_rows_typed(a, scale, shift, first, rows, ENG_F32);
+}
 
-	for (r = 0; r < rows; r++, x += channels, y += channels)
-	{
-		if (add != NULL)
-		{
-			for (c = 0; c < channels; c++)
-			{
-				float		value = x[c] * scale[c] + shift[c] + add[c];
-
-				y[c] = a->relu && value < 0 ? 0 : value;
-			}
-			add += channels;
-		}
-		else if (a->relu)
-			for (c = 0; c < channels; c++)
-			{
-				float		value = x[c] * scale[c] + shift[c];
-
-				y[c] = value < 0 ? 0 : value;
-			}
-		else
-			for (c = 0; c < channels; c++)
-				y[c] = x[c] * scale[c] + shift[c];
-	}
+/*
+ * Rows behind the live ones are zero.
+ */
+static void
+clear_rest(void *x, const EngNormArgs *a)
+{
+	if (a->rows > a->live)
+		memset(eng_at(x, a->type, a->live * a->channels), 0,
+			   eng_type_size(a->type) * (a->rows - a->live) * a->channels);
 }
 
 void
@@ -184,17 +231,38 @@ eng_cpu_norm_forward(EngBackend *backend, const EngNormArgs *a)
 		apply_rows(a, scale, shift, p * PIECE_ROWS,
 				   a->live - p * PIECE_ROWS < PIECE_ROWS ?
 				   a->live - p * PIECE_ROWS : PIECE_ROWS);
-	if (a->rows > a->live)
-		memset(a->y + a->live * a->channels, 0,
-			   sizeof(float) * (a->rows - a->live) * a->channels);
+	clear_rest(a->y, a);
 }
 
 /*
- * Hide dy where the ReLU did; sums[0, c] = sum of dy, sums[1, c] = sum of
- * dy * (x - mean) * rstd; pass dy on to the added tensor.
+ * dy = 0 where the ReLU gave 0; pass dy on to the added tensor; for count
+ * elements from the i-th.
  */
-ENG_CLONES static void
-backward_sums(const EngNormArgs *a, float *sums, int64_t first, int64_t rows)
+ENG_INLINE void
+hide_and_pass(const EngNormArgs *a, int64_t i, int64_t count, EngType type)
+{
+	void	   *dy = eng_at(a->dy, type, i);
+	const void *y = eng_at(a->y, type, i);
+	void	   *dadd = a->dadd == NULL ? NULL : eng_at(a->dadd, type, i);
+	int64_t		c;
+
+	if (a->relu)
+#pragma omp simd
+		for (c = 0; c < count; c++)
+			eng_store(dy, type, c, eng_load(y, type, c) > 0 ?
+					  eng_load(dy, type, c) : 0);
+	if (dadd != NULL && a->dadd_add)
+#pragma omp simd
+		for (c = 0; c < count; c++)
+			eng_store(dadd, type, c, eng_load(dadd, type, c) +
+					  eng_load(dy, type, c));
+	else if (dadd != NULL)
+		memcpy(dadd, dy, eng_type_size(type) * count);
+}
+
+ENG_INLINE void
+backward_sums_typed(const EngNormArgs *a, float *sums, int64_t first,
+					int64_t rows, EngType type)
 {
 	int32_t		channels = a->channels;
 	int32_t		block;
@@ -202,6 +270,7 @@ backward_sums(const EngNormArgs *a, float *sums, int64_t first, int64_t rows)
 	for (block = 0; block < channels; block += BLOCK)
 	{
 		int32_t		count = channels - block < BLOCK ? channels - block : BLOCK;
+		const float *mean = a->mean + block;
 		float		sum[BLOCK] = {0};
 		float		moment[BLOCK] = {0};
 		int64_t		i = first * channels + block;
@@ -210,24 +279,18 @@ backward_sums(const EngNormArgs *a, float *sums, int64_t first, int64_t rows)
 
 		for (r = 0; r < rows; r++, i += channels)
 		{
-			float	   *dy = a->dy + i;
-			const float *x = a->x + i;
-			const float *y = a->y + i;
+			const void *dy = eng_at(a->dy, type, i);
+			const void *x = eng_at(a->x, type, i);
 
-			if (a->relu)
-				for (c = 0; c < count; c++)
-					dy[c] = y[c] > 0 ? dy[c] : 0;
+			hide_and_pass(a, i, count, type);
+#pragma omp simd
 			for (c = 0; c < count; c++)
 			{
-				sum[c] += dy[c];
-				moment[c] += dy[c] * (x[c] - a->mean[block + c]);
+				float		d = eng_load(dy, type, c);
+
+				sum[c] += d;
+				moment[c] += d * (eng_load(x, type, c) - mean[c]);
 			}
-			if (a->dadd != NULL && a->dadd_add)
-				for (c = 0; c < count; c++)
-					a->dadd[i + c] += dy[c];
-			else if (a->dadd != NULL)
-				for (c = 0; c < count; c++)
-					a->dadd[i + c] = dy[c];
 		}
 		for (c = 0; c < count; c++)
 		{
@@ -238,40 +301,69 @@ backward_sums(const EngNormArgs *a, float *sums, int64_t first, int64_t rows)
 }
 
 /*
+ * Hide dy where the ReLU did and pass it on; sums[0, c] = sum of dy,
+ * sums[1, c] = sum of dy * (x - mean) * rstd.
+ */
+ENG_CLONES static void
+backward_sums(const EngNormArgs *a, float *sums, int64_t first, int64_t rows)
+{
+	if (a->type == ENG_BF16)
+		backward_sums_typed(a, sums, first, rows, ENG_BF16);
+	else
+		backward_sums_typed(a, sums, first, rows, ENG_F32);
+}
+
+ENG_INLINE void
+backward_rows_typed(const EngNormArgs *a, const float *k, int64_t first,
+					int64_t rows, EngType type)
+{
+	int32_t		channels = a->channels;
+	const float *k0 = k;
+	const float *k1 = k + channels;
+	const float *k2 = k + 2 * channels;
+	int64_t		r;
+	int32_t		c;
+
+	for (r = first; r < first + rows; r++)
+	{
+		const void *dy = eng_at(a->dy, type, r * channels);
+		const void *x = eng_at(a->x, type, r * channels);
+		void	   *dx = eng_at(a->dx, type, r * channels);
+
+		if (!a->batch && a->dx_add)
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+				eng_store(dx, type, c, eng_load(dx, type, c) +
+						  eng_load(dy, type, c) * k0[c]);
+		else if (!a->batch)
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+				eng_store(dx, type, c, eng_load(dy, type, c) * k0[c]);
+		else if (a->dx_add)
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+				eng_store(dx, type, c, eng_load(dx, type, c) +
+						  (eng_load(dy, type, c) * k0[c] +
+						   (eng_load(x, type, c) * k1[c] + k2[c])));
+		else
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+				eng_store(dx, type, c, eng_load(dy, type, c) * k0[c] +
+						  (eng_load(x, type, c) * k1[c] + k2[c]));
+	}
+}
+
+/*
  * dx = dy * k0 + x * k1 + k2, the coefficients in one array.
  */
 ENG_CLONES static void
 backward_rows(const EngNormArgs *a, const float *k, int64_t first,
 			  int64_t rows)
 {
-	int32_t		channels = a->channels;
-	const float *k0 = k;
-	const float *k1 = k + channels;
-	const float *k2 = k + 2 * channels;
-	const float *dy = a->dy + first * channels;
-	const float *x = a->x + first * channels;
-	float	   *dx = a->dx + first * channels;
-	int64_t		r;
-	int32_t		c;
-
-	for (r = 0; r < rows; r++)
-	{
-		if (!a->batch && a->dx_add)
-			for (c = 0; c < channels; c++)
-				dx[c] += dy[c] * k0[c];
-		else if (!a->batch)
-			for (c = 0; c < channels; c++)
-				dx[c] = dy[c] * k0[c];
-		else if (a->dx_add)
-			for (c = 0; c < channels; c++)
-				dx[c] += dy[c] * k0[c] + (x[c] * k1[c] + k2[c]);
-		else
-			for (c = 0; c < channels; c++)
-				dx[c] = dy[c] * k0[c] + (x[c] * k1[c] + k2[c]);
-		dy += channels;
-		x += channels;
-		dx += channels;
-	}
+	if (a->type == ENG_BF16)
+		backward_rows_typed(a, k, first, rows, ENG_BF16);
+	else
+		backward_rows_typed(a, k, first, rows, ENG_F32);
 }
 
 /*
@@ -313,21 +405,10 @@ finish_gradients(const EngNormArgs *a, const float *sums, float *k)
 ENG_CLONES static void
 frozen_rows(const EngNormArgs *a, int64_t first, int64_t rows)
 {
-	int64_t		i = first * a->channels;
-	int64_t		end = (first + rows) * a->channels;
-
-	if (a->relu)
-		for (; i < end; i++)
-			a->dy[i] = a->y[i] > 0 ? a->dy[i] : 0;
-	if (a->dadd == NULL)
-		return;
-	i = first * a->channels;
-	if (a->dadd_add)
-		for (; i < end; i++)
-			a->dadd[i] += a->dy[i];
+	if (a->type == ENG_BF16)
+		hide_and_pass(a, first * a->channels, rows * a->channels, ENG_BF16);
 	else
-		for (; i < end; i++)
-			a->dadd[i] = a->dy[i];
+		hide_and_pass(a, first * a->channels, rows * a->channels, ENG_F32);
 }
 
 void
@@ -341,9 +422,7 @@ eng_cpu_norm_backward(EngBackend *backend, const EngNormArgs *a)
 	int32_t		c;
 
 	(void) backend;
-	if (a->rows > a->live)
-		memset(a->dy + a->live * a->channels, 0,
-			   sizeof(float) * (a->rows - a->live) * a->channels);
+	clear_rest(a->dy, a);
 #pragma omp parallel for schedule(static)
 	for (p = 0; p < pieces; p++)
 	{
@@ -361,16 +440,10 @@ eng_cpu_norm_backward(EngBackend *backend, const EngNormArgs *a)
 	else
 		for (c = 0; c < a->channels; c++)
 			k[c] = a->rstd[c] * a->weight[c];
-	if (a->rows > a->live)
-	{
-		int64_t		i = a->live * a->channels;
-		size_t		size = sizeof(float) * (a->rows - a->live) * a->channels;
-
-		if (a->dx != NULL && !a->dx_add)
-			memset(a->dx + i, 0, size);
-		if (a->dadd != NULL && !a->dadd_add)
-			memset(a->dadd + i, 0, size);
-	}
+	if (a->dx != NULL && !a->dx_add)
+		clear_rest(a->dx, a);
+	if (a->dadd != NULL && !a->dadd_add)
+		clear_rest(a->dadd, a);
 	if (a->dx == NULL)
 		return;
 #pragma omp parallel for schedule(static)

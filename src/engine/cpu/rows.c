@@ -5,6 +5,8 @@
  * Rows are cut into pieces of fixed size whose partial sums are added in
  * order, so that results do not depend on the number of threads.
  */
+#include <string.h>
+
 #include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
 
@@ -43,13 +45,9 @@ eng_cpu_bias_relu(float *y, const float *bias, int64_t rows,
 					   channels, relu);
 }
 
-/*
- * Sums of at most SUM_CHANNELS columns: pieces of PIECE_ROWS in float, their
- * total in double.
- */
-ENG_CLONES static void
-sum_columns(float *sum, const float *x, int64_t rows, int32_t stride,
-			int32_t count)
+ENG_INLINE void
+sum_columns_typed(float *sum, const void *x, int64_t rows, int32_t stride,
+				  int32_t count, EngType type)
 {
 	double		total[SUM_CHANNELS] = {0};
 	int64_t		first;
@@ -64,7 +62,7 @@ sum_columns(float *sum, const float *x, int64_t rows, int32_t stride,
 
 		for (r = first; r < last; r++)
 			for (c = 0; c < count; c++)
-				part[c] += x[r * stride + c];
+				part[c] += eng_load(x, type, r * stride + c);
 		for (c = 0; c < count; c++)
 			total[c] += part[c];
 	}
@@ -72,8 +70,22 @@ sum_columns(float *sum, const float *x, int64_t rows, int32_t stride,
 		sum[first] += (float) total[first];
 }
 
+/*
+ * Sums of at most SUM_CHANNELS columns: pieces of PIECE_ROWS in float, their
+ * total in double.
+ */
+ENG_CLONES static void
+sum_columns(float *sum, const void *x, int64_t rows, int32_t stride,
+			int32_t count, EngType type)
+{
+	if (type == ENG_BF16)
+		sum_columns_typed(sum, x, rows, stride, count, ENG_BF16);
+	else
+		sum_columns_typed(sum, x, rows, stride, count, ENG_F32);
+}
+
 void
-eng_cpu_column_sums(float *sum, const float *x, int64_t rows,
+eng_cpu_column_sums(float *sum, const void *x, EngType type, int64_t rows,
 					int32_t channels)
 {
 	int32_t		width = channels > 2 * SUM_CHANNELS - 32 ? SUM_CHANNELS :
@@ -82,26 +94,70 @@ eng_cpu_column_sums(float *sum, const float *x, int64_t rows,
 
 #pragma omp parallel for schedule(static)
 	for (first = 0; first < channels; first += width)
-		sum_columns(sum + first, x + first, rows, channels,
-					channels - first < width ? channels - first : width);
+		sum_columns(sum + first, eng_at(x, type, first), rows, channels,
+					channels - first < width ? channels - first : width,
+					type);
 }
 
-ENG_CLONES static void
-add_flat(float *y, const float *x, int64_t count)
+ENG_INLINE void
+add_typed(void *y, const void *x, int64_t count, EngType type)
 {
 	int64_t		i;
 
+#pragma omp simd
 	for (i = 0; i < count; i++)
-		y[i] += x[i];
+		eng_store(y, type, i, eng_load(y, type, i) + eng_load(x, type, i));
+}
+
+ENG_CLONES static void
+add_flat(void *y, const void *x, int64_t count, EngType type)
+{
+	if (type == ENG_BF16)
+		add_typed(y, x, count, ENG_BF16);
+	else
+		add_typed(y, x, count, ENG_F32);
 }
 
 void
-eng_cpu_add(float *y, const float *x, int64_t count)
+eng_cpu_add(void *y, const void *x, EngType type, int64_t count)
 {
 	int64_t		first;
 
 #pragma omp parallel for schedule(static)
 	for (first = 0; first < count; first += PIECE_COUNT)
-		add_flat(y + first, x + first,
-				 count - first < PIECE_COUNT ? count - first : PIECE_COUNT);
+		add_flat(eng_at(y, type, first), eng_at(x, type, first),
+				 count - first < PIECE_COUNT ? count - first : PIECE_COUNT,
+				 type);
+}
+
+ENG_CLONES void
+eng_cpu_widen(float *y, const void *x, EngType type, int64_t count)
+{
+	int64_t		i;
+
+	if (type == ENG_BF16)
+		for (i = 0; i < count; i++)
+			y[i] = eng_load(x, ENG_BF16, i);
+	else
+		memcpy(y, x, sizeof(float) * count);
+}
+
+ENG_CLONES static void
+round_flat(uint16_t *y, const float *x, int64_t count)
+{
+	int64_t		i;
+
+	for (i = 0; i < count; i++)
+		y[i] = eng_bf16_from_float(x[i]);
+}
+
+void
+eng_cpu_round(uint16_t *y, const float *x, int64_t count)
+{
+	int64_t		first;
+
+#pragma omp parallel for schedule(static)
+	for (first = 0; first < count; first += PIECE_COUNT)
+		round_flat(y + first, x + first,
+				   count - first < PIECE_COUNT ? count - first : PIECE_COUNT);
 }

@@ -6,7 +6,8 @@
  * cells of many thousands.  The rows of dy that are not zero are gathered,
  * and both gradients become small matrix products:
  *		dweight += rows^T columns, dx += the columns of (rows weight).
- * With more such rows than a quarter the ordinary kernels are used.
+ * With more such rows than a quarter the ordinary kernels are used.  Being
+ * small, the products are of floats whatever the tensors are.
  */
 #include <string.h>
 
@@ -22,6 +23,7 @@ typedef struct Rows
 	int32_t    *index;			/* (count) of those rows, ascending */
 	float	   *dy;				/* (count, oc) */
 	float	   *columns;		/* (count, k * k * c) */
+	uint16_t   *window;			/* (k * k * c): one cell's, of bf16 input */
 	int64_t		count;
 } Rows;
 
@@ -49,35 +51,45 @@ eng_cpu_sparse_workspace(const EngConvShape *s)
 	return eng_align(row_count(s)) +
 		eng_align(sizeof(int32_t) * most_rows(s)) +
 		eng_align(sizeof(float) * most_rows(s) * s->oc) +
-		eng_align(sizeof(float) * most_rows(s) * width(s));
+		eng_align(sizeof(float) * most_rows(s) * width(s)) +
+		eng_align(sizeof(uint16_t) * width(s));
 }
 
-ENG_CLONES static void
-flag_rows(uint8_t *flags, const float *dy, int64_t rows, int32_t channels)
+ENG_INLINE void
+flag_rows_typed(uint8_t *flags, const void *dy, int64_t rows,
+				int32_t channels, EngType type)
 {
 	int64_t		r;
 	int32_t		c;
 
-	for (r = 0; r < rows; r++, dy += channels)
+	for (r = 0; r < rows; r++, dy = eng_at(dy, type, channels))
 	{
-		uint32_t	any = 0;
+		bool		any = false;
 
 		for (c = 0; c < channels; c++)
-		{
-			uint32_t	bits;
-
-			memcpy(&bits, &dy[c], sizeof(bits));
-			any |= bits << 1;	/* -0 is 0 */
-		}
-		flags[r] = any != 0;
+			any |= !(eng_load(dy, type, c) == 0);
+		flags[r] = any;
 	}
+}
+
+/*
+ * Whether a row holds anything; what is not a number is something.
+ */
+ENG_CLONES static void
+flag_rows(uint8_t *flags, const void *dy, int64_t rows, int32_t channels,
+		  EngType type)
+{
+	if (type == ENG_BF16)
+		flag_rows_typed(flags, dy, rows, channels, ENG_BF16);
+	else
+		flag_rows_typed(flags, dy, rows, channels, ENG_F32);
 }
 
 /*
  * Gather the rows of dy that are not zero; false if they are too many.
  */
 static bool
-gather(Rows *rows, const EngConvShape *s, const float *dy, void *workspace)
+gather(Rows *rows, const EngConvShape *s, const void *dy, void *workspace)
 {
 	uint8_t    *at = workspace;
 	int64_t		total = row_count(s);
@@ -90,27 +102,47 @@ gather(Rows *rows, const EngConvShape *s, const float *dy, void *workspace)
 	rows->dy = (float *) at;
 	at += eng_align(sizeof(float) * most_rows(s) * s->oc);
 	rows->columns = (float *) at;
+	at += eng_align(sizeof(float) * most_rows(s) * width(s));
+	rows->window = (uint16_t *) at;
 	rows->count = 0;
 #pragma omp parallel for schedule(static)
 	for (r = 0; r < total; r += PIECE_ROWS)
-		flag_rows(rows->flags + r, dy + r * s->oc,
-				  total - r < PIECE_ROWS ? total - r : PIECE_ROWS, s->oc);
+		flag_rows(rows->flags + r, eng_at(dy, s->y_type, r * s->oc),
+				  total - r < PIECE_ROWS ? total - r : PIECE_ROWS, s->oc,
+				  s->y_type);
 	for (r = 0; r < total; r++)
 	{
 		if (!rows->flags[r])
 			continue;
 		if (rows->count == most_rows(s))
 			return false;
-		memcpy(rows->dy + rows->count * s->oc, dy + r * s->oc,
-			   sizeof(float) * s->oc);
+		eng_cpu_widen(rows->dy + rows->count * s->oc,
+					  eng_at(dy, s->y_type, r * s->oc), s->y_type, s->oc);
 		rows->index[rows->count++] = (int32_t) r;
 	}
 	return true;
 }
 
+/*
+ * The window of row i of the gathered ones as floats.
+ */
+static void
+gather_window(Rows *rows, const EngConvShape *s, const void *x, int64_t i)
+{
+	float	   *columns = rows->columns + i * width(s);
+
+	if (s->x_type == ENG_F32)
+	{
+		eng_cpu_unroll(s, columns, x, rows->index[i], 1);
+		return;
+	}
+	eng_cpu_unroll(s, rows->window, x, rows->index[i], 1);
+	eng_cpu_widen(columns, rows->window, ENG_BF16, width(s));
+}
+
 bool
 eng_cpu_sparse_weight(const EngConvShape *s, float *dweight, float *dbias,
-					  const float *x, const float *dy, void *workspace,
+					  const void *x, const void *dy, void *workspace,
 					  bool *done, EngStatus *status)
 {
 	EngGemm		gemm = {.ta = true, .m = s->oc, .n = (int64_t) width(s),
@@ -122,19 +154,16 @@ eng_cpu_sparse_weight(const EngConvShape *s, float *dweight, float *dbias,
 	if (!*done || rows.count == 0)
 		return true;
 	for (i = 0; i < rows.count; i++)
-		eng_cpu_unroll(s, rows.columns + i * width(s), x, rows.index[i], 1);
+		gather_window(&rows, s, x, i);
 	if (dbias != NULL)
-		eng_cpu_column_sums(dbias, rows.dy, rows.count, s->oc);
+		eng_cpu_column_sums(dbias, rows.dy, ENG_F32, rows.count, s->oc);
 	gemm.k = rows.count;
 	return eng_gemm(&gemm, dweight, rows.dy, rows.columns, status);
 }
 
-/*
- * Add the window of one output cell back to the input's gradient.
- */
-ENG_CLONES static void
-roll_cell(const EngConvShape *s, float *image, const float *columns,
-		  int32_t top, int32_t left)
+ENG_INLINE void
+roll_cell_typed(const EngConvShape *s, void *image, const float *columns,
+				int32_t top, int32_t left, EngType type)
 {
 	int32_t		v0 = left < 0 ? -left : 0;
 	int32_t		v1 = left + s->k > s->w ? s->w - left : s->k;
@@ -143,26 +172,41 @@ roll_cell(const EngConvShape *s, float *image, const float *columns,
 
 	for (u = 0; u < s->k; u++)
 	{
-		float	   *out = image + ((int64_t) (top + u) * s->w + left + v0) *
-			s->c;
+		void	   *out;
 		const float *in = columns + ((int64_t) u * s->k + v0) * s->c;
 
 		if (top + u < 0 || top + u >= s->h)
 			continue;
+		out = eng_at(image, type,
+					 ((int64_t) (top + u) * s->w + left + v0) * s->c);
 		for (i = 0; i < (v1 - v0) * s->c; i++)
-			out[i] += in[i];
+			eng_store(out, type, i, eng_load(out, type, i) + in[i]);
 	}
 }
 
+/*
+ * Add the window of one output cell back to the input's gradient.
+ */
+ENG_CLONES static void
+roll_cell(const EngConvShape *s, void *image, const float *columns,
+		  int32_t top, int32_t left)
+{
+	if (s->x_type == ENG_BF16)
+		roll_cell_typed(s, image, columns, top, left, ENG_BF16);
+	else
+		roll_cell_typed(s, image, columns, top, left, ENG_F32);
+}
+
 static void
-roll_image(const EngConvShape *s, float *dx, const Rows *rows, int32_t image)
+roll_image(const EngConvShape *s, void *dx, const Rows *rows, int32_t image)
 {
 	int64_t		cells = (int64_t) s->oh * s->ow;
-	float	   *out = dx + (int64_t) image * s->h * s->w * s->c;
+	int64_t		size = (int64_t) s->h * s->w * s->c;
+	void	   *out = eng_at(dx, s->x_type, image * size);
 	int64_t		i;
 
 	if (!s->add_data)
-		memset(out, 0, sizeof(float) * s->h * s->w * s->c);
+		memset(out, 0, size * eng_type_size(s->x_type));
 	for (i = 0; i < rows->count; i++)
 	{
 		int32_t		cell = (int32_t) (rows->index[i] % cells);
@@ -175,7 +219,7 @@ roll_image(const EngConvShape *s, float *dx, const Rows *rows, int32_t image)
 }
 
 bool
-eng_cpu_sparse_data(const EngConvShape *s, float *dx, const float *dy,
+eng_cpu_sparse_data(const EngConvShape *s, void *dx, const void *dy,
 					const float *weight, void *workspace, bool *done,
 					EngStatus *status)
 {

@@ -193,15 +193,6 @@ align_shape(EngPlan *plan, EngOp *op, EngStatus *status)
 	return true;
 }
 
-static bool
-align_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
-{
-	(void) plan;
-	(void) op;
-	(void) status;
-	return true;
-}
-
 static EngRoiMaps
 roi_maps(const EngPlan *plan, const EngOp *op)
 {
@@ -217,8 +208,20 @@ roi_maps(const EngPlan *plan, const EngOp *op)
 		maps.size[level] = (EngSize) {in->h, in->w};
 		maps.scale[level] = 0.25f / (float) (1 << level);
 		maps.channels = in->c;
+		maps.type = in->type;
 	}
 	return maps;
+}
+
+static bool
+align_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
+{
+	EngRoiMaps	maps = roi_maps(plan, op);
+
+	(void) status;
+	if (op->backward_active)
+		op->workspace = eng_roi_align_workspace(&maps);
+	return true;
 }
 
 static EngRois
@@ -247,7 +250,7 @@ align_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	EngRoiMaps	maps = roi_maps(plan, op);
 	EngRois		list = rois(plan->request.context);
-	float	   *dmap[ENG_ROI_LEVELS];
+	void	   *dmap[ENG_ROI_LEVELS];
 	int			level;
 
 	(void) status;
@@ -256,13 +259,10 @@ align_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 		if (!op->want_gradient[level])
 			return true;
 		dmap[level] = eng_plan_gradient(plan, op->input[level]);
-		if (!op->add_gradient[level])
-			plan->backend->fill(plan->backend, dmap[level],
-								eng_tensor_count(eng_op_in(plan, op, level)));
 	}
-	plan->backend->roi_align_backward(plan->backend, dmap,
+	plan->backend->roi_align_backward(plan->backend, dmap, op->add_gradient,
 									  eng_plan_gradient(plan, op->output[0]),
-									  &maps, &list);
+									  &maps, &list, plan->scratch);
 	return true;
 }
 
@@ -399,13 +399,14 @@ const EngOpClass eng_postprocess_class = {
 
 /*
  * A linear layer with torch's default bounds; its name is that of the
- * tensor it makes.
+ * tensor it makes.  Those without ReLU are the predictors.
  */
 static int32_t
 linear(EngModel *model, EngWeightSpec weight, const char *name, bool relu,
 	   int32_t input)
 {
-	EngConvSpec spec = {.name = name, .label = "roi_heads", .relu = relu};
+	EngConvSpec spec = {.name = name, .label = "roi_heads", .relu = relu,
+						.full = !relu};
 	float		bound = 1.0f / sqrtf((float) weight.in);
 
 	weight.body_stage = -1;

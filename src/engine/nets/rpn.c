@@ -332,6 +332,7 @@ run_head(EngModel *model, const EngDetectorConfig *config, const Head *head,
 	spec.name = name;
 	spec.k = 1;
 	spec.relu = false;
+	spec.full = true;
 	snprintf(name, sizeof(name), "rpn_logits.%d", (int) level);
 	spec.weight = head->logits;
 	spec.bias = head->logits_bias;

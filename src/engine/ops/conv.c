@@ -75,6 +75,8 @@ conv_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	shape.k = op->k;
 	shape.stride = op->stride;
 	shape.pad = op->pad;
+	shape.x_type = in->type;
+	shape.y_type = out->type;
 	shape.bias = op->bias >= 0 || op->folded >= 0;
 	shape.relu = op->relu;
 	shape.sparse = op->sparse;
@@ -156,12 +158,14 @@ bool
 eng_conv_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	EngBackend *backend = plan->backend;
-	float	   *dy = eng_plan_gradient(plan, op->output[0]);
+	const EngTensor *out = eng_op_out(plan, op, 0);
+	void	   *dy = eng_plan_gradient(plan, op->output[0]);
 	float	   *dweight = eng_op_weight_gradient(plan, op->weight);
 
 	if (op->relu)
-		backend->relu_backward(backend, dy, eng_op_out_value(plan, op, 0),
-							   eng_tensor_count(eng_op_out(plan, op, 0)));
+		backend->relu_backward(backend, out->type, dy,
+							   eng_op_out_value(plan, op, 0),
+							   eng_tensor_count(out));
 	if (dweight != NULL &&
 		!backend->conv_backward_weight(op->kernel, dweight,
 									   eng_op_weight_gradient(plan, op->bias),
@@ -199,9 +203,19 @@ const EngOpClass eng_conv_class = {
 };
 
 int32_t
-eng_layer_conv(EngModel *model, const EngConvSpec *spec, int32_t input)
+eng_conv_tensor(EngModel *model, const EngConvSpec *spec)
 {
 	int32_t		output = eng_model_tensor(model, spec->name);
+
+	if (model->status.code == ENG_OK)
+		model->tensors[output].full = spec->full;
+	return output;
+}
+
+int32_t
+eng_layer_conv(EngModel *model, const EngConvSpec *spec, int32_t input)
+{
+	int32_t		output = eng_conv_tensor(model, spec);
 	EngOp	   *op = eng_model_op(model, &eng_conv_class, spec->label);
 
 	op->weight = spec->weight;

@@ -15,9 +15,11 @@
 #ifndef ENG_OPS_DETECTION_H
 #define ENG_OPS_DETECTION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/core/element.h"
 #include "engine/core/random.h"
 #include "engine/status.h"
 
@@ -357,7 +359,8 @@ extern void eng_roi_levels(int32_t *levels, const float *boxes, int32_t n);
 
 typedef struct EngRoiMaps
 {
-	const float *map[ENG_ROI_LEVELS];	/* (images, h, w, channels) */
+	EngType		type;			/* of the maps and of what is made of them */
+	const void *map[ENG_ROI_LEVELS];	/* (images, h, w, channels) */
 	EngSize		size[ENG_ROI_LEVELS];
 	float		scale[ENG_ROI_LEVELS];	/* 1/4, 1/8, 1/16, 1/32 */
 	int32_t		images;
@@ -376,17 +379,21 @@ typedef struct EngRois
 } EngRois;
 
 /* out (count, output, output, channels), aligned = false; padding rows are 0. */
-extern void eng_roi_align(float *out, const EngRoiMaps *maps,
+extern void eng_roi_align(void *out, const EngRoiMaps *maps,
 						  const EngRois *rois);
 
 /*
- * Adds to dmap[level] (images, h, w, channels) the gradients that
- * dout (count, output, output, channels) sends there.  maps->map is not read.
- * The sum at every element runs over the RoIs in ascending order.
+ * dmap[level] (images, h, w, channels) = the gradients that dout (count,
+ * output, output, channels) sends there, added to what is there if
+ * add[level].  maps->map is not read.  The sum at every element runs over
+ * the RoIs in ascending order, in float; bf16 rounds it once, for which
+ * workspace has eng_roi_align_workspace() bytes.
  */
-extern void eng_roi_align_backward(float *const dmap[ENG_ROI_LEVELS],
-								   const float *dout, const EngRoiMaps *maps,
-								   const EngRois *rois);
+extern size_t eng_roi_align_workspace(const EngRoiMaps *maps);
+extern void eng_roi_align_backward(void *const dmap[ENG_ROI_LEVELS],
+								   const bool add[ENG_ROI_LEVELS],
+								   const void *dout, const EngRoiMaps *maps,
+								   const EngRois *rois, void *workspace);
 
 /* ---- detection_loss.c ------------------------------------------------------ */
 

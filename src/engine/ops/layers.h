@@ -31,7 +31,11 @@ typedef struct EngConvSpec
 	int32_t		stride;
 	bool		relu;
 	bool		sparse;			/* its gradient is zero but at a few cells */
+	bool		full;			/* its result is float in every precision */
 } EngConvSpec;
+
+/* conv.c: the tensor that a convolution or linear layer makes */
+extern int32_t eng_conv_tensor(EngModel *model, const EngConvSpec *spec);
 
 /* conv.c: padding k / 2 (the stem's 7 has 3, a 3 has 1, a 1 has 0) */
 extern int32_t eng_layer_conv(EngModel *model, const EngConvSpec *spec,

@@ -33,6 +33,8 @@ linear_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	shape.c = in->h * in->w * in->c;
 	shape.oc = op->channels;
 	shape.k = shape.stride = 1;
+	shape.x_type = in->type;
+	shape.y_type = eng_op_out(plan, op, 0)->type;
 	shape.bias = op->bias >= 0;
 	shape.relu = op->relu;
 	shape.need_data = op->want_gradient[0];
@@ -74,7 +76,7 @@ const EngOpClass eng_linear_class = {
 int32_t
 eng_layer_linear(EngModel *model, const EngConvSpec *spec, int32_t input)
 {
-	int32_t		output = eng_model_tensor(model, spec->name);
+	int32_t		output = eng_conv_tensor(model, spec);
 	EngOp	   *op = eng_model_op(model, &eng_linear_class, spec->label);
 
 	op->weight = spec->weight;

@@ -68,6 +68,7 @@ norm_args(EngPlan *plan, EngOp *op)
 	args.channels = in->c;
 	args.eps = op->norm.eps;
 	args.momentum = 0.1f;
+	args.type = in->type;
 	args.x = eng_op_in_value(plan, op, 0);
 	args.add = op->input_count > 1 ? eng_op_in_value(plan, op, 1) : NULL;
 	args.y = eng_op_out_value(plan, op, 0);
@@ -91,12 +92,13 @@ norm_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	(void) status;
 	if (op->folded >= 0)
 	{
-		float	   *y = eng_op_out_value(plan, op, 0);
+		const EngTensor *out = eng_op_out(plan, op, 0);
+		void	   *y = eng_op_out_value(plan, op, 0);
 
 		if (op->input_count > 1)
-			plan->backend->add_relu(plan->backend, y, y,
+			plan->backend->add_relu(plan->backend, out->type, y, y,
 									eng_op_in_value(plan, op, 1),
-									eng_tensor_count(eng_op_out(plan, op, 0)));
+									eng_tensor_count(out));
 		return true;
 	}
 	args = norm_args(plan, op);

@@ -26,7 +26,7 @@ pool_shape(const EngPlan *plan, const EngOp *op)
 
 	return (EngPoolShape)
 	{
-		in->n, in->h, in->w, in->c, out->h, out->w
+		in->n, in->h, in->w, in->c, out->h, out->w, in->type
 	};
 }
 
@@ -38,7 +38,7 @@ scale_shape(const EngPlan *plan, const EngOp *op)
 
 	return (EngScaleShape)
 	{
-		in->n, in->h, in->w, in->c, out->h, out->w
+		in->n, in->h, in->w, in->c, out->h, out->w, in->type
 	};
 }
 

@@ -6,16 +6,24 @@
  * Vectors run over channels.  Forward shares out RoIs among threads.
  * Backward shares out images and slices of channels, and each share visits
  * its RoIs in order, so every sum has one order whatever the thread count.
+ * Gradients of float maps are summed in place; those of bf16 maps in float
+ * maps of the share's own, which hold its slice alone.
  */
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
+#include "engine/core/arena.h"
 #include "engine/core/clones.h"
 #include "engine/ops/detection.h"
 
 #define MOST_SAMPLES 64			/* samples along one axis of a box */
 #define SLICE		16			/* channels in a vector */
+#define OWN_SLICE	32			/* channels of a map of a share's own */
 
+typedef uint16_t Halves __attribute__((vector_size(SLICE * sizeof(uint16_t)),
+									   aligned(2), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(SLICE * sizeof(uint32_t))));
 typedef float Vector __attribute__((vector_size(SLICE * sizeof(float)),
 									aligned(4), may_alias));
 
@@ -94,12 +102,12 @@ typedef struct Corners
 	float		weight[4 * MOST_SAMPLES];
 } Corners;
 
+/* step: elements from a cell to the next. */
 static void
 bin_corners(Corners *corners, const Sample *ys, const Sample *xs,
-			const EngRoiMaps *maps, int32_t level)
+			const EngRoiMaps *maps, int32_t level, size_t step)
 {
-	size_t		pitch = (size_t) maps->size[level].width * maps->channels;
-	size_t		step = (size_t) maps->channels;
+	size_t		pitch = (size_t) maps->size[level].width * step;
 	int32_t		n = 0;
 
 	for (int32_t i = 0; i < maps->sampling; i++)
@@ -122,10 +130,20 @@ bin_corners(Corners *corners, const Sample *ys, const Sample *xs,
 	corners->count = n;
 }
 
-/* out[c] = sum over samples of the sum of four corners, times factor. */
-ENG_CLONES static void
-gather_bin(float *out, const float *map, const Corners *corners,
-		   int32_t channels, float factor)
+/* SLICE elements from the i-th. */
+ENG_INLINE void
+load_vector(Vector *out, const void *x, EngType type, size_t i)
+{
+	if (type == ENG_BF16)
+		*out = (Vector) (__builtin_convertvector(
+			*(const Halves *) ((const uint16_t *) x + i), Bits) << 16);
+	else
+		*out = *(const Vector *) ((const float *) x + i);
+}
+
+ENG_INLINE void
+gather_bin_typed(void *out, const void *map, const Corners *corners,
+				 int32_t channels, float factor, EngType type)
 {
 	int32_t		c = 0;
 
@@ -138,12 +156,15 @@ gather_bin(float *out, const float *map, const Corners *corners,
 			const size_t *o = corners->offset + k;
 			const float *w = corners->weight + k;
 
-			sum += *(const Vector *) (map + o[0] + c) * w[0] +
-				*(const Vector *) (map + o[1] + c) * w[1] +
-				*(const Vector *) (map + o[2] + c) * w[2] +
-				*(const Vector *) (map + o[3] + c) * w[3];
+			Vector		at[4];
+
+			for (int32_t i = 0; i < 4; i++)
+				load_vector(&at[i], map, type, o[i] + c);
+			sum += at[0] * w[0] + at[1] * w[1] + at[2] * w[2] + at[3] * w[3];
 		}
-		*(Vector *) (out + c) = sum * factor;
+		sum *= factor;
+		for (int32_t i = 0; i < SLICE; i++)
+			eng_store(out, type, c + i, sum[i]);
 	}
 	for (; c < channels; c++)
 	{
@@ -154,29 +175,57 @@ gather_bin(float *out, const float *map, const Corners *corners,
 			const size_t *o = corners->offset + k;
 			const float *w = corners->weight + k;
 
-			sum += map[o[0] + c] * w[0] + map[o[1] + c] * w[1] +
-				map[o[2] + c] * w[2] + map[o[3] + c] * w[3];
+			sum += eng_load(map, type, o[0] + c) * w[0] +
+				eng_load(map, type, o[1] + c) * w[1] +
+				eng_load(map, type, o[2] + c) * w[2] +
+				eng_load(map, type, o[3] + c) * w[3];
 		}
-		out[c] = sum * factor;
+		eng_store(out, type, c, sum * factor);
 	}
 }
 
-/* The reverse, for channels [first, last): map[c] += gradient * weight. */
+/* out[c] = sum over samples of the sum of four corners, times factor. */
 ENG_CLONES static void
-scatter_bin(float *map, const float *gradient, const Corners *corners,
-			int32_t first, int32_t last, float factor)
+gather_bin(void *out, const void *map, const Corners *corners,
+		   const EngRoiMaps *maps, float factor)
+{
+	if (maps->type == ENG_BF16)
+		gather_bin_typed(out, map, corners, maps->channels, factor, ENG_BF16);
+	else
+		gather_bin_typed(out, map, corners, maps->channels, factor, ENG_F32);
+}
+
+ENG_INLINE void
+scatter_bin_typed(float *map, const void *gradient, const Corners *corners,
+				  int32_t count, float factor, EngType type)
 {
 	for (int32_t k = 0; k < corners->count; k++)
 	{
 		float	   *to = map + corners->offset[k];
 		float		w = corners->weight[k] * factor;
-		int32_t		c = first;
+		int32_t		c = 0;
 
-		for (; c + SLICE <= last; c += SLICE)
-			*(Vector *) (to + c) += *(const Vector *) (gradient + c) * w;
-		for (; c < last; c++)
-			to[c] += gradient[c] * w;
+		for (; c + SLICE <= count; c += SLICE)
+		{
+			Vector		d;
+
+			load_vector(&d, gradient, type, c);
+			*(Vector *) (to + c) += d * w;
+		}
+		for (; c < count; c++)
+			to[c] += eng_load(gradient, type, c) * w;
 	}
+}
+
+/* The reverse, for count channels: map[c] += gradient[c] * weight. */
+ENG_CLONES static void
+scatter_bin(float *map, const void *gradient, const Corners *corners,
+			int32_t count, float factor, EngType type)
+{
+	if (type == ENG_BF16)
+		scatter_bin_typed(map, gradient, corners, count, factor, ENG_BF16);
+	else
+		scatter_bin_typed(map, gradient, corners, count, factor, ENG_F32);
 }
 
 /* Samples of a RoI along both axes. */
@@ -184,7 +233,6 @@ typedef struct RoiSamples
 {
 	Sample		y[MOST_SAMPLES];
 	Sample		x[MOST_SAMPLES];
-	size_t		base;			/* first element of its image in the map */
 } RoiSamples;
 
 static void
@@ -196,14 +244,22 @@ roi_samples(RoiSamples *s, const EngRoiMaps *maps, const EngRois *rois,
 
 	sample_axis(s->x, box[0], box[2], maps, level, false);
 	sample_axis(s->y, box[1], box[3], maps, level, true);
-	s->base = (size_t) rois->image[r] * maps->size[level].height *
-		maps->size[level].width * maps->channels;
+}
+
+/* Cells of one image's map. */
+static size_t
+map_cells(const EngRoiMaps *maps, int32_t level)
+{
+	return (size_t) maps->size[level].height * maps->size[level].width;
 }
 
 static void
-align_one(float *out, const EngRoiMaps *maps, const EngRois *rois, int32_t r)
+align_one(void *out, const EngRoiMaps *maps, const EngRois *rois, int32_t r)
 {
 	int32_t		level = rois->level[r];
+	const void *map = eng_at(maps->map[level], maps->type,
+							 rois->image[r] * map_cells(maps, level) *
+							 maps->channels);
 	float		factor = 1.0f / (float) (maps->sampling * maps->sampling);
 	RoiSamples	s;
 	Corners		corners;
@@ -213,62 +269,148 @@ align_one(float *out, const EngRoiMaps *maps, const EngRois *rois, int32_t r)
 		for (int32_t q = 0; q < maps->output; q++)
 		{
 			bin_corners(&corners, s.y + p * maps->sampling,
-						s.x + q * maps->sampling, maps, level);
-			gather_bin(out, maps->map[level] + s.base, &corners,
-					   maps->channels, factor);
-			out += maps->channels;
+						s.x + q * maps->sampling, maps, level,
+						maps->channels);
+			gather_bin(out, map, &corners, maps, factor);
+			out = eng_at(out, maps->type, maps->channels);
 		}
 }
 
 void
-eng_roi_align(float *out, const EngRoiMaps *maps, const EngRois *rois)
+eng_roi_align(void *out, const EngRoiMaps *maps, const EngRois *rois)
 {
 	size_t		row = (size_t) maps->output * maps->output * maps->channels;
 
 #pragma omp parallel for schedule(static) num_threads(maps->threads)
 	for (int32_t r = 0; r < rois->count; r++)
 	{
+		void	   *at = eng_at(out, maps->type, row * r);
+
 		if (rois->image[r] < 0)
-			memset(out + row * r, 0, row * sizeof(float));
+			memset(at, 0, row * eng_type_size(maps->type));
 		else
-			align_one(out + row * r, maps, rois, r);
+			align_one(at, maps, rois, r);
 	}
 }
 
-/* Gradients of one image's RoIs for channels [first, last). */
+/* Where one share of the backward pass sums: channels of one image. */
+typedef struct Share
+{
+	int32_t		image;
+	int32_t		first;			/* channel */
+	int32_t		count;
+	size_t		step;			/* elements from a cell to the next */
+	float	   *sum[ENG_ROI_LEVELS];	/* of the first channel */
+} Share;
+
 static void
-scatter_image(float *const dmap[ENG_ROI_LEVELS], const float *dout,
-			  const EngRoiMaps *maps, const EngRois *rois, int32_t image,
-			  const int32_t slice[2])
+scatter_share(const Share *share, const void *dout, const EngRoiMaps *maps,
+			  const EngRois *rois)
 {
 	float		factor = 1.0f / (float) (maps->sampling * maps->sampling);
+	size_t		row = (size_t) maps->output * maps->output * maps->channels;
 	RoiSamples	s;
 	Corners		corners;
 
 	for (int32_t r = 0; r < rois->count; r++)
 	{
 		int32_t		level = rois->level[r];
-		const float *gradient = dout + (size_t) r * maps->output *
-			maps->output * maps->channels;
+		const void *gradient = eng_at(dout, maps->type,
+									  row * r + share->first);
 
-		if (rois->image[r] != image)
+		if (rois->image[r] != share->image)
 			continue;
 		roi_samples(&s, maps, rois, r);
 		for (int32_t p = 0; p < maps->output; p++)
 			for (int32_t q = 0; q < maps->output; q++)
 			{
 				bin_corners(&corners, s.y + p * maps->sampling,
-							s.x + q * maps->sampling, maps, level);
-				scatter_bin(dmap[level] + s.base, gradient, &corners,
-							slice[0], slice[1], factor);
-				gradient += maps->channels;
+							s.x + q * maps->sampling, maps, level,
+							share->step);
+				scatter_bin(share->sum[level], gradient, &corners,
+							share->count, factor, maps->type);
+				gradient = eng_at(gradient, maps->type, maps->channels);
 			}
 	}
 }
 
-void
-eng_roi_align_backward(float *const dmap[ENG_ROI_LEVELS], const float *dout,
-					   const EngRoiMaps *maps, const EngRois *rois)
+/* Floats of a share's own maps. */
+static size_t
+own_size(const EngRoiMaps *maps)
+{
+	size_t		cells = 0;
+
+	for (int32_t level = 0; level < ENG_ROI_LEVELS; level++)
+		cells += map_cells(maps, level);
+	return eng_align(cells * OWN_SLICE * sizeof(float)) / sizeof(float);
+}
+
+size_t
+eng_roi_align_workspace(const EngRoiMaps *maps)
+{
+	return maps->type == ENG_F32 ? 0 :
+		own_size(maps) * maps->threads * sizeof(float);
+}
+
+/* One level of a share's own maps, rounded into the bf16 one. */
+ENG_CLONES static void
+round_level(uint16_t *dmap, const float *sum, const Share *share,
+			size_t cells, int32_t channels, bool add)
+{
+	for (size_t i = 0; i < cells; i++)
+	{
+		uint16_t   *to = dmap + i * channels;
+		const float *from = sum + i * share->step;
+
+		if (add)
+			for (int32_t c = 0; c < share->count; c++)
+				to[c] = eng_bf16_from_float(eng_bf16_to_float(to[c]) +
+											from[c]);
+		else
+			for (int32_t c = 0; c < share->count; c++)
+				to[c] = eng_bf16_from_float(from[c]);
+	}
+}
+
+static void
+run_own_share(Share *share, void *const dmap[ENG_ROI_LEVELS],
+			  const bool add[ENG_ROI_LEVELS], const void *dout,
+			  const EngRoiMaps *maps, const EngRois *rois, float *own)
+{
+	float	   *next = own;
+
+	share->step = OWN_SLICE;
+	for (int32_t level = 0; level < ENG_ROI_LEVELS; level++)
+	{
+		share->sum[level] = next;
+		next += map_cells(maps, level) * OWN_SLICE;
+	}
+	memset(own, 0, own_size(maps) * sizeof(float));
+	scatter_share(share, dout, maps, rois);
+	for (int32_t level = 0; level < ENG_ROI_LEVELS; level++)
+	{
+		size_t		cells = map_cells(maps, level);
+
+		round_level((uint16_t *) dmap[level] + share->image * cells *
+					maps->channels + share->first, share->sum[level], share,
+					cells, maps->channels, add[level]);
+	}
+}
+
+static void
+run_share(Share *share, void *const dmap[ENG_ROI_LEVELS],
+		  const void *dout, const EngRoiMaps *maps, const EngRois *rois)
+{
+	share->step = maps->channels;
+	for (int32_t level = 0; level < ENG_ROI_LEVELS; level++)
+		share->sum[level] = (float *) dmap[level] + share->image *
+			map_cells(maps, level) * maps->channels + share->first;
+	scatter_share(share, dout, maps, rois);
+}
+
+/* Channels that a share takes. */
+static int32_t
+share_width(const EngRoiMaps *maps)
 {
 	int32_t		slices = 1;
 	int32_t		width;
@@ -279,16 +421,35 @@ eng_roi_align_backward(float *const dmap[ENG_ROI_LEVELS], const float *dout,
 	width = (maps->channels / slices + SLICE - 1) / SLICE * SLICE;
 	if (width < SLICE)
 		width = SLICE;
-	slices = (maps->channels + width - 1) / width;
+	return maps->type == ENG_BF16 && width > OWN_SLICE ? OWN_SLICE : width;
+}
 
+void
+eng_roi_align_backward(void *const dmap[ENG_ROI_LEVELS],
+					   const bool add[ENG_ROI_LEVELS], const void *dout,
+					   const EngRoiMaps *maps, const EngRois *rois,
+					   void *workspace)
+{
+	int32_t		width = share_width(maps);
+	int32_t		slices = (maps->channels + width - 1) / width;
+
+	for (int32_t level = 0; level < ENG_ROI_LEVELS; level++)
+		if (maps->type == ENG_F32 && !add[level] &&
+			map_cells(maps, level) > 0)
+			memset(dmap[level], 0, sizeof(float) * maps->images *
+				   map_cells(maps, level) * maps->channels);
 #pragma omp parallel for schedule(dynamic) num_threads(maps->threads)
-	for (int32_t share = 0; share < maps->images * slices; share++)
+	for (int32_t i = 0; i < maps->images * slices; i++)
 	{
-		int32_t		slice[2];
+		Share		share = {.image = i / slices, .first = i % slices * width};
 
-		slice[0] = share % slices * width;
-		slice[1] = slice[0] + width < maps->channels ?
-			slice[0] + width : maps->channels;
-		scatter_image(dmap, dout, maps, rois, share / slices, slice);
+		share.count = maps->channels - share.first < width ?
+			maps->channels - share.first : width;
+		if (maps->type == ENG_F32)
+			run_share(&share, dmap, dout, maps, rois);
+		else
+			run_own_share(&share, dmap, add, dout, maps, rois,
+						  (float *) workspace +
+						  own_size(maps) * omp_get_thread_num());
 	}
 }

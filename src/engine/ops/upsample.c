@@ -30,7 +30,8 @@ join_shape(const EngPlan *plan, const EngOp *op)
 
 	return (EngScaleShape)
 	{
-		larger->n, larger->h, larger->w, larger->c, smaller->h, smaller->w
+		larger->n, larger->h, larger->w, larger->c, smaller->h, smaller->w,
+			larger->type
 	};
 }
 

@@ -1,6 +1,9 @@
 /*
  * engine/ref/conv.c
  *		Convolution and linear layers by their definition.
+ *
+ * The loops are on floats.  What is bf16, and weights and gradients that are
+ * multiplied with it, goes through them in copies that hold bf16 values.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,20 +110,105 @@ forward_row(const EngConvShape *s, float *y, const float *x,
 	}
 }
 
+/* The three arrays of a call as floats, each with a copy to free or NULL. */
+typedef struct Operands
+{
+	float	   *x;				/* x or dx */
+	float	   *weight;
+	float	   *y;				/* y or dy */
+	float	   *copies[3];
+} Operands;
+
+static int64_t
+input_count(const EngConvShape *s)
+{
+	return (int64_t) s->n * s->h * s->w * s->c;
+}
+
+static int64_t
+weight_count(const EngConvShape *s)
+{
+	return (int64_t) s->oc * s->k * s->k * s->c;
+}
+
+static int64_t
+output_count(const EngConvShape *s)
+{
+	return (int64_t) s->n * s->oh * s->ow * s->oc;
+}
+
+/*
+ * Floats of array x of a type, rounded to bf16 if they are to be `as` that:
+ * x itself where nothing changes, else *copy.
+ */
+static float *
+floats(float **copy, const void *x, EngType type, EngType as, int64_t count)
+{
+	int64_t		i;
+
+	if (x == NULL || (type == ENG_F32 && as == ENG_F32))
+		return (float *) x;
+	*copy = malloc(sizeof(float) * count);
+	for (i = 0; *copy != NULL && i < count; i++)
+	{
+		(*copy)[i] = eng_load(x, type, i);
+		if (as == ENG_BF16)
+			(*copy)[i] = eng_bf16_to_float(eng_bf16_from_float((*copy)[i]));
+	}
+	return *copy;
+}
+
 static bool
-ref_conv_forward(EngKernel *kernel, float *y, const float *x,
+take_operands(Operands *o, const EngConvShape *s, const void *x,
+			  const float *weight, const void *y, EngStatus *status)
+{
+	memset(o, 0, sizeof(*o));
+	o->x = floats(&o->copies[0], x, s->x_type, s->x_type, input_count(s));
+	o->weight = floats(&o->copies[1], weight, ENG_F32, s->x_type,
+					   weight_count(s));
+	o->y = floats(&o->copies[2], y, s->y_type, s->x_type, output_count(s));
+	if ((x == NULL || o->x != NULL) && (weight == NULL || o->weight != NULL) &&
+		(y == NULL || o->y != NULL))
+		return true;
+	free(o->copies[0]);
+	free(o->copies[1]);
+	free(o->copies[2]);
+	return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+}
+
+/*
+ * Store a result that is in a copy: out, of a type, or NULL.
+ */
+static void
+finish_operands(Operands *o, const float *result, void *out, EngType type,
+				int64_t count)
+{
+	int64_t		i;
+
+	for (i = 0; out != NULL && result != out && i < count; i++)
+		eng_store(out, type, i, result[i]);
+	free(o->copies[0]);
+	free(o->copies[1]);
+	free(o->copies[2]);
+}
+
+static bool
+ref_conv_forward(EngKernel *kernel, void *y, const void *x,
 				 const float *weight, const float *bias, uint64_t version,
 				 void *workspace, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
+	Operands	o;
 	int64_t		row;
 
 	(void) version;
 	(void) workspace;
-	(void) status;
+	if (!take_operands(&o, s, x, weight, y, status))
+		return false;
 #pragma omp parallel for schedule(static)
 	for (row = 0; row < (int64_t) s->n * s->oh; row++)
-		forward_row(s, y, x, weight, bias, row);
+		forward_row(s, o.y, o.x, o.weight, bias, row);
+	finish_operands(&o, o.y, y, s->y_type, output_count(s));
 	return true;
 }
 
@@ -161,15 +249,18 @@ backward_position(const EngConvShape *s, double *sum, const float *dy,
 }
 
 static bool
-ref_conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
+ref_conv_backward_data(EngKernel *kernel, void *dx, const void *dy,
 					   const float *weight, uint64_t version,
 					   void *workspace, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
+	Operands	o;
 	bool		ok = true;
 
 	(void) version;
 	(void) workspace;
+	if (!take_operands(&o, s, dx, weight, dy, status))
+		return false;
 #pragma omp parallel
 	{
 		double	   *sum = malloc(sizeof(double) * s->c);
@@ -185,16 +276,17 @@ ref_conv_backward_data(EngKernel *kernel, float *dx, const float *dy,
 		for (position = 0; position < (int64_t) s->n * s->h * s->w;
 			 position++)
 		{
-			float	   *out = dx + position * s->c;
+			float	   *out = o.x + position * s->c;
 
 			if (sum == NULL)
 				continue;
-			backward_position(s, sum, dy, weight, position);
+			backward_position(s, sum, o.y, o.weight, position);
 			for (c = 0; c < s->c; c++)
 				out[c] = (float) (s->add_data ? out[c] + sum[c] : sum[c]);
 		}
 		free(sum);
 	}
+	finish_operands(&o, o.x, dx, s->x_type, input_count(s));
 	return ok || eng_fail(status, ENG_NO_MEMORY, "out of memory");
 }
 
@@ -231,15 +323,18 @@ weight_at(const EngConvShape *s, double *sum, const float *x,
 
 static bool
 ref_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
-						 const float *x, const float *dy, void *workspace,
+						 const void *x, const void *dy, void *workspace,
 						 EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
 	int64_t		rows = (int64_t) s->n * s->oh * s->ow;
+	Operands	operands;
 	bool		ok = true;
 	int32_t		o;
 
 	(void) workspace;
+	if (!take_operands(&operands, s, x, NULL, dy, status))
+		return false;
 #pragma omp parallel for schedule(static)
 	for (o = 0; o < s->oc; o++)
 	{
@@ -260,16 +355,18 @@ ref_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 			float	   *out = dweight + ((int64_t) o * s->k * s->k + uv) *
 				s->c;
 
-			weight_at(s, sum, x, dy, o, uv / s->k, uv % s->k);
+			weight_at(s, sum, operands.x, operands.y, o, uv / s->k,
+					  uv % s->k);
 			for (c = 0; c < s->c; c++)
 				out[c] = (float) (out[c] + sum[c]);
 		}
 		for (row = 0; dbias != NULL && row < rows; row++)
-			total += dy[row * s->oc + o];
+			total += eng_load(dy, s->y_type, row * s->oc + o);
 		if (dbias != NULL)
 			dbias[o] = (float) (dbias[o] + total);
 		free(sum);
 	}
+	finish_operands(&operands, NULL, NULL, ENG_F32, 0);
 	return ok || eng_fail(status, ENG_NO_MEMORY, "out of memory");
 }
 

@@ -8,29 +8,29 @@
 #include "engine/ref/ref.h"
 
 static void
-ref_relu_backward(EngBackend *backend, float *dy, const float *y,
+ref_relu_backward(EngBackend *backend, EngType type, void *dy, const void *y,
 				  int64_t count)
 {
 	int64_t		i;
 
 	(void) backend;
 	for (i = 0; i < count; i++)
-		if (!(y[i] > 0))
-			dy[i] = 0;
+		if (!(eng_load(y, type, i) > 0))
+			eng_store(dy, type, i, 0);
 }
 
 static void
-ref_add_relu(EngBackend *backend, float *y, const float *x, const float *add,
-			 int64_t count)
+ref_add_relu(EngBackend *backend, EngType type, void *y, const void *x,
+			 const void *add, int64_t count)
 {
 	int64_t		i;
 
 	(void) backend;
 	for (i = 0; i < count; i++)
 	{
-		float		sum = x[i] + add[i];
+		float		sum = eng_load(x, type, i) + eng_load(add, type, i);
 
-		y[i] = sum < 0 ? 0 : sum;
+		eng_store(y, type, i, sum < 0 ? 0 : sum);
 	}
 }
 
@@ -38,7 +38,7 @@ ref_add_relu(EngBackend *backend, float *y, const float *x, const float *add,
  * The window of output (i, j): its first largest element, padding never.
  */
 static int
-best_place(const EngPoolShape *s, const float *x, int64_t out)
+best_place(const EngPoolShape *s, const void *x, int64_t out)
 {
 	int32_t		c = (int32_t) (out % s->c);
 	int32_t		j = (int32_t) (out / s->c % s->ow);
@@ -56,7 +56,8 @@ best_place(const EngPoolShape *s, const float *x, int64_t out)
 
 		if (row < 0 || row >= s->h || column < 0 || column >= s->w)
 			continue;
-		value = x[((image * s->h + row) * s->w + column) * s->c + c];
+		value = eng_load(x, s->type,
+						 ((image * s->h + row) * s->w + column) * s->c + c);
 		if (place < 0 || value > best)
 		{
 			best = value;
@@ -79,8 +80,8 @@ place_index(const EngPoolShape *s, int64_t out, int place)
 }
 
 static void
-ref_maxpool_forward(EngBackend *backend, float *y, uint8_t *which,
-					const float *x, const EngPoolShape *s)
+ref_maxpool_forward(EngBackend *backend, void *y, uint8_t *which,
+					const void *x, const EngPoolShape *s)
 {
 	int64_t		count = (int64_t) s->n * s->oh * s->ow * s->c;
 	int64_t		i;
@@ -90,14 +91,22 @@ ref_maxpool_forward(EngBackend *backend, float *y, uint8_t *which,
 	{
 		int			place = best_place(s, x, i);
 
-		y[i] = x[place_index(s, i, place)];
+		eng_store(y, s->type, i,
+				  eng_load(x, s->type, place_index(s, i, place)));
 		if (which != NULL)
 			which[i] = (uint8_t) place;
 	}
 }
 
+/* y[i] += x[j] */
 static void
-ref_maxpool_backward(EngBackend *backend, float *dx, const float *dy,
+add_to(void *y, int64_t i, const void *x, int64_t j, EngType type)
+{
+	eng_store(y, type, i, eng_load(y, type, i) + eng_load(x, type, j));
+}
+
+static void
+ref_maxpool_backward(EngBackend *backend, void *dx, const void *dy,
 					 const uint8_t *which, const EngPoolShape *s, bool add)
 {
 	int64_t		count = (int64_t) s->n * s->oh * s->ow * s->c;
@@ -105,9 +114,9 @@ ref_maxpool_backward(EngBackend *backend, float *dx, const float *dy,
 
 	(void) backend;
 	if (!add)
-		memset(dx, 0, sizeof(float) * s->n * s->h * s->w * s->c);
+		memset(dx, 0, eng_type_size(s->type) * s->n * s->h * s->w * s->c);
 	for (i = 0; i < count; i++)
-		dx[place_index(s, i, which[i])] += dy[i];
+		add_to(dx, place_index(s, i, which[i]), dy, i, s->type);
 }
 
 /* Index in the smaller map that cell i of the larger one belongs to. */
@@ -122,6 +131,18 @@ smaller_index(const EngScaleShape *s, int64_t i)
 	return ((image * s->oh + row / 2) * s->ow + column / 2) * s->c + c;
 }
 
+/* Its first cell in the larger map. */
+static int64_t
+corner_index(const EngScaleShape *s, int64_t i)
+{
+	int32_t		c = (int32_t) (i % s->c);
+	int32_t		column = (int32_t) (i / s->c % s->ow);
+	int32_t		row = (int32_t) (i / s->c / s->ow % s->oh);
+	int64_t		image = i / s->c / s->ow / s->oh;
+
+	return ((image * s->h + 2 * row) * s->w + 2 * column) * s->c + c;
+}
+
 static bool
 is_corner(const EngScaleShape *s, int64_t i)
 {
@@ -129,7 +150,7 @@ is_corner(const EngScaleShape *s, int64_t i)
 }
 
 static void
-ref_upsample_add(EngBackend *backend, float *y, const float *x,
+ref_upsample_add(EngBackend *backend, void *y, const void *x,
 				 const EngScaleShape *s)
 {
 	int64_t		count = (int64_t) s->n * s->h * s->w * s->c;
@@ -137,38 +158,45 @@ ref_upsample_add(EngBackend *backend, float *y, const float *x,
 
 	(void) backend;
 	for (i = 0; i < count; i++)
-		y[i] += x[smaller_index(s, i)];
+		add_to(y, i, x, smaller_index(s, i), s->type);
 }
 
 static void
-ref_upsample_backward(EngBackend *backend, float *dx, const float *dy,
+ref_upsample_backward(EngBackend *backend, void *dx, const void *dy,
 					  const EngScaleShape *s, bool add)
 {
-	int64_t		count = (int64_t) s->n * s->h * s->w * s->c;
+	int64_t		count = (int64_t) s->n * s->oh * s->ow * s->c;
 	int64_t		i;
 
 	(void) backend;
-	if (!add)
-		memset(dx, 0, sizeof(float) * s->n * s->oh * s->ow * s->c);
 	for (i = 0; i < count; i++)
-		dx[smaller_index(s, i)] += dy[i];
+	{
+		int64_t		at = corner_index(s, i);
+		int64_t		below = at + (int64_t) s->w * s->c;
+		float		sum = add ? eng_load(dx, s->type, i) : 0;
+
+		sum += eng_load(dy, s->type, at);
+		sum += eng_load(dy, s->type, at + s->c);
+		sum += eng_load(dy, s->type, below);
+		sum += eng_load(dy, s->type, below + s->c);
+		eng_store(dx, s->type, i, sum);
+	}
 }
 
 static void
-ref_subsample(EngBackend *backend, float *y, const float *x,
+ref_subsample(EngBackend *backend, void *y, const void *x,
 			  const EngScaleShape *s)
 {
-	int64_t		count = (int64_t) s->n * s->h * s->w * s->c;
+	int64_t		count = (int64_t) s->n * s->oh * s->ow * s->c;
 	int64_t		i;
 
 	(void) backend;
 	for (i = 0; i < count; i++)
-		if (is_corner(s, i))
-			y[smaller_index(s, i)] = x[i];
+		eng_store(y, s->type, i, eng_load(x, s->type, corner_index(s, i)));
 }
 
 static void
-ref_subsample_backward(EngBackend *backend, float *dx, const float *dy,
+ref_subsample_backward(EngBackend *backend, void *dx, const void *dy,
 					   const EngScaleShape *s, bool add)
 {
 	int64_t		count = (int64_t) s->n * s->h * s->w * s->c;
@@ -177,14 +205,15 @@ ref_subsample_backward(EngBackend *backend, float *dx, const float *dy,
 	(void) backend;
 	for (i = 0; i < count; i++)
 	{
-		float		d = is_corner(s, i) ? dy[smaller_index(s, i)] : 0;
+		float		d = is_corner(s, i) ?
+			eng_load(dy, s->type, smaller_index(s, i)) : 0;
 
-		dx[i] = add ? dx[i] + d : d;
+		eng_store(dx, s->type, i, add ? eng_load(dx, s->type, i) + d : d);
 	}
 }
 
 static void
-ref_roi_align(EngBackend *backend, float *out, const EngRoiMaps *maps,
+ref_roi_align(EngBackend *backend, void *out, const EngRoiMaps *maps,
 			  const EngRois *rois)
 {
 	(void) backend;
@@ -192,12 +221,13 @@ ref_roi_align(EngBackend *backend, float *out, const EngRoiMaps *maps,
 }
 
 static void
-ref_roi_align_backward(EngBackend *backend, float *const dmap[ENG_ROI_LEVELS],
-					   const float *dout, const EngRoiMaps *maps,
-					   const EngRois *rois)
+ref_roi_align_backward(EngBackend *backend, void *const dmap[ENG_ROI_LEVELS],
+					   const bool add[ENG_ROI_LEVELS], const void *dout,
+					   const EngRoiMaps *maps, const EngRois *rois,
+					   void *workspace)
 {
 	(void) backend;
-	eng_roi_align_backward(dmap, dout, maps, rois);
+	eng_roi_align_backward(dmap, add, dout, maps, rois, workspace);
 }
 
 static void

@@ -38,11 +38,11 @@ statistics(const EngNormArgs *a, int32_t c)
 		return;
 	}
 	for (r = 0; r < a->live; r++)
-		mean += a->x[r * a->channels + c];
+		mean += eng_load(a->x, a->type, r * a->channels + c);
 	mean /= a->live;
 	for (r = 0; r < a->live; r++)
 	{
-		double		d = a->x[r * a->channels + c] - mean;
+		double		d = eng_load(a->x, a->type, r * a->channels + c) - mean;
 
 		var += d * d;
 	}
@@ -72,22 +72,24 @@ eng_ref_norm_forward(EngBackend *backend, const EngNormArgs *a)
 		for (r = 0; r < a->rows; r++)
 		{
 			int64_t		i = r * a->channels + c;
-			double		y = ((double) a->x[i] - a->mean[c]) * a->rstd[c] *
-				a->weight[c] + a->bias[c];
+			double		y = ((double) eng_load(a->x, a->type, i) -
+							 a->mean[c]) * a->rstd[c] * a->weight[c] +
+				a->bias[c];
 
 			if (a->add != NULL)
-				y += a->add[i];
+				y += eng_load(a->add, a->type, i);
 			if ((a->relu && y < 0) || r >= a->live)
 				y = 0;
-			a->y[i] = (float) y;
+			eng_store(a->y, a->type, i, (float) y);
 		}
 	}
 }
 
 static void
-store(float *out, double value, bool add)
+store(void *out, EngType type, int64_t i, double value, bool add)
 {
-	*out = (float) (add ? *out + value : value);
+	eng_store(out, type, i,
+			  (float) (add ? eng_load(out, type, i) + value : value));
 }
 
 void
@@ -106,28 +108,32 @@ eng_ref_norm_backward(EngBackend *backend, const EngNormArgs *a)
 		for (r = 0; r < a->rows; r++)
 		{
 			int64_t		i = r * a->channels + c;
+			double		d = eng_load(a->dy, a->type, i);
 
-			if ((a->relu && !(a->y[i] > 0)) || r >= a->live)
-				a->dy[i] = 0;
-			sum += a->dy[i];
-			moment += a->dy[i] * (((double) a->x[i] - a->mean[c]) *
-								  a->rstd[c]);
+			if ((a->relu && !(eng_load(a->y, a->type, i) > 0)) ||
+				r >= a->live)
+				d = 0;
+			store(a->dy, a->type, i, d, false);
+			sum += d;
+			moment += d * (((double) eng_load(a->x, a->type, i) - a->mean[c]) *
+						   a->rstd[c]);
 			if (a->dadd != NULL)
-				store(&a->dadd[i], a->dy[i], a->dadd_add);
+				store(a->dadd, a->type, i, d, a->dadd_add);
 		}
 		if (a->dweight != NULL)
-			store(&a->dweight[c], moment, true);
+			store(a->dweight, ENG_F32, c, moment, true);
 		if (a->dbias != NULL)
-			store(&a->dbias[c], sum, true);
+			store(a->dbias, ENG_F32, c, sum, true);
 		for (r = 0; a->dx != NULL && r < a->rows; r++)
 		{
 			int64_t		i = r * a->channels + c;
-			double		d = a->dy[i];
+			double		d = eng_load(a->dy, a->type, i);
 
 			if (a->batch && r < a->live)
-				d -= (sum + ((double) a->x[i] - a->mean[c]) * a->rstd[c] *
-					  moment) / a->live;
-			store(&a->dx[i], d * a->rstd[c] * a->weight[c], a->dx_add);
+				d -= (sum + ((double) eng_load(a->x, a->type, i) -
+							 a->mean[c]) * a->rstd[c] * moment) / a->live;
+			store(a->dx, a->type, i, d * a->rstd[c] * a->weight[c],
+				  a->dx_add);
 		}
 	}
 }
