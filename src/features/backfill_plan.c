@@ -254,7 +254,7 @@ find_statement(const AvcBackfill *run)
 		List	   *outside = NIL;
 		List	   *inside = NIL;
 
-		foreach(need, avc_feature_all_needs(feature))
+		foreach(need, feature->all_needs)
 		{
 			if (is_target(run, lfirst(need)))
 				inside = lappend(inside, lfirst(need));

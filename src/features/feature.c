@@ -10,8 +10,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "commands/event_trigger.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -27,39 +25,6 @@ PG_FUNCTION_INFO_V1(avc_add_feature);
 PG_FUNCTION_INFO_V1(avc_alter_feature);
 PG_FUNCTION_INFO_V1(avc_drop_feature);
 PG_FUNCTION_INFO_V1(avc_retry_feature);
-PG_FUNCTION_INFO_V1(avc_feature_dropped);
-PG_FUNCTION_INFO_V1(avc_feature_renamed);
-
-#define TRIGGER_NAME "avc_reset_features"
-
-static AvcFeature *
-find_feature(List *features, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, features)
-	{
-		if (strcmp(((AvcFeature *) lfirst(cell))->name, name) == 0)
-			return lfirst(cell);
-	}
-	return NULL;
-}
-
-/* A name[] as a list of C strings. */
-static List *
-names_to_list(Datum array)
-{
-	Datum	   *names;
-	int			count;
-	int			i;
-	List	   *list = NIL;
-
-	deconstruct_array(DatumGetArrayTypeP(array), NAMEOID, NAMEDATALEN, false,
-					  TYPALIGN_CHAR, &names, NULL, &count);
-	for (i = 0; i < count; i++)
-		list = lappend(list, pstrdup(NameStr(*DatumGetName(names[i]))));
-	return list;
-}
 
 static AvcParam
 list_to_names(List *list)
@@ -74,215 +39,6 @@ list_to_names(List *list)
 	return (AvcParam) {NAMEARRAYOID,
 		PointerGetDatum(construct_array(names, count, NAMEOID, NAMEDATALEN,
 										false, TYPALIGN_CHAR)), false};
-}
-
-/* Link each feature to those that it reads and order them by level. */
-static List *
-sort_features(List *features)
-{
-	List	   *sorted = NIL;
-	ListCell   *cell,
-			   *read;
-	int			level;
-	bool		is_moved;
-
-	foreach(cell, features)
-	{
-		AvcFeature *feature = lfirst(cell);
-
-		foreach(read, feature->reads)
-		{
-			AvcFeature *need = find_feature(features, lfirst(read));
-
-			if (need != NULL)
-				feature->needs = lappend(feature->needs, need);
-		}
-	}
-	do
-	{
-		is_moved = false;
-		foreach(cell, features)
-		{
-			AvcFeature *feature = lfirst(cell);
-
-			foreach(read, feature->needs)
-			{
-				level = ((AvcFeature *) lfirst(read))->level + 1;
-				if (level <= feature->level)
-					continue;
-				/* add_feature and alter_feature let no cycle in */
-				if (level > list_length(features))
-					elog(ERROR, "features read each other in a circle");
-				feature->level = level;
-				is_moved = true;
-			}
-		}
-	} while (is_moved);
-	for (level = 0; list_length(sorted) < list_length(features); level++)
-	{
-		foreach(cell, features)
-		{
-			if (((AvcFeature *) lfirst(cell))->level == level)
-				sorted = lappend(sorted, lfirst(cell));
-		}
-	}
-	return sorted;
-}
-
-List *
-avc_features_load(Oid dataset)
-{
-	MemoryContext context = CurrentMemoryContext;
-	List	   *features = NIL;
-	AvcRoleScope scope;
-	uint64		count;
-	uint64		i;
-	bool		is_null;
-
-	avc_catalog_enter(&scope);
-	count = avc_spi_exec("SELECT feature, feature_no, resolved, reads"
-						 " FROM _avcurate.features WHERE dataset = $1"
-						 " ORDER BY feature_no",
-						 1, (AvcParam[]) {AVC_REGCLASS(dataset)}, false, 0);
-	for (i = 0; i < count; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-		AvcFeature *feature = palloc0(sizeof(AvcFeature));
-
-		feature->name = pstrdup(NameStr(*DatumGetName(avc_spi_column(i, "feature", &is_null))));
-		feature->number = DatumGetInt32(avc_spi_column(i, "feature_no",
-													   &is_null));
-		feature->expression = TextDatumGetCString(avc_spi_column(i, "resolved",
-																 &is_null));
-		feature->reads = names_to_list(avc_spi_column(i, "reads", &is_null));
-		features = lappend(features, feature);
-		MemoryContextSwitchTo(old);
-	}
-	SPI_freetuptable(SPI_tuptable);
-	avc_catalog_leave(&scope);
-	return sort_features(features);
-}
-
-static List *
-add_distinct(List *names, char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, names)
-	{
-		if (strcmp(lfirst(cell), name) == 0)
-			return names;
-	}
-	return lappend(names, name);
-}
-
-List *
-avc_feature_all_needs(const AvcFeature *feature)
-{
-	List	   *all = list_copy(feature->needs);
-	ListCell   *cell;
-
-	foreach(cell, feature->needs)
-		all = list_concat_unique_ptr(all, avc_feature_all_needs(lfirst(cell)));
-	return all;
-}
-
-List *
-avc_feature_inputs(const AvcFeature *feature)
-{
-	List	   *inputs = list_copy(feature->reads);
-	ListCell   *cell,
-			   *input;
-
-	foreach(cell, feature->needs)
-	{
-		foreach(input, avc_feature_inputs(lfirst(cell)))
-			inputs = add_distinct(inputs, lfirst(input));
-	}
-	return inputs;
-}
-
-/* The row trigger sets these from the image, whatever the UPDATE names. */
-static bool
-follows_image(const char *column)
-{
-	return strcmp(column, "width") == 0 || strcmp(column, "height") == 0 ||
-		strcmp(column, "image_sha256") == 0;
-}
-
-/* The trigger is being rebuilt, so its drop means nothing. */
-static bool is_rebuilding = false;
-
-static void
-run_trigger_ddl(const AvcDataset *dataset, const char *sql)
-{
-	AvcRoleScope scope;
-
-	avc_role_enter(&scope, dataset->owner);
-	(void) set_config_option("client_min_messages", "warning", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	is_rebuilding = true;
-	PG_TRY();
-	{
-		avc_spi_exec(sql, 0, NULL, false, 0);
-	}
-	PG_FINALLY();
-	{
-		is_rebuilding = false;
-	}
-	PG_END_TRY();
-	avc_role_leave(&scope);
-}
-
-/*
- * Make the trigger that sets features back to pending fire for the columns
- * that they depend on now.  It carries the definitions as its arguments, so
- * that it reads no table and is dumped and restored with the dataset.
- */
-static void
-rebuild_trigger(const AvcDataset *dataset)
-{
-	List	   *features = avc_features_load(dataset->relid);
-	List	   *columns = NIL;
-	StringInfoData sql;
-	StringInfoData args;
-	ListCell   *cell,
-			   *input;
-
-	initStringInfo(&sql);
-	initStringInfo(&args);
-	foreach(cell, features)
-	{
-		AvcFeature *feature = lfirst(cell);
-
-		foreach(input, avc_feature_inputs(feature))
-		{
-			/* a column that is gone cannot change any more */
-			if (get_attnum(dataset->relid, lfirst(input)) == InvalidAttrNumber)
-				continue;
-			columns = add_distinct(columns, lfirst(input));
-			if (follows_image(lfirst(input)) &&
-				get_attnum(dataset->relid, "image_bytes") != InvalidAttrNumber)
-				columns = add_distinct(columns, "image_bytes");
-			appendStringInfo(&args, "%s'%d', %s", args.len > 0 ? ", " : "",
-							 feature->number,
-							 quote_literal_cstr(lfirst(input)));
-		}
-	}
-	appendStringInfo(&sql, "DROP TRIGGER IF EXISTS " TRIGGER_NAME " ON %s;",
-					 dataset->quoted_name);
-	if (columns != NIL)
-	{
-		appendStringInfoString(&sql, "CREATE TRIGGER " TRIGGER_NAME
-							   " BEFORE UPDATE OF ");
-		foreach(cell, columns)
-			appendStringInfo(&sql, "%s%s", foreach_current_index(cell) ? ", " : "",
-							 quote_identifier(lfirst(cell)));
-		appendStringInfo(&sql, " ON %s FOR EACH ROW EXECUTE FUNCTION"
-						 " avcurate.reset_features(%s)", dataset->quoted_name,
-						 args.data);
-	}
-	run_trigger_ddl(dataset, sql.data);
 }
 
 static int
@@ -308,7 +64,7 @@ next_feature_no(Oid dataset)
 static AvcFeature *
 require_feature(List *features, const AvcDataset *dataset, const char *name)
 {
-	AvcFeature *feature = find_feature(features, name);
+	AvcFeature *feature = avc_feature_find(features, name);
 
 	if (feature == NULL)
 		ereport(ERROR,
@@ -394,7 +150,7 @@ avc_add_feature(PG_FUNCTION_ARGS)
 					 AVC_TEXT(expression->resolved),
 					 list_to_names(expression->reads)}, false, 0);
 	avc_catalog_leave(&scope);
-	rebuild_trigger(dataset);
+	avc_feature_trigger_make(dataset);
 	comment_feature(dataset, feature, expression->shown);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -408,11 +164,11 @@ check_no_circle(List *features, const AvcFeature *feature, List *reads)
 
 	foreach(cell, reads)
 	{
-		AvcFeature *read = find_feature(features, lfirst(cell));
+		AvcFeature *read = avc_feature_find(features, lfirst(cell));
 
 		if (read != NULL &&
 			(read == feature ||
-			 list_member_ptr(avc_feature_all_needs(read), feature)))
+			 list_member_ptr(read->all_needs, feature)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 					 errmsg("feature \"%s\" would read itself",
@@ -512,11 +268,13 @@ avc_alter_feature(PG_FUNCTION_ARGS)
 	renumber(dataset, feature);
 	foreach(cell, features)
 	{
-		if (list_member_ptr(avc_feature_all_needs(lfirst(cell)), feature))
-			renumber(dataset, lfirst(cell));
+		AvcFeature *other = lfirst(cell);
+
+		if (list_member_ptr(other->all_needs, feature))
+			renumber(dataset, other);
 	}
 	avc_catalog_leave(&scope);
-	rebuild_trigger(dataset);
+	avc_feature_trigger_make(dataset);
 	comment_feature(dataset, name, expression->shown);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -554,7 +312,7 @@ avc_drop_feature(PG_FUNCTION_ARGS)
 					 {NAMEOID, PG_GETARG_DATUM(1), false}}, false, 0);
 	avc_catalog_leave(&scope);
 	/* the trigger must not name the column when that goes */
-	rebuild_trigger(dataset);
+	avc_feature_trigger_make(dataset);
 	run_as_owner(dataset, psprintf("ALTER TABLE %s DROP COLUMN %s",
 								   dataset->quoted_name,
 								   quote_identifier(name)));
@@ -585,109 +343,4 @@ avc_retry_feature(PG_FUNCTION_ARGS)
 	avc_role_leave(&scope);
 	SPI_finish();
 	PG_RETURN_INT64(count);
-}
-
-/*
- * DROP COLUMN ... CASCADE of a column that features read takes the trigger
- * along: make it again for the features that are left.
- */
-static void
-restore_triggers(void)
-{
-	uint64		count;
-	uint64		i;
-	Oid		   *relids;
-	bool		is_null;
-	AvcRoleScope scope;
-
-	if (is_rebuilding)
-		return;
-	avc_catalog_enter(&scope);
-	count = avc_spi_exec("SELECT DISTINCT f.dataset::pg_catalog.oid"
-						 " FROM pg_catalog.pg_event_trigger_dropped_objects() o"
-						 " JOIN _avcurate.features f ON f.dataset ="
-						 " pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))"
-						 " WHERE o.object_type = 'trigger'"
-						 " AND o.address_names[3] = '" TRIGGER_NAME "'",
-						 0, NULL, false, 0);
-	relids = palloc((count + 1) * sizeof(Oid));
-	for (i = 0; i < count; i++)
-		relids[i] = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-												   SPI_tuptable->tupdesc, 1,
-												   &is_null));
-	avc_catalog_leave(&scope);
-	for (i = 0; i < count; i++)
-		rebuild_trigger(avc_dataset_find(relids[i], false));
-}
-
-/*
- * Event trigger on sql_drop: forget the features of datasets and columns
- * that are gone.
- */
-Datum
-avc_feature_dropped(PG_FUNCTION_ARGS)
-{
-	static const char *const statements[] = {
-		"DELETE FROM _avcurate.features f USING pg_catalog.pg_event_trigger_dropped_objects() o"
-		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND f.dataset::pg_catalog.oid = o.objid"
-		" AND (o.objsubid = 0 OR f.feature = o.address_names[3])",
-		"DELETE FROM _avcurate.feature_errors e USING pg_catalog.pg_event_trigger_dropped_objects() o"
-		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND e.dataset::pg_catalog.oid = o.objid"
-		" AND (o.objsubid = 0 OR e.feature = o.address_names[3])",
-	};
-	AvcRoleScope scope;
-	int			i;
-
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("feature_dropped is an event trigger")));
-	/* DROP EXTENSION drops the registry itself */
-	if (!OidIsValid(get_extension_oid("avcurate", true)))
-		PG_RETURN_NULL();
-	SPI_connect();
-	avc_catalog_enter(&scope);
-	for (i = 0; i < lengthof(statements); i++)
-		avc_spi_exec(statements[i], 0, NULL, false, 0);
-	avc_catalog_leave(&scope);
-	restore_triggers();
-	SPI_finish();
-	PG_RETURN_NULL();
-}
-
-/*
- * Event trigger at the end of ALTER TABLE: the registry goes by names, so the
- * column of a feature keeps its own.  (A dropped one has left the registry.)
- */
-Datum
-avc_feature_renamed(PG_FUNCTION_ARGS)
-{
-	AvcRoleScope scope;
-	char	   *feature = NULL;
-	bool		is_null;
-
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("feature_renamed is an event trigger")));
-	SPI_connect();
-	avc_catalog_enter(&scope);
-	if (avc_spi_exec("SELECT f.feature FROM _avcurate.features f"
-					 " JOIN pg_catalog.pg_event_trigger_ddl_commands() c"
-					 " ON c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass"
-					 " AND c.objid = f.dataset::pg_catalog.oid"
-					 " WHERE NOT EXISTS (SELECT 1"
-					 " FROM pg_catalog.pg_attribute a"
-					 " WHERE a.attrelid = f.dataset AND a.attname = f.feature)",
-					 0, NULL, false, 1) > 0)
-		feature = NameStr(*DatumGetName(avc_spi_column(0, "feature",
-													   &is_null)));
-	avc_catalog_leave(&scope);
-	if (feature != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot rename the column of feature \"%s\"", feature),
-				 errhint("Add a feature of the new name and drop this one with avcurate.drop_feature().")));
-	SPI_finish();
-	PG_RETURN_NULL();
 }

@@ -18,23 +18,36 @@ typedef struct AvcFeature
 	char	   *expression;		/* all names resolved; the row is "frame" */
 	List	   *reads;			/* char *: columns that it reads itself */
 	List	   *needs;			/* AvcFeature *: features among these */
+	List	   *all_needs;		/* AvcFeature *: these, and what they need */
+	List	   *inputs;			/* char *: columns that it or one of these
+								 * reads */
 	int			level;			/* 0 = reads no feature, else above all needs */
 } AvcFeature;
 
 /*
+ * feature_graph.c
+ *
  * The features of a dataset in dependency order, in the current context.
  * SPI must be connected.
  */
 extern List *avc_features_load(Oid dataset);
 
-/* Error if the dataset has no feature of that name.  Connects to SPI. */
+/* The one of that name, or NULL. */
+extern AvcFeature *avc_feature_find(List *features, const char *name);
+
+/* The list with the name in it, once. */
+extern List *avc_add_name(List *names, char *name);
+
+/*
+ * feature_trigger.c
+ *
+ * Make the row trigger of the dataset as its features are now.  SPI must be
+ * connected.
+ */
+extern void avc_feature_trigger_make(const AvcDataset *dataset);
+
+/* feature.c: error if the dataset has none of that name; connects to SPI. */
 extern void avc_feature_require(const AvcDataset *dataset, const char *name);
-
-/* All columns that a change of makes the feature stale; char *, distinct. */
-extern List *avc_feature_inputs(const AvcFeature *feature);
-
-/* The features that it reads, directly or not; AvcFeature *, distinct. */
-extern List *avc_feature_all_needs(const AvcFeature *feature);
 
 /*
  * Error that names the slices and other views that read the feature's column;

@@ -17,7 +17,7 @@ INSERT INTO filled (image_id, image_bytes, ann_categories, ann_bboxes)
 	SELECT 'f' || n, picture(6000), array_fill('car'::text, ARRAY[20]),
 		(SELECT array_agg(ARRAY[b, b, b + 1, b + n % 50]::real[]) FROM generate_series(1, 20) b)
 	FROM generate_series(1, 2000) n;
-SELECT plan(26);
+SELECT plan(35);
 
 -- ---- what is read ------------------------------------------------------------
 SELECT pg_column_size(image_bytes) > 2000 AND pg_relation_size(reltoastrelid) > 2000 * 6000 AS is_toasted
@@ -57,6 +57,42 @@ SELECT avcurate.alter_feature('many', 'f', 'scene') \gset made_
 SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '1 s', 'neither does alter_feature');
 SELECT is(pg_relation_filenode('many'), :before_file::oid, 'which rewrites nothing either');
 SELECT avcurate.drop_dataset('many') \gset dropped_
+
+-- ---- generated columns -----------------------------------------------------------
+-- They are computed after the row trigger, which goes by what they are made of.
+SELECT avcurate.create_dataset('made_of') AS dataset \gset
+ALTER TABLE made_of ADD COLUMN loud text GENERATED ALWAYS AS (upper(weather) || scene) STORED,
+	ADD COLUMN pixels int GENERATED ALWAYS AS (width * height) STORED;
+INSERT INTO made_of (image_id, image_bytes, weather, scene, timeofday) VALUES ('a', picture(0), 'rainy', '', 'day'), ('b', picture(0), 'clear', '', 'day');
+SELECT avcurate.add_feature('made_of', 'cry', $$loud || '!'$$), avcurate.add_feature('made_of', 'cries', 'cry || cry'),
+	avcurate.add_feature('made_of', 'area', 'pixels') \gset made_
+CALL avcurate.backfill('made_of');
+UPDATE made_of SET weather = 'snowy' WHERE image_id = 'a';
+UPDATE made_of SET timeofday = 'night';
+UPDATE made_of SET image_bytes = set_byte(image_bytes, 8, 10) WHERE image_id = 'b';
+SELECT is(string_agg(feature || ' ' || done || ' ' || pending, ', ' ORDER BY feature), 'area 1 1, cries 1 1, cry 1 1', 'what reads a generated column is pending when its sources change')
+	FROM avcurate.feature_status WHERE dataset = 'made_of'::regclass;
+CALL avcurate.backfill('made_of');
+SELECT is(string_agg(concat_ws(' ', image_id, cries, area), ', ' ORDER BY image_id), 'a SNOWY!SNOWY! 65025, b CLEAR!CLEAR! 2550', 'and computed from its new value') FROM made_of;
+ALTER TABLE made_of ALTER loud DROP EXPRESSION;
+UPDATE made_of SET loud = 'quiet' WHERE image_id = 'a';
+SELECT is(pending, 1::bigint, 'so is what reads a column that was one') FROM avcurate.feature_status WHERE feature = 'cry';
+SELECT throws_ok('ALTER TABLE made_of RENAME weather TO sky', '55000', 'cannot rename a column to "sky" because features read it', 'columns that features read keep their names');
+SELECT lives_ok('ALTER TABLE made_of RENAME timeofday TO hours', 'others need not');
+
+-- ---- long chains -------------------------------------------------------------------
+SELECT clock_timestamp() AS time \gset before_
+SELECT avcurate.add_feature('made_of', 'f0', 'width'), avcurate.add_feature('made_of', 'f1', 'height') \gset made_
+SELECT count(avcurate.add_feature('made_of', ('f' || n)::name, format('(f%s + f%s) %% 1000', n - 1, n - 2))) FROM generate_series(2, 60) n \gset made_
+SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '10 s', 'features that read the two before them: as long as the chain');
+CALL avcurate.backfill('made_of');
+UPDATE made_of SET image_bytes = set_byte(image_bytes, 7, 1) WHERE image_id = 'a';
+SELECT is(count(*), 60::bigint, 'one change reaches all of them') FROM avcurate.feature_status WHERE dataset = 'made_of'::regclass AND feature ~ 'f\d' AND pending = 1;
+CALL avcurate.backfill('made_of', 'f60');
+SELECT is(pending, 1::bigint, 'what reads pending features waits') FROM avcurate.feature_status WHERE feature = 'f60';
+CALL avcurate.backfill('made_of');
+SELECT is_empty($$SELECT feature FROM avcurate.feature_status WHERE dataset = 'made_of'::regclass AND done <> 2$$, 'and is computed after them');
+SELECT avcurate.drop_dataset('made_of') \gset dropped_
 
 -- ---- rows that fail ---------------------------------------------------------------
 SELECT avcurate.add_feature('filled', 'each', 'counted(1)') \gset made_

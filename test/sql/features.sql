@@ -206,6 +206,7 @@ SELECT dataset FROM _avcurate.datasets;
 -- the registry goes by names
 SELECT avcurate.add_feature('drive', 'named', 'width + 1');
 ALTER TABLE drive RENAME COLUMN named TO renamed;
+ALTER TABLE drive RENAME COLUMN width TO columns;
 ALTER TABLE drive RENAME COLUMN scene TO place;
 ALTER TABLE drive DROP COLUMN named;
 SELECT count(*) FROM avcurate.features WHERE feature = 'named';

@@ -1,0 +1,293 @@
+/*
+ * features/feature_trigger.c
+ *		The row trigger that sets features back, and the event triggers that
+ *		keep it and the registry as the dataset's columns are.
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "common/catalog.h"
+#include "common/spi.h"
+#include "features/feature.h"
+
+PG_FUNCTION_INFO_V1(avc_feature_dropped);
+PG_FUNCTION_INFO_V1(avc_feature_renamed);
+
+#define TRIGGER_NAME "avc_reset_features"
+
+/* ---- the row trigger ------------------------------------------------- */
+
+/* The row trigger sets these from the image, whatever the UPDATE names. */
+static bool
+follows_image(const char *column)
+{
+	return strcmp(column, "width") == 0 || strcmp(column, "height") == 0 ||
+		strcmp(column, "image_sha256") == 0;
+}
+
+/* The trigger is being rebuilt, so its drop means nothing. */
+static bool is_rebuilding = false;
+
+static void
+run_trigger_ddl(const AvcDataset *dataset, const char *sql)
+{
+	AvcRoleScope scope;
+
+	avc_role_enter(&scope, dataset->owner);
+	(void) set_config_option("client_min_messages", "warning", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	is_rebuilding = true;
+	PG_TRY();
+	{
+		avc_spi_exec(sql, 0, NULL, false, 0);
+	}
+	PG_FINALLY();
+	{
+		is_rebuilding = false;
+	}
+	PG_END_TRY();
+	avc_role_leave(&scope);
+}
+
+/*
+ * The columns whose change may change an input: itself, and if it is
+ * generated, those that it is made of.  A row trigger fires before generated
+ * columns are computed, and so cannot see them change.
+ */
+static List *
+sources_of(Relation rel, const char *input)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	AttrNumber	number = get_attnum(RelationGetRelid(rel), input);
+	List	   *sources = NIL;
+	Bitmapset  *read = NULL;
+	int			member = -1;
+
+	/* a column that is gone cannot change any more */
+	if (number <= InvalidAttrNumber)
+		return NIL;
+	sources = list_make1(pstrdup(input));
+	if (TupleDescAttr(desc, number - 1)->attgenerated == '\0')
+		return sources;
+	pull_varattnos(build_column_default(rel, number), 1, &read);
+	while ((member = bms_next_member(read, member)) >= 0)
+	{
+		number = member + FirstLowInvalidHeapAttributeNumber;
+		if (number > InvalidAttrNumber)
+			sources = avc_add_name(sources,
+								   get_attname(RelationGetRelid(rel), number,
+											   false));
+	}
+	return sources;
+}
+
+/* What the trigger fires for, and its arguments. */
+typedef struct TriggerText
+{
+	List	   *columns;		/* char * */
+	StringInfoData args;
+} TriggerText;
+
+/* Add the pairs of a feature's number and a column that it depends on. */
+static void
+add_pairs(TriggerText *trigger, Relation rel, const AvcFeature *feature)
+{
+	List	   *sources = NIL;
+	ListCell   *cell,
+			   *source;
+
+	foreach(cell, feature->inputs)
+	{
+		foreach(source, sources_of(rel, lfirst(cell)))
+			sources = avc_add_name(sources, lfirst(source));
+	}
+	foreach(cell, sources)
+	{
+		char	   *column = lfirst(cell);
+
+		trigger->columns = avc_add_name(trigger->columns, column);
+		if (follows_image(column) &&
+			get_attnum(RelationGetRelid(rel), "image_bytes") != InvalidAttrNumber)
+			trigger->columns = avc_add_name(trigger->columns, "image_bytes");
+		appendStringInfo(&trigger->args, "%s'%d', %s",
+						 trigger->args.len > 0 ? ", " : "", feature->number,
+						 quote_literal_cstr(column));
+	}
+}
+
+/*
+ * Make the trigger that sets features back to pending fire for the columns
+ * that they depend on now.  It carries the definitions as its arguments, so
+ * that it reads no table and is dumped and restored with the dataset.
+ */
+void
+avc_feature_trigger_make(const AvcDataset *dataset)
+{
+	Relation	rel = table_open(dataset->relid, AccessShareLock);
+	TriggerText trigger = {NIL};
+	StringInfoData sql;
+	ListCell   *cell;
+
+	initStringInfo(&sql);
+	initStringInfo(&trigger.args);
+	foreach(cell, avc_features_load(dataset->relid))
+		add_pairs(&trigger, rel, lfirst(cell));
+	appendStringInfo(&sql, "DROP TRIGGER IF EXISTS " TRIGGER_NAME " ON %s;",
+					 dataset->quoted_name);
+	if (trigger.columns != NIL)
+	{
+		appendStringInfoString(&sql, "CREATE TRIGGER " TRIGGER_NAME
+							   " BEFORE UPDATE OF ");
+		foreach(cell, trigger.columns)
+			appendStringInfo(&sql, "%s%s", foreach_current_index(cell) ? ", " : "",
+							 quote_identifier(lfirst(cell)));
+		appendStringInfo(&sql, " ON %s FOR EACH ROW EXECUTE FUNCTION"
+						 " avcurate.reset_features(%s)", dataset->quoted_name,
+						 trigger.args.data);
+	}
+	/* the DDL to come wants nobody to have it open */
+	table_close(rel, NoLock);
+	run_trigger_ddl(dataset, sql.data);
+}
+
+/* ---- event triggers -------------------------------------------------- */
+
+/*
+ * DROP COLUMN ... CASCADE of a column that features read takes the trigger
+ * along: make it again for the features that are left.
+ */
+static void
+restore_triggers(void)
+{
+	uint64		count;
+	uint64		i;
+	Oid		   *relids;
+	bool		is_null;
+	AvcRoleScope scope;
+
+	if (is_rebuilding)
+		return;
+	avc_catalog_enter(&scope);
+	count = avc_spi_exec("SELECT DISTINCT f.dataset::pg_catalog.oid"
+						 " FROM pg_catalog.pg_event_trigger_dropped_objects() o"
+						 " JOIN _avcurate.features f ON f.dataset ="
+						 " pg_catalog.to_regclass(pg_catalog.format('%I.%I', o.address_names[1], o.address_names[2]))"
+						 " WHERE o.object_type = 'trigger'"
+						 " AND o.address_names[3] = '" TRIGGER_NAME "'",
+						 0, NULL, false, 0);
+	relids = palloc((count + 1) * sizeof(Oid));
+	for (i = 0; i < count; i++)
+		relids[i] = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+												   SPI_tuptable->tupdesc, 1,
+												   &is_null));
+	avc_catalog_leave(&scope);
+	for (i = 0; i < count; i++)
+		avc_feature_trigger_make(avc_dataset_find(relids[i], false));
+}
+
+/*
+ * Event trigger on sql_drop: forget the features of datasets and columns
+ * that are gone.
+ */
+Datum
+avc_feature_dropped(PG_FUNCTION_ARGS)
+{
+	static const char *const statements[] = {
+		"DELETE FROM _avcurate.features f USING pg_catalog.pg_event_trigger_dropped_objects() o"
+		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND f.dataset::pg_catalog.oid = o.objid"
+		" AND (o.objsubid = 0 OR f.feature = o.address_names[3])",
+		"DELETE FROM _avcurate.feature_errors e USING pg_catalog.pg_event_trigger_dropped_objects() o"
+		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND e.dataset::pg_catalog.oid = o.objid"
+		" AND (o.objsubid = 0 OR e.feature = o.address_names[3])",
+	};
+	AvcRoleScope scope;
+	int			i;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("feature_dropped is an event trigger")));
+	/* DROP EXTENSION drops the registry itself */
+	if (!OidIsValid(get_extension_oid("avcurate", true)))
+		PG_RETURN_NULL();
+	SPI_connect();
+	avc_catalog_enter(&scope);
+	for (i = 0; i < lengthof(statements); i++)
+		avc_spi_exec(statements[i], 0, NULL, false, 0);
+	avc_catalog_leave(&scope);
+	restore_triggers();
+	SPI_finish();
+	PG_RETURN_NULL();
+}
+
+/* The first value of a query as a name, or NULL. */
+static char *
+find_name(const char *sql)
+{
+	AvcRoleScope scope;
+	bool		is_null;
+	Datum		value;
+
+	avc_catalog_enter(&scope);
+	value = avc_spi_value(sql, 0, NULL, CurrentMemoryContext, &is_null);
+	avc_catalog_leave(&scope);
+	return is_null ? NULL : NameStr(*DatumGetName(value));
+}
+
+#define ALTERED "pg_catalog.pg_event_trigger_ddl_commands() c"
+
+/*
+ * Event trigger at the end of ALTER TABLE: the registry goes by names, so the
+ * column of a feature keeps its own (a dropped one has left the registry),
+ * and so do those that features read, which are the ones that the row trigger
+ * fires for.
+ */
+Datum
+avc_feature_renamed(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("feature_renamed is an event trigger")));
+	SPI_connect();
+	name = find_name("SELECT f.feature FROM _avcurate.features f JOIN " ALTERED
+					 " ON c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass"
+					 " AND c.objid = f.dataset::pg_catalog.oid"
+					 " WHERE NOT EXISTS (SELECT 1"
+					 " FROM pg_catalog.pg_attribute a"
+					 " WHERE a.attrelid = f.dataset AND a.attname = f.feature)");
+	if (name != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot rename the column of feature \"%s\"", name),
+				 errhint("Add a feature of the new name and drop this one with avcurate.drop_feature().")));
+	/* only a renamed column has a number here */
+	name = find_name("SELECT a.attname FROM pg_catalog.pg_trigger t JOIN "
+					 ALTERED " ON c.objid = t.tgrelid"
+					 " AND c.classid = 'pg_catalog.pg_class'::pg_catalog.regclass"
+					 " JOIN pg_catalog.pg_attribute a ON a.attrelid = t.tgrelid"
+					 " AND a.attnum = c.objsubid"
+					 " WHERE t.tgname = '" TRIGGER_NAME "'"
+					 " AND a.attnum = ANY (t.tgattr)");
+	if (name != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot rename a column to \"%s\" because features read it",
+						name),
+				 errdetail("Their expressions know it by its name."),
+				 errhint("Drop these features first, or make a view in which the column has the new name.")));
+	SPI_finish();
+	PG_RETURN_NULL();
+}
