@@ -71,6 +71,7 @@ typedef struct EngNormArgs
 	float	   *rstd;			/* (channels): 1 / sqrt(var + eps) */
 	bool		relu;
 	bool		batch;			/* batch statistics, else running ones */
+	bool		again;			/* forward: mean and rstd are there already */
 	/* backward */
 	void	   *dy;				/* overwritten where relu hides it */
 	void	   *dx;				/* NULL: not wanted; may be dy */

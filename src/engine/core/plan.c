@@ -8,18 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/core/arena.h"
 #include "engine/ops/layers.h"
-
-/* A piece of the arena: value, gradient or private memory of an operation. */
-typedef struct Piece
-{
-	size_t		size;
-	size_t	   *offset;
-	int32_t		first;
-	int32_t		last;
-	int32_t		order;			/* makes the sort total */
-} Piece;
 
 int64_t
 eng_tensor_count(const EngTensor *tensor)
@@ -38,7 +27,7 @@ eng_plan_value(const EngPlan *plan, int32_t tensor)
 {
 	const EngTensor *root = &plan->tensors[plan->tensors[tensor].root];
 
-	return plan->arena + root->offset;
+	return plan->arena + root->value_offset;
 }
 
 void *
@@ -166,165 +155,6 @@ plan_folding(EngPlan *plan)
 	}
 }
 
-static void
-extend(EngTensor *tensors, int32_t index, int32_t now)
-{
-	EngTensor  *root = &tensors[tensors[index].root];
-
-	if (now < root->first)
-		root->first = now;
-	if (now > root->last)
-		root->last = now;
-}
-
-static void
-plan_lives(EngPlan *plan)
-{
-	int32_t		i;
-	int32_t		j;
-
-	for (i = 0; i < plan->tensor_count; i++)
-	{
-		plan->tensors[i].first = INT32_MAX;
-		plan->tensors[i].last = -1;
-	}
-	extend(plan->tensors, plan->input, 0);
-	for (i = 0; i < plan->op_count; i++)
-	{
-		EngOp	   *op = &plan->ops[i];
-		int32_t		back = 2 * plan->op_count - 1 - i;
-
-		for (j = 0; j < op->input_count; j++)
-		{
-			extend(plan->tensors, op->input[j], i);
-			if (op->backward_active && (op->keeps_inputs >> j & 1))
-				extend(plan->tensors, op->input[j], back);
-		}
-		for (j = 0; j < op->output_count; j++)
-		{
-			extend(plan->tensors, op->output[j], i);
-			if (op->backward_active && op->keeps_output)
-				extend(plan->tensors, op->output[j], back);
-		}
-	}
-}
-
-static int
-compare_pieces(const void *a, const void *b)
-{
-	const Piece *left = a;
-	const Piece *right = b;
-
-	if (left->size != right->size)
-		return left->size < right->size ? 1 : -1;
-	return left->order - right->order;
-}
-
-/*
- * First fit, large pieces first: the lowest offset at which the piece meets
- * no other of an overlapping life.  placed[] is kept sorted by offset.
- */
-static size_t
-place_pieces(Piece *pieces, int32_t count, bool keep_all, Piece **placed)
-{
-	size_t		total = 0;
-	int32_t		done = 0;
-	int32_t		i;
-	int32_t		j;
-
-	qsort(pieces, count, sizeof(Piece), compare_pieces);
-	for (i = 0; i < count; i++)
-	{
-		Piece	   *piece = &pieces[i];
-		size_t		offset = 0;
-
-		for (j = 0; j < done; j++)
-		{
-			Piece	   *other = placed[j];
-
-			if (!keep_all && (other->last < piece->first ||
-							  other->first > piece->last))
-				continue;
-			if (offset + piece->size <= *other->offset)
-				break;
-			if (*other->offset + other->size > offset)
-				offset = *other->offset + other->size;
-		}
-		*piece->offset = offset;
-		if (offset + piece->size > total)
-			total = offset + piece->size;
-		for (j = done; j > 0 && *placed[j - 1]->offset > offset; j--)
-			placed[j] = placed[j - 1];
-		placed[j] = piece;
-		done++;
-	}
-	return total;
-}
-
-static void
-add_piece(Piece *pieces, int32_t *count, Piece piece)
-{
-	if (piece.size == 0)
-		return;
-	piece.size = eng_align(piece.size);
-	piece.order = *count;
-	pieces[(*count)++] = piece;
-}
-
-static bool
-plan_memory(EngPlan *plan, EngStatus *status)
-{
-	int32_t		most = 3 * plan->tensor_count + plan->op_count;
-	Piece	   *pieces = calloc(most + 1, sizeof(Piece));
-	Piece	  **placed = calloc(most + 1, sizeof(Piece *));
-	int32_t		count = 0;
-	int32_t		i;
-
-	if (pieces == NULL || placed == NULL)
-	{
-		free(pieces);
-		free(placed);
-		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
-	}
-	plan_lives(plan);
-	for (i = 0; i < plan->tensor_count; i++)
-	{
-		EngTensor  *tensor = &plan->tensors[i];
-		size_t		size = eng_tensor_bytes(tensor);
-
-		if (tensor->root == i && tensor->last >= 0)
-			add_piece(pieces, &count,
-					  (Piece) {size, &tensor->offset,
-							   tensor->first, tensor->last});
-		if (tensor->grad_first >= 0)
-			add_piece(pieces, &count,
-					  (Piece) {size, &tensor->grad_offset,
-							   tensor->grad_first, tensor->grad_last});
-		tensor->grad_seen = plan->request.keep_all && tensor->name[0] != '\0' &&
-			tensor->grad_first >= 0;
-		if (tensor->grad_seen)
-			add_piece(pieces, &count,
-					  (Piece) {size, &tensor->seen_offset,
-							   tensor->grad_first, tensor->grad_last});
-	}
-	for (i = 0; i < plan->op_count; i++)
-	{
-		EngOp	   *op = &plan->ops[i];
-		int32_t		back = 2 * plan->op_count - 1 - i;
-
-		add_piece(pieces, &count,
-				  (Piece) {op->aux_size, &op->aux_offset, i,
-						   op->backward_active ? back : i});
-		if (op->workspace > plan->workspace)
-			plan->workspace = op->workspace;
-	}
-	plan->activations = place_pieces(pieces, count,
-									 plan->request.keep_all, placed);
-	free(pieces);
-	free(placed);
-	return true;
-}
-
 static bool
 plan_build(EngPlan *plan, EngStatus *status)
 {
@@ -346,7 +176,7 @@ plan_build(EngPlan *plan, EngStatus *status)
 	for (i = 0; i < plan->op_count; i++)
 		if (!plan->ops[i].class->prepare(plan, &plan->ops[i], status))
 			return false;
-	return plan_memory(plan, status);
+	return eng_plan_lives(plan, status) && eng_plan_place(plan, status);
 }
 
 EngPlan *
@@ -403,6 +233,7 @@ eng_plan_free(EngPlan *plan)
 	}
 	free(plan->tensors);
 	free(plan->ops);
+	free(plan->again);
 	free(plan);
 }
 
@@ -422,6 +253,12 @@ eng_plan_forward(EngPlan *plan, EngStatus *status)
 {
 	int32_t		i;
 
+	for (i = 0; i < plan->again_count; i++)
+	{
+		EngTensor  *made = eng_op_out(plan, &plan->ops[plan->again[i]], 0);
+
+		made->value_offset = made->offset;
+	}
 	for (i = 0; i < plan->op_count; i++)
 	{
 		EngOp	   *op = &plan->ops[i];
@@ -430,6 +267,29 @@ eng_plan_forward(EngPlan *plan, EngStatus *status)
 		if (!op->class->forward(plan, op, status))
 			return false;
 		op->seconds_forward += now_seconds(plan) - start;
+	}
+	return true;
+}
+
+/*
+ * Make the values again that the backward of operation i is the first to
+ * need.  *next goes through plan->again.
+ */
+static bool
+make_again(EngPlan *plan, int32_t i, int32_t *next, EngStatus *status)
+{
+	for (; *next < plan->again_count; (*next)++)
+	{
+		EngOp	   *op = &plan->ops[plan->again[*next]];
+		EngTensor  *out = eng_op_out(plan, op, 0);
+		double		start = now_seconds(plan);
+
+		if (op->again_before != i)
+			break;
+		out->value_offset = out->again_offset;
+		if (!op->class->again(plan, op, status))
+			return false;
+		op->seconds_backward += now_seconds(plan) - start;
 	}
 	return true;
 }
@@ -460,15 +320,19 @@ eng_plan_gradient_seen(const EngPlan *plan, int32_t tensor)
 bool
 eng_plan_backward(EngPlan *plan, EngStatus *status)
 {
+	int32_t		next = 0;
 	int32_t		i;
 
 	for (i = plan->op_count - 1; i >= 0; i--)
 	{
 		EngOp	   *op = &plan->ops[i];
-		double		start = now_seconds(plan);
+		double		start;
 
 		if (!op->backward_active)
 			continue;
+		if (!make_again(plan, i, &next, status))
+			return false;
+		start = now_seconds(plan);
 		if (plan->request.keep_all)
 			see_gradients(plan, op);
 		if (!op->class->backward(plan, op, status))

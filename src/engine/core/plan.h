@@ -9,6 +9,11 @@
  *
  * Time, for the life of tensors: operation i of n runs forward at i and
  * backward at 2n - 1 - i.
+ *
+ * A value that backward reads is either kept from forward to its last use,
+ * or, when its maker can make it again from what is kept anyway (a norm from
+ * the convolution before it), it lives twice: in forward until its last use
+ * there, and in backward from just before its first use there.
  */
 #ifndef ENG_CORE_PLAN_H
 #define ENG_CORE_PLAN_H
@@ -40,9 +45,15 @@ typedef struct EngTensor
 	int32_t		root;			/* the tensor whose memory this one shares */
 	int32_t		first;			/* life of the value */
 	int32_t		last;
+	int32_t		again_first;	/* its second life; first < 0: none */
+	int32_t		again_last;
 	int32_t		grad_first;		/* life of the gradient; first < 0: none */
 	int32_t		grad_last;
+	int32_t		grad_root;		/* the tensor whose gradient's memory this
+								 * one's gradient takes over */
 	size_t		offset;			/* bytes into the arena */
+	size_t		again_offset;
+	size_t		value_offset;	/* of the life that the run is in */
 	size_t		grad_offset;
 	bool		grad_seen;		/* keep_all: a copy of the gradient is taken
 								 * before its maker's backward hides parts */
@@ -58,6 +69,11 @@ typedef struct EngOpClass
 	/* make kernels; set workspace, aux_size, keeps_*, flops */
 	bool		(*prepare) (EngPlan *plan, EngOp *op, EngStatus *status);
 	bool		(*forward) (EngPlan *plan, EngOp *op, EngStatus *status);
+	/*
+	 * forward once more, from the inputs and aux, without other effects; NULL
+	 * where that costs more than keeping the output
+	 */
+	bool		(*again) (EngPlan *plan, EngOp *op, EngStatus *status);
 	/* NULL: nothing flows back through it */
 	bool		(*backward) (EngPlan *plan, EngOp *op, EngStatus *status);
 	/* free op->state; may be NULL */
@@ -98,6 +114,10 @@ struct EngOp
 	bool		add_gradient[ENG_OP_INPUTS];	/* not its first writer */
 	uint32_t	keeps_inputs;	/* bit i: backward reads the value of input i */
 	bool		keeps_output;
+	uint32_t	in_place;		/* bit i: the gradient of input i may lie where
+								 * the output's does */
+	int32_t		again_before;	/* made again before the backward of this
+								 * operation, -1: never */
 	int32_t		folded;			/* operation folded into or with, -1: none */
 	EngKernel  *kernel;
 	void	   *state;
@@ -146,7 +166,11 @@ struct EngPlan
 	EngOp	   *ops;
 	int32_t		op_count;
 	int32_t		input;
+	int32_t    *again;			/* operations made again, in order of time */
+	int32_t		again_count;
 	size_t		activations;	/* bytes of arena that it needs */
+	size_t		live_peak;		/* most bytes alive at once: no arena is
+								 * smaller */
 	size_t		workspace;
 	uint8_t    *arena;			/* set before each run */
 	uint8_t    *scratch;
@@ -170,6 +194,10 @@ extern EngPlan *eng_plan_create(const EngModel *model, EngBackend *backend,
 								const EngPlanRequest *request,
 								EngStatus *status);
 extern void eng_plan_free(EngPlan *plan);
+
+/* lives.c, placement.c: steps of eng_plan_create */
+extern bool eng_plan_lives(EngPlan *plan, EngStatus *status);
+extern bool eng_plan_place(EngPlan *plan, EngStatus *status);
 
 /* ---- run ----------------------------------------------------------------- */
 

@@ -124,6 +124,8 @@ set_statistics(const EngNormArgs *a)
 	int64_t		p;
 	int32_t		c;
 
+	if (a->again)
+		return;
 	if (!a->batch || a->live == 0)
 	{
 		for (c = 0; c < a->channels; c++)

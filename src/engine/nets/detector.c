@@ -307,6 +307,8 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 			memory->optimizer += p->trained * sizeof(float);
 	memory->activations = detector->arena_size;
 	memory->workspace = detector->workspace_size;
+	if (detector->current != NULL)
+		memory->alive = detector->current->plan->live_peak;
 	for (i = 0; i < ENG_PLANS_KEPT; i++)
 	{
 		const EngPlan *plan = detector->plans[i].plan;
@@ -378,6 +380,7 @@ plan_row(const EngDetector *detector, const EngPlan *plan, const EngOp *op)
 		row.kernel = plan->backend->kernel_text(op->kernel);
 	else if (op->folded >= 0)
 		row.kernel = op->input_count > 1 ? "folded, sum" : "folded";
+	row.again = op->again_before >= 0;
 	row.flops_forward = op->flops_forward;
 	row.flops_backward = op->flops_backward;
 	row.seconds_forward = op->seconds_forward;

@@ -158,6 +158,8 @@ typedef struct EngMemory
 	size_t		gradients;
 	size_t		optimizer;
 	size_t		activations;	/* of the plans kept */
+	size_t		alive;			/* most of them in use at once, in the plan of
+								 * the last call */
 	size_t		workspace;
 	size_t		kernels;		/* packed weights and the like */
 } EngMemory;
@@ -181,6 +183,7 @@ typedef struct EngPlanRow
 	double		flops_forward;	/* multiply and add counted as two */
 	double		flops_backward;
 	size_t		bytes;			/* activations and gradients it writes */
+	bool		again;			/* made again in backward, not kept */
 	double		seconds_forward;	/* summed while profiling */
 	double		seconds_backward;
 } EngPlanRow;

@@ -54,6 +54,7 @@ norm_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	op->keeps_inputs = uses_batch(plan, op) ||
 		plan->parameters->list[op->norm.weight].trainable ? 1 : 0;
 	op->keeps_output = op->relu;
+	op->in_place = 3;
 	return true;
 }
 
@@ -110,6 +111,17 @@ norm_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 }
 
 static bool
+norm_again(EngPlan *plan, EngOp *op, EngStatus *status)
+{
+	EngNormArgs args = norm_args(plan, op);
+
+	(void) status;
+	args.again = true;
+	plan->backend->norm_forward(plan->backend, &args);
+	return true;
+}
+
+static bool
 norm_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	EngNormArgs args = norm_args(plan, op);
@@ -121,7 +133,9 @@ norm_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 		args.dx = eng_plan_gradient(plan, op->input[0]);
 		args.dx_add = op->add_gradient[0];
 	}
-	if (op->input_count > 1 && op->want_gradient[1])
+	/* where the sum's gradient takes over this memory, it is there already */
+	if (op->input_count > 1 && op->want_gradient[1] &&
+		eng_plan_gradient(plan, op->input[1]) != args.dy)
 	{
 		args.dadd = eng_plan_gradient(plan, op->input[1]);
 		args.dadd_add = op->add_gradient[1];
@@ -137,6 +151,7 @@ const EngOpClass eng_norm_class = {
 	.shape = norm_shape,
 	.prepare = norm_prepare,
 	.forward = norm_forward,
+	.again = norm_again,
 	.backward = norm_backward
 };
 

@@ -26,6 +26,8 @@ statistics(const EngNormArgs *a, int32_t c)
 	double		var = 0;
 	int64_t		r;
 
+	if (a->again)
+		return;
 	if (!a->batch)
 	{
 		a->mean[c] = a->running_mean[c];
