@@ -156,5 +156,7 @@ eng_backend_open_cpu(int threads, EngStatus *status)
 		free(backend);
 		return NULL;
 	}
+	if (!eng_dnnl_has_bf16())
+		backend->lacks_bf16 = "a processor with AVX512_BF16";
 	return backend;
 }

@@ -10,6 +10,13 @@
  * (strides, large maps), else oneDNN's own.  (oneDNN 2.6's backward kernels
  * for strided 1x1 convolutions read memory they never wrote when channels do
  * not fill a vector.)
+ *
+ * In bf16 oneDNN's own weight gradients are good; they come out in float.
+ * Strided 1x1 kernels work on every stride-th cell, gathered.  A gradient of
+ * float is rounded first.  Linear layers are inner products here.
+ *
+ * Weights change with every step of a training, so what they are packed into
+ * is part of the workspace; without a way back they are kept.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,39 +28,85 @@
 #define FLIP_CHANNELS	16		/* transposed at a time: a cache line */
 #define COLUMNS_MIN_MAP	2500	/* output cells of one image */
 
-static EngDnnlShape
-dnnl_shape(const EngConvShape *s, EngDnnlWhat what)
+static bool
+trains(const EngConvShape *s)
 {
+	return s->need_data || s->need_weight;
+}
+
+static int64_t
+input_count(const EngConvShape *s)
+{
+	return (int64_t) s->n * s->h * s->w * s->c;
+}
+
+static int64_t
+output_count(const EngConvShape *s)
+{
+	return (int64_t) s->n * s->oh * s->ow * s->oc;
+}
+
+/* Cells of the input that a strided 1x1 kernel reads. */
+static int64_t
+compact_count(const EngConvShape *s)
+{
+	return (int64_t) s->n * s->oh * s->ow * s->c;
+}
+
+/*
+ * What the primitives of a kernel are made for.
+ */
+static EngDnnlShape
+dnnl_shape(const EngKernel *kernel, EngDnnlWhat what)
+{
+	const EngConvShape *s = &kernel->shape;
 	EngDnnlShape shape = {
 		.what = what,
 		.n = s->n, .h = s->h, .w = s->w, .c = s->c,
 		.oh = s->oh, .ow = s->ow, .oc = s->oc,
-		.k = s->k, .stride = s->stride, .pad = s->pad
+		.k = s->k, .stride = s->stride, .pad = s->pad,
+		.linear = kernel->linear, .source_type = s->x_type,
+		.target_type = what == ENG_DNNL_FORWARD ? s->y_type : s->x_type,
+		.keep = what == ENG_DNNL_FORWARD && !trains(s)
 	};
 
+	if (kernel->linear)
+	{
+		shape.n = s->n * s->h * s->w;
+		shape.h = shape.w = shape.oh = shape.ow = 1;
+	}
+	if (kernel->compact && what == ENG_DNNL_WEIGHT)
+	{
+		shape.h = s->oh;
+		shape.w = s->ow;
+		shape.stride = 1;
+	}
 	return shape;
 }
 
 /*
- * dx as a convolution of dy.
+ * dx as a convolution of dy; that of the gathered cells if it is compact.
  */
 static EngDnnlShape
-flipped_shape(const EngConvShape *s)
+flipped_shape(const EngKernel *kernel)
 {
-	EngDnnlShape shape = {
-		.what = ENG_DNNL_FORWARD,
-		.n = s->n, .h = s->oh, .w = s->ow, .c = s->oc,
-		.oh = s->h, .ow = s->w, .oc = s->c,
-		.k = s->k, .stride = 1, .pad = s->k - 1 - s->pad, .sum = s->add_data
-	};
+	const EngConvShape *s = &kernel->shape;
+	EngDnnlShape shape = dnnl_shape(kernel, ENG_DNNL_DATA);
+	int32_t		c = shape.c;
+	int32_t		h = kernel->compact ? shape.oh : shape.h;
+	int32_t		w = kernel->compact ? shape.ow : shape.w;
 
+	shape.what = ENG_DNNL_FORWARD;
+	shape.h = shape.oh;
+	shape.w = shape.ow;
+	shape.c = shape.oc;
+	shape.oh = h;
+	shape.ow = w;
+	shape.oc = c;
+	shape.stride = 1;
+	shape.pad = s->k - 1 - s->pad;
+	shape.sum = s->add_data && !kernel->compact;
 	return shape;
-}
-
-static size_t
-input_bytes(const EngConvShape *s)
-{
-	return eng_align(sizeof(float) * s->n * s->h * s->w * s->c);
 }
 
 static size_t
@@ -62,11 +115,41 @@ weight_bytes(const EngConvShape *s)
 	return eng_align(sizeof(float) * s->oc * s->k * s->k * s->c);
 }
 
+static size_t
+input_bytes(const EngConvShape *s)
+{
+	return eng_align(eng_type_size(s->x_type) * input_count(s));
+}
+
+static size_t
+compact_bytes(const EngConvShape *s)
+{
+	return eng_align(eng_type_size(s->x_type) * compact_count(s));
+}
+
+/* Of the gradient rounded to the type that is multiplied. */
+static size_t
+rounded_bytes(const EngConvShape *s)
+{
+	return s->y_type == s->x_type ? 0 :
+		eng_align(eng_type_size(s->x_type) * output_count(s));
+}
+
 static void
 need(EngKernel *kernel, size_t size)
 {
 	if (size > kernel->workspace)
 		kernel->workspace = size;
+}
+
+/* The front of the workspace. */
+static void *
+take(void **workspace, size_t size)
+{
+	void	   *front = *workspace;
+
+	*workspace = (uint8_t *) front + size;
+	return front;
 }
 
 static void
@@ -81,7 +164,7 @@ conv_free(EngKernel *kernel)
 static bool
 plan_forward(EngKernel *kernel, EngStatus *status)
 {
-	EngDnnlShape shape = dnnl_shape(&kernel->shape, ENG_DNNL_FORWARD);
+	EngDnnlShape shape = dnnl_shape(kernel, ENG_DNNL_FORWARD);
 
 	shape.bias = kernel->shape.bias;
 	shape.relu = kernel->shape.relu;
@@ -98,22 +181,28 @@ plan_data(EngKernel *kernel, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
 	EngDnnlShape shape;
+	size_t		size = rounded_bytes(s);
 
-	kernel->flip = s->stride == 1;
 	kernel->scatter = s->k == 1 && s->stride > 1;
+	kernel->flip = s->stride == 1 || kernel->compact;
 	if (kernel->scatter)
+		size += compact_bytes(s);
+	if (kernel->scatter && !kernel->compact)
 	{
-		need(kernel, eng_align(sizeof(float) * s->n * s->oh * s->ow * s->c));
+		need(kernel, size);
 		return true;
 	}
-	shape = kernel->flip ? flipped_shape(s) :
-		dnnl_shape(s, ENG_DNNL_DATA);
+	shape = kernel->flip ? flipped_shape(kernel) :
+		dnnl_shape(kernel, ENG_DNNL_DATA);
 	kernel->data = eng_dnnl_conv_create(kernel->backend->state, &shape,
 										status);
 	if (kernel->data == NULL)
 		return false;
-	need(kernel, eng_dnnl_conv_scratch(kernel->data) +
-		 (kernel->flip ? weight_bytes(s) : input_bytes(s)));
+	if (kernel->flip)
+		size += weight_bytes(s);
+	else if (s->add_data)
+		size += input_bytes(s);
+	need(kernel, size + eng_dnnl_conv_scratch(kernel->data));
 	return true;
 }
 
@@ -121,10 +210,10 @@ static bool
 plan_weight(EngKernel *kernel, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
-	EngDnnlShape shape = dnnl_shape(s, ENG_DNNL_WEIGHT);
+	EngDnnlShape shape = dnnl_shape(kernel, ENG_DNNL_WEIGHT);
 
-	kernel->columns = s->stride > 1 ||
-		(s->k > 1 && (int64_t) s->oh * s->ow >= COLUMNS_MIN_MAP);
+	kernel->columns = s->x_type == ENG_F32 && (s->stride > 1 ||
+		(s->k > 1 && (int64_t) s->oh * s->ow >= COLUMNS_MIN_MAP));
 	if (kernel->columns)
 	{
 		need(kernel, eng_cpu_column_workspace(s, kernel->backend->threads));
@@ -134,7 +223,9 @@ plan_weight(EngKernel *kernel, EngStatus *status)
 										  status);
 	if (kernel->weight == NULL)
 		return false;
-	need(kernel, eng_dnnl_conv_scratch(kernel->weight));
+	need(kernel, rounded_bytes(s) +
+		 (kernel->compact ? compact_bytes(s) : 0) +
+		 eng_dnnl_conv_scratch(kernel->weight));
 	return true;
 }
 
@@ -143,8 +234,8 @@ conv_forward(EngKernel *kernel, void *y, const void *x, const float *weight,
 			 const float *bias, uint64_t version, void *workspace,
 			 EngStatus *status)
 {
-	if (kernel->forward_version != version &&
-		!eng_dnnl_conv_pack(kernel->forward, weight, status))
+	if ((trains(&kernel->shape) || kernel->forward_version != version) &&
+		!eng_dnnl_conv_pack(kernel->forward, weight, workspace, status))
 		return false;
 	kernel->forward_version = version;
 	return eng_dnnl_conv_run(kernel->forward, y, x, NULL, bias, workspace,
@@ -182,37 +273,103 @@ flip_weight(float *out, const float *weight, const EngConvShape *s)
 }
 
 /*
- * A strided 1x1 convolution back: each cell of dy to the cell it read.
+ * dx from the gradients of the cells that a strided 1x1 kernel read.
  */
-static bool
-scatter_data(const EngConvShape *s, float *dx, const float *dy,
-			 const float *weight, float *cells, EngStatus *status)
+static void
+scatter_cells(const EngConvShape *s, void *dx, const void *cells)
 {
-	EngGemm		gemm = {.m = (int64_t) s->n * s->oh * s->ow, .n = s->c,
-						.k = s->oc};
+	EngType		type = s->x_type;
+	int64_t		line = (int64_t) s->w * s->c;
 	int64_t		row;
 
-	if (!eng_gemm(&gemm, cells, dy, weight, status))
-		return false;
 #pragma omp parallel for schedule(static)
 	for (row = 0; row < (int64_t) s->n * s->h; row++)
 	{
-		float	   *out = dx + row * s->w * s->c;
 		int32_t		i = (int32_t) (row % s->h);
-		const float *in = cells +
-			(row / s->h * s->oh + i / s->stride) * s->ow * s->c;
+		int64_t		from = (row / s->h * s->oh + i / s->stride) * s->ow;
+		void	   *out = eng_at(dx, type, row * line);
 		int32_t		j;
-		int32_t		c;
 
 		if (!s->add_data)
-			memset(out, 0, sizeof(float) * s->w * s->c);
+			memset(out, 0, eng_type_size(type) * line);
 		if (i % s->stride != 0 || i / s->stride >= s->oh)
 			continue;
 		for (j = 0; j < s->ow; j++)
-			for (c = 0; c < s->c; c++)
-				out[(int64_t) j * s->stride * s->c + c] +=
-					in[(int64_t) j * s->c + c];
+			eng_cpu_add_cell(eng_at(out, type, (int64_t) j * s->stride * s->c),
+							 eng_at(cells, type, (from + j) * s->c), type,
+							 s->c);
 	}
+}
+
+/*
+ * The cells that a strided 1x1 kernel reads.
+ */
+static void
+gather_cells(const EngConvShape *s, void *cells, const void *x)
+{
+	EngType		type = s->x_type;
+	int64_t		row;
+
+#pragma omp parallel for schedule(static)
+	for (row = 0; row < (int64_t) s->n * s->oh; row++)
+	{
+		int64_t		from = (row / s->oh * s->h + row % s->oh * s->stride) *
+			s->w;
+		int32_t		j;
+
+		for (j = 0; j < s->ow; j++)
+			memcpy(eng_at(cells, type, (row * s->ow + j) * s->c),
+				   eng_at(x, type, (from + (int64_t) j * s->stride) * s->c),
+				   eng_type_size(type) * s->c);
+	}
+}
+
+/*
+ * dy in the type that is multiplied.
+ */
+static const void *
+rounded_gradient(const EngConvShape *s, const void *dy, void **workspace)
+{
+	void	   *rounded;
+
+	if (s->y_type == s->x_type)
+		return dy;
+	rounded = take(workspace, rounded_bytes(s));
+	eng_cpu_round(rounded, dy, output_count(s));
+	return rounded;
+}
+
+/*
+ * dx, or the gradients of the gathered cells, on turned weights.
+ */
+static bool
+flipped_data(EngKernel *kernel, void *dx, const void *dy,
+			 const float *weight, void *workspace, EngStatus *status)
+{
+	float	   *turned = take(&workspace, weight_bytes(&kernel->shape));
+
+	flip_weight(turned, weight, &kernel->shape);
+	return eng_dnnl_conv_pack(kernel->data, turned, workspace, status) &&
+		eng_dnnl_conv_run(kernel->data, dx, dy, NULL, NULL, workspace,
+						  status);
+}
+
+/*
+ * dx by oneDNN's own kernel, which cannot add.
+ */
+static bool
+native_data(EngKernel *kernel, void *dx, const void *dy, const float *weight,
+			void *workspace, EngStatus *status)
+{
+	const EngConvShape *s = &kernel->shape;
+	void	   *out = s->add_data ? take(&workspace, input_bytes(s)) : dx;
+
+	if (!eng_dnnl_conv_pack(kernel->data, weight, workspace, status) ||
+		!eng_dnnl_conv_run(kernel->data, out, dy, NULL, NULL, workspace,
+						   status))
+		return false;
+	if (s->add_data)
+		eng_cpu_add(dx, out, s->x_type, input_count(s));
 	return true;
 }
 
@@ -222,28 +379,22 @@ conv_backward_data(EngKernel *kernel, void *dx, const void *dy,
 				   EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
-	float	   *front = workspace;
-	uint8_t    *scratch = (uint8_t *) workspace +
-		(kernel->flip ? weight_bytes(s) : input_bytes(s));
+	EngGemm		gemm = {.m = (int64_t) s->n * s->oh * s->ow, .n = s->c,
+						.k = s->oc};
+	void	   *cells;
 
-	if (kernel->scatter)
-		return scatter_data(s, dx, dy, weight, workspace, status);
-	if (kernel->data_version != version)
-	{
-		if (kernel->flip)
-			flip_weight(front, weight, s);
-		if (!eng_dnnl_conv_pack(kernel->data, kernel->flip ? front : weight,
-								status))
-			return false;
-		kernel->data_version = version;
-	}
-	if (kernel->flip || !s->add_data)
-		return eng_dnnl_conv_run(kernel->data, dx, dy, NULL, NULL, scratch,
-								 status);
-	if (!eng_dnnl_conv_run(kernel->data, front, dy, NULL, NULL, scratch,
-						   status))
+	(void) version;
+	dy = rounded_gradient(s, dy, &workspace);
+	if (!kernel->scatter)
+		return kernel->flip ?
+			flipped_data(kernel, dx, dy, weight, workspace, status) :
+			native_data(kernel, dx, dy, weight, workspace, status);
+	cells = take(&workspace, compact_bytes(s));
+	if (kernel->compact ?
+		!flipped_data(kernel, cells, dy, weight, workspace, status) :
+		!eng_gemm(&gemm, cells, dy, weight, status))
 		return false;
-	eng_cpu_add(dx, front, s->x_type, (int64_t) s->n * s->h * s->w * s->c);
+	scatter_cells(s, dx, cells);
 	return true;
 }
 
@@ -260,6 +411,14 @@ conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 	if (kernel->columns)
 		return eng_cpu_column_weight(s, kernel->backend->threads, dweight, x,
 									 dy, workspace, status);
+	dy = rounded_gradient(s, dy, &workspace);
+	if (kernel->compact)
+	{
+		void	   *cells = take(&workspace, compact_bytes(s));
+
+		gather_cells(s, cells, x);
+		x = cells;
+	}
 	return eng_dnnl_conv_run(kernel->weight, dweight, x, dy, NULL, workspace,
 							 status);
 }
@@ -269,15 +428,11 @@ static const EngKernelClass conv_class = {
 };
 
 EngKernel *
-eng_cpu_conv_plan(EngBackend *backend, const EngConvShape *shape,
-				  EngStatus *status)
+eng_cpu_primitive_plan(EngBackend *backend, const EngConvShape *shape,
+					   bool linear, EngStatus *status)
 {
-	EngKernel  *kernel;
+	EngKernel  *kernel = calloc(1, sizeof(EngKernel));
 
-	/* few output channels waste the vector lanes of the convolutions */
-	if (shape->k == 1 && shape->stride == 1 && shape->oc < 16)
-		return eng_cpu_linear_plan(backend, shape, status);
-	kernel = calloc(1, sizeof(EngKernel));
 	if (kernel == NULL)
 	{
 		eng_fail(status, ENG_NO_MEMORY, "out of memory");
@@ -286,6 +441,9 @@ eng_cpu_conv_plan(EngBackend *backend, const EngConvShape *shape,
 	kernel->class = &conv_class;
 	kernel->backend = backend;
 	kernel->shape = *shape;
+	kernel->linear = linear;
+	kernel->compact = shape->x_type == ENG_BF16 && shape->k == 1 &&
+		shape->stride > 1;
 	if (!plan_forward(kernel, status) ||
 		(shape->need_data && !plan_data(kernel, status)) ||
 		(shape->need_weight && !plan_weight(kernel, status)))
@@ -293,12 +451,23 @@ eng_cpu_conv_plan(EngBackend *backend, const EngConvShape *shape,
 		conv_free(kernel);
 		return NULL;
 	}
-	snprintf(kernel->text, sizeof(kernel->text), "%s%s%s%s%s",
+	snprintf(kernel->text, sizeof(kernel->text), "%s%s%s%s%s%s",
 			 eng_dnnl_conv_text(kernel->forward),
 			 shape->need_data ? (kernel->flip ? " flip:" : " ") : "",
 			 kernel->data != NULL ? eng_dnnl_conv_text(kernel->data) :
 			 kernel->scatter ? "scatter" : "",
+			 kernel->compact ? " gathered" : "",
 			 shape->need_weight ? (kernel->columns ? " columns" : " ") : "",
 			 kernel->weight != NULL ? eng_dnnl_conv_text(kernel->weight) : "");
 	return kernel;
+}
+
+EngKernel *
+eng_cpu_conv_plan(EngBackend *backend, const EngConvShape *shape,
+				  EngStatus *status)
+{
+	/* few output channels waste the vector lanes of the convolutions */
+	if (shape->k == 1 && shape->stride == 1 && shape->oc < 16)
+		return eng_cpu_linear_plan(backend, shape, status);
+	return eng_cpu_primitive_plan(backend, shape, false, status);
 }

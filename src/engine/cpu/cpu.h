@@ -34,13 +34,14 @@ struct EngKernel
 	EngDnnlConv *data;
 	EngDnnlConv *weight;
 	uint64_t	forward_version;	/* of the packed weights */
-	uint64_t	data_version;
+	bool		linear;			/* inner products */
 	bool		flip;			/* backward data as a forward convolution */
 	bool		scatter;		/* backward data of a strided 1x1 kernel */
+	bool		compact;		/* strided 1x1: both ways back on the cells that
+								 * it reads */
 	bool		columns;		/* backward weight by unrolled columns */
-	int64_t		column_rows;	/* rows unrolled at a time */
 	size_t		workspace;
-	char		text[80];
+	char		text[120];
 };
 
 extern EngKernel *eng_cpu_conv_plan(EngBackend *backend,
@@ -49,6 +50,10 @@ extern EngKernel *eng_cpu_conv_plan(EngBackend *backend,
 extern EngKernel *eng_cpu_linear_plan(EngBackend *backend,
 									  const EngConvShape *shape,
 									  EngStatus *status);
+/* conv.c: by primitives of oneDNN; linear: a 1x1 shape of stride 1 */
+extern EngKernel *eng_cpu_primitive_plan(EngBackend *backend,
+										 const EngConvShape *shape,
+										 bool linear, EngStatus *status);
 
 /* columns.c: weight gradient by unrolling the input into columns */
 /* columns (rows, k * k * c): the windows of rows output cells */
@@ -83,6 +88,9 @@ extern void eng_cpu_bias_relu(float *y, const float *bias, int64_t rows,
 extern void eng_cpu_column_sums(float *sum, const void *x, EngType type,
 								int64_t rows, int32_t channels);
 extern void eng_cpu_add(void *y, const void *x, EngType type, int64_t count);
+/* by one thread */
+extern void eng_cpu_add_cell(void *y, const void *x, EngType type,
+							 int64_t count);
 extern void eng_cpu_round(uint16_t *y, const float *x, int64_t count);
 /* by one thread */
 extern void eng_cpu_widen(float *y, const void *x, EngType type,

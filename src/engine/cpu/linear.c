@@ -1,6 +1,6 @@
 /*
  * engine/cpu/linear.c
- *		Linear layers, and 1x1 convolutions that are no more, by sgemm.
+ *		Linear layers, and 1x1 convolutions that are no more: sgemm in float.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,8 +67,11 @@ EngKernel *
 eng_cpu_linear_plan(EngBackend *backend, const EngConvShape *shape,
 					EngStatus *status)
 {
-	EngKernel  *kernel = calloc(1, sizeof(EngKernel));
+	EngKernel  *kernel;
 
+	if (shape->x_type == ENG_BF16)
+		return eng_cpu_primitive_plan(backend, shape, true, status);
+	kernel = calloc(1, sizeof(EngKernel));
 	if (kernel == NULL)
 	{
 		eng_fail(status, ENG_NO_MEMORY, "out of memory");

@@ -33,7 +33,7 @@ struct EngDnnlConv
 	dnnl_memory_t plain;		/* weights (oc, k, k, c) */
 	dnnl_memory_t bias;
 	dnnl_memory_t scratchpad;
-	float	   *packed;
+	void	   *packed;			/* NULL: not kept */
 	size_t		packed_size;
 	size_t		scratch_size;	/* of the primitive alone */
 	char		text[40];
@@ -109,9 +109,20 @@ eng_dnnl_isa(void)
 			return "avx512_vnni";
 		case dnnl_cpu_isa_avx512_core_bf16:
 			return "avx512_bf16";
+		case dnnl_cpu_isa_avx512_core_amx:
+			return "amx";
 		default:
 			return "other";
 	}
+}
+
+bool
+eng_dnnl_has_bf16(void)
+{
+	dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+
+	return isa == dnnl_cpu_isa_avx512_core_bf16 ||
+		isa == dnnl_cpu_isa_avx512_core_amx;
 }
 
 typedef struct Descriptors
@@ -125,6 +136,23 @@ typedef struct Descriptors
 	dnnl_dims_t before;
 	dnnl_dims_t behind;
 } Descriptors;
+
+static dnnl_data_type_t
+data_type(EngType type)
+{
+	return type == ENG_BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
+/* Maps are NHWC; those of an inner product are matrices. */
+static bool
+describe_map(dnnl_memory_desc_t *md, const dnnl_dims_t dims, bool linear,
+			 EngType type, EngStatus *status)
+{
+	return check(dnnl_memory_desc_init_by_tag(md, linear ? 2 : 4, dims,
+											  data_type(type),
+											  linear ? dnnl_nc : dnnl_nhwc),
+				 "describe a tensor", status);
+}
 
 static bool
 describe(Descriptors *d, const EngDnnlShape *s, EngStatus *status)
@@ -142,18 +170,21 @@ describe(Descriptors *d, const EngDnnlShape *s, EngStatus *status)
 	d->before[0] = d->before[1] = s->pad;
 	d->behind[0] = down;
 	d->behind[1] = right;
-	return check(dnnl_memory_desc_init_by_tag(&d->source, 4, source, dnnl_f32,
-											  dnnl_nhwc),
-				 "describe a tensor", status) &&
-		check(dnnl_memory_desc_init_by_tag(&d->weight, 4, weight, dnnl_f32,
+	return describe_map(&d->source, source, s->linear, s->source_type,
+						status) &&
+		describe_map(&d->target, target, s->linear, s->target_type,
+					 status) &&
+		check(dnnl_memory_desc_init_by_tag(&d->weight, s->linear ? 2 : 4,
+										   weight,
+										   s->what == ENG_DNNL_WEIGHT ?
+										   dnnl_f32 :
+										   data_type(s->source_type),
 										   dnnl_format_tag_any),
 			  "describe weights", status) &&
-		check(dnnl_memory_desc_init_by_tag(&d->plain, 4, weight, dnnl_f32,
-										   dnnl_ohwi),
+		check(dnnl_memory_desc_init_by_tag(&d->plain, s->linear ? 2 : 4,
+										   weight, dnnl_f32,
+										   s->linear ? dnnl_oi : dnnl_ohwi),
 			  "describe weights", status) &&
-		check(dnnl_memory_desc_init_by_tag(&d->target, 4, target, dnnl_f32,
-										   dnnl_nhwc),
-			  "describe a tensor", status) &&
 		check(dnnl_memory_desc_init_by_tag(&d->bias, 1, bias, dnnl_f32,
 										   dnnl_x),
 			  "describe a bias", status);
@@ -191,45 +222,84 @@ create_attributes(dnnl_primitive_attr_t *attr, const EngDnnlShape *s,
 	return ok;
 }
 
+/* What oneDNN describes an operation by. */
+typedef union Operation
+{
+	dnnl_convolution_desc_t conv;
+	dnnl_inner_product_desc_t product;
+} Operation;
+
+static dnnl_status_t
+describe_operation(Operation *op, EngDnnlWhat what, dnnl_prop_kind_t kind,
+				   const EngDnnlShape *s, const Descriptors *d)
+{
+	const dnnl_memory_desc_t *bias = s->bias ? &d->bias : NULL;
+
+	switch (what)
+	{
+		case ENG_DNNL_FORWARD:
+			return s->linear ?
+				dnnl_inner_product_forward_desc_init(
+					&op->product, kind, &d->source, &d->weight, bias,
+					&d->target) :
+				dnnl_convolution_forward_desc_init(
+					&op->conv, kind, dnnl_convolution_direct, &d->source,
+					&d->weight, bias, &d->target, d->stride, d->before,
+					d->behind);
+		case ENG_DNNL_DATA:
+			return s->linear ?
+				dnnl_inner_product_backward_data_desc_init(
+					&op->product, &d->source, &d->weight, &d->target) :
+				dnnl_convolution_backward_data_desc_init(
+					&op->conv, dnnl_convolution_direct, &d->source,
+					&d->weight, &d->target, d->stride, d->before, d->behind);
+		default:
+			return s->linear ?
+				dnnl_inner_product_backward_weights_desc_init(
+					&op->product, &d->source, &d->weight, NULL, &d->target) :
+				dnnl_convolution_backward_weights_desc_init(
+					&op->conv, dnnl_convolution_direct, &d->source,
+					&d->weight, NULL, &d->target, d->stride, d->before,
+					d->behind);
+	}
+}
+
 /*
- * The forward description is also the hint for the other two.
+ * The other two need the forward one as a hint.  Its weights are of the type
+ * of the source, whatever their gradients are.
  */
+static bool
+create_hint(dnnl_primitive_desc_t *hint, EngDnnl *dnnl, const EngDnnlShape *s,
+			const Descriptors *d, EngStatus *status)
+{
+	Descriptors forward = *d;
+	Operation	op;
+
+	forward.weight.data_type = data_type(s->source_type);
+	return check(describe_operation(&op, ENG_DNNL_FORWARD,
+									dnnl_forward_training, s, &forward),
+				 "describe an operation", status) &&
+		check(dnnl_primitive_desc_create(hint, &op, NULL, dnnl->engine, NULL),
+			  "choose an operation", status);
+}
+
 static bool
 create_descriptor(dnnl_primitive_desc_t *pd, EngDnnl *dnnl,
 				  const EngDnnlShape *s, const Descriptors *d,
 				  EngStatus *status)
 {
-	dnnl_convolution_desc_t desc;
+	Operation	op;
 	dnnl_primitive_attr_t attr = NULL;
 	dnnl_primitive_desc_t hint = NULL;
 	bool		ok;
 
 	ok = create_attributes(&attr, s, status) &&
-		check(dnnl_convolution_forward_desc_init(
-			&desc, s->what == ENG_DNNL_FORWARD ? dnnl_forward_inference :
-			dnnl_forward_training, dnnl_convolution_direct, &d->source,
-			&d->weight, s->bias ? &d->bias : NULL, &d->target, d->stride,
-			d->before, d->behind), "describe a convolution", status) &&
-		check(dnnl_primitive_desc_create(
-			s->what == ENG_DNNL_FORWARD ? pd : &hint, &desc,
-			s->what == ENG_DNNL_FORWARD ? attr : NULL, dnnl->engine, NULL),
-			"choose a convolution", status);
-	if (ok && s->what == ENG_DNNL_DATA)
-		ok = check(dnnl_convolution_backward_data_desc_init(
-			&desc, dnnl_convolution_direct, &d->source, &d->weight,
-			&d->target, d->stride, d->before, d->behind),
-			"describe a convolution", status) &&
-			check(dnnl_primitive_desc_create(pd, &desc, attr, dnnl->engine,
-											 hint),
-				  "choose a convolution", status);
-	if (ok && s->what == ENG_DNNL_WEIGHT)
-		ok = check(dnnl_convolution_backward_weights_desc_init(
-			&desc, dnnl_convolution_direct, &d->source, &d->weight, NULL,
-			&d->target, d->stride, d->before, d->behind),
-			"describe a convolution", status) &&
-			check(dnnl_primitive_desc_create(pd, &desc, attr, dnnl->engine,
-											 hint),
-				  "choose a convolution", status);
+		(s->what == ENG_DNNL_FORWARD ||
+		 create_hint(&hint, dnnl, s, d, status)) &&
+		check(describe_operation(&op, s->what, dnnl_forward_inference, s, d),
+			  "describe an operation", status) &&
+		check(dnnl_primitive_desc_create(pd, &op, attr, dnnl->engine, hint),
+			  "choose an operation", status);
 	if (hint != NULL)
 		dnnl_primitive_desc_destroy(hint);
 	if (attr != NULL)
@@ -295,8 +365,8 @@ create_memories(EngDnnlConv *conv, const Descriptors *d,
 	scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
 	conv->packed_size = dnnl_memory_desc_get_size(packed);
 	conv->scratch_size = eng_align(dnnl_memory_desc_get_size(scratch));
-	/* gradients are unpacked at once: their place is in the workspace */
-	if (conv->shape.what != ENG_DNNL_WEIGHT)
+	/* what is not kept has its place in the workspace, behind the scratch */
+	if (conv->shape.keep)
 	{
 		conv->packed = eng_arena_alloc(conv->packed_size);
 		if (conv->packed == NULL)
@@ -338,7 +408,7 @@ eng_dnnl_conv_create(EngDnnl *dnnl, const EngDnnlShape *shape,
 	ok = describe(&d, shape, status) &&
 		create_descriptor(&pd, dnnl, shape, &d, status) &&
 		check(dnnl_primitive_create(&conv->primitive, pd),
-			  "make a convolution", status) &&
+			  "make an operation", status) &&
 		create_memories(conv, &d, pd, status);
 	if (ok)
 		(void) dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0,
@@ -383,7 +453,7 @@ size_t
 eng_dnnl_conv_scratch(const EngDnnlConv *conv)
 {
 	return conv->scratch_size +
-		(conv->shape.what == ENG_DNNL_WEIGHT ? conv->packed_size : 0);
+		(conv->shape.keep ? 0 : eng_align(conv->packed_size));
 }
 
 size_t
@@ -414,19 +484,29 @@ execute(EngDnnlConv *conv, dnnl_primitive_t primitive, int count,
 		check(dnnl_stream_wait(conv->dnnl->stream), "finish", status);
 }
 
+/* Where packed weights, or their gradients, are. */
+static bool
+point_packed(EngDnnlConv *conv, void *scratch, EngStatus *status)
+{
+	return point(conv->weight, conv->shape.keep ? (uint8_t *) conv->packed :
+				 (uint8_t *) scratch + conv->scratch_size, status);
+}
+
 bool
-eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight, EngStatus *status)
+eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight, void *scratch,
+				   EngStatus *status)
 {
 	dnnl_exec_arg_t args[2] = {
 		{DNNL_ARG_FROM, conv->plain}, {DNNL_ARG_TO, conv->weight}
 	};
 
 	return point(conv->plain, weight, status) &&
+		point_packed(conv, scratch, status) &&
 		execute(conv, conv->reorder, 2, args, status);
 }
 
 static bool
-run_weight(EngDnnlConv *conv, float *out, const float *a, const float *b,
+run_weight(EngDnnlConv *conv, float *out, const void *a, const void *b,
 		   void *scratch, EngStatus *status)
 {
 	dnnl_exec_arg_t run[4] = {
@@ -441,17 +521,15 @@ run_weight(EngDnnlConv *conv, float *out, const float *a, const float *b,
 	return point(conv->source, a, status) &&
 		point(conv->target, b, status) &&
 		point(conv->scratchpad, scratch, status) &&
-		point(conv->weight, (uint8_t *) scratch + conv->scratch_size,
-			  status) &&
+		point_packed(conv, scratch, status) &&
 		point(conv->plain, out, status) &&
 		execute(conv, conv->primitive, 4, run, status) &&
 		execute(conv, conv->reorder, 2, unpack, status);
 }
 
 bool
-eng_dnnl_conv_run(EngDnnlConv *conv, float *out, const float *a,
-				  const float *b, const float *bias, void *scratch,
-				  EngStatus *status)
+eng_dnnl_conv_run(EngDnnlConv *conv, void *out, const void *a, const void *b,
+				  const float *bias, void *scratch, EngStatus *status)
 {
 	bool		forward = conv->shape.what == ENG_DNNL_FORWARD;
 	dnnl_exec_arg_t args[5] = {
@@ -467,6 +545,7 @@ eng_dnnl_conv_run(EngDnnlConv *conv, float *out, const float *a,
 	return point(conv->source, forward ? a : out, status) &&
 		point(conv->target, forward ? out : a, status) &&
 		point(conv->scratchpad, scratch, status) &&
+		point_packed(conv, scratch, status) &&
 		(!conv->shape.bias || point(conv->bias, bias, status)) &&
 		execute(conv, conv->primitive, conv->shape.bias ? 5 : 4, args, status);
 }

@@ -13,10 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/core/element.h"
 #include "engine/status.h"
 
 typedef struct EngDnnl EngDnnl; /* engine and stream */
-typedef struct EngDnnlConv EngDnnlConv; /* a primitive with its memories */
+/* A convolution or inner product with its memories. */
+typedef struct EngDnnlConv EngDnnlConv;
 
 typedef enum EngDnnlWhat
 {
@@ -41,6 +43,10 @@ typedef struct EngDnnlShape
 	bool		bias;			/* forward only */
 	bool		relu;
 	bool		sum;			/* add to the result instead of storing */
+	bool		linear;			/* an inner product: h = w = k = 1 */
+	bool		keep;			/* packed weights stay from run to run */
+	EngType		source_type;	/* of x or dx, and of packed weights */
+	EngType		target_type;	/* of y or dy */
 } EngDnnlShape;
 
 extern EngDnnl *eng_dnnl_open(EngStatus *status);
@@ -48,6 +54,8 @@ extern void eng_dnnl_close(EngDnnl *dnnl);
 /* "2.6.3", and the instruction set in use. */
 extern void eng_dnnl_version(char *out, size_t size);
 extern const char *eng_dnnl_isa(void);
+/* Whether the processor multiplies bf16. */
+extern bool eng_dnnl_has_bf16(void);
 
 extern EngDnnlConv *eng_dnnl_conv_create(EngDnnl *dnnl,
 										 const EngDnnlShape *shape,
@@ -57,16 +65,19 @@ extern size_t eng_dnnl_conv_scratch(const EngDnnlConv *conv);
 extern size_t eng_dnnl_conv_packed(const EngDnnlConv *conv);
 extern const char *eng_dnnl_conv_text(const EngDnnlConv *conv);
 
-/* Pack weights (oc, k, k, c) for FORWARD and DATA. */
+/*
+ * Pack weights (oc, k, k, c) for FORWARD and DATA; unless they are kept, into
+ * scratch, for the next run with it.
+ */
 extern bool eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight,
-							   EngStatus *status);
+							   void *scratch, EngStatus *status);
 
 /*
  * FORWARD: out = y, a = x, bias; DATA: out = dx, a = dy;
- * WEIGHT: out = dweight (oc, k, k, c), added to; a = x, b = dy.
+ * WEIGHT: out = dweight (oc, k, k, c) in float, added to; a = x, b = dy.
  */
-extern bool eng_dnnl_conv_run(EngDnnlConv *conv, float *out, const float *a,
-							  const float *b, const float *bias,
+extern bool eng_dnnl_conv_run(EngDnnlConv *conv, void *out, const void *a,
+							  const void *b, const float *bias,
 							  void *scratch, EngStatus *status);
 
 typedef struct EngGemm

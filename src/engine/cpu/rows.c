@@ -109,8 +109,8 @@ add_typed(void *y, const void *x, int64_t count, EngType type)
 		eng_store(y, type, i, eng_load(y, type, i) + eng_load(x, type, i));
 }
 
-ENG_CLONES static void
-add_flat(void *y, const void *x, int64_t count, EngType type)
+ENG_CLONES void
+eng_cpu_add_cell(void *y, const void *x, EngType type, int64_t count)
 {
 	if (type == ENG_BF16)
 		add_typed(y, x, count, ENG_BF16);
@@ -125,9 +125,9 @@ eng_cpu_add(void *y, const void *x, EngType type, int64_t count)
 
 #pragma omp parallel for schedule(static)
 	for (first = 0; first < count; first += PIECE_COUNT)
-		add_flat(eng_at(y, type, first), eng_at(x, type, first),
-				 count - first < PIECE_COUNT ? count - first : PIECE_COUNT,
-				 type);
+		eng_cpu_add_cell(eng_at(y, type, first), eng_at(x, type, first),
+						 type, count - first < PIECE_COUNT ? count - first :
+						 PIECE_COUNT);
 }
 
 ENG_CLONES void
