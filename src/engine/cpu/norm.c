@@ -3,8 +3,8 @@
  *		Batch norm with the sum and the ReLU behind it, in two passes each way.
  *
  * Rows are cut into pieces of fixed size.  A piece's sums are in float and
- * relative to the first row, the total is in double and in order: results do
- * not depend on the number of threads, and large means cost no digits.
+ * relative to the mean of some rows, the total is in double and in order:
+ * results do not depend on the number of threads, and means cost no digits.
  *
  * Each loop is written once, for elements of `type`, and compiled for both
  * types: in the function that its ..._typed one is inlined into.
@@ -18,6 +18,7 @@
 
 #define PIECE_ROWS	256
 #define BLOCK		64			/* channels worked on at a time */
+#define SAMPLE_ROWS	256			/* rows whose mean is about that of all */
 
 static int64_t
 piece_count(int64_t rows)
@@ -25,19 +26,53 @@ piece_count(int64_t rows)
 	return (rows + PIECE_ROWS - 1) / PIECE_ROWS;
 }
 
-/* Two sums a channel and piece, then three coefficients a channel. */
+/* Two sums a channel and piece, then four numbers a channel. */
 size_t
 eng_cpu_norm_workspace(const EngBackend *backend, int64_t rows,
 					   int32_t channels)
 {
 	(void) backend;
 	return eng_align(sizeof(float) * channels *
-					 (2 * piece_count(rows) + 3));
+					 (2 * piece_count(rows) + 4));
 }
 
 ENG_INLINE void
-forward_sums_typed(float *sums, const EngNormArgs *a, int64_t first_row,
-				   int64_t rows, EngType type)
+sample_mean_typed(float *origin, const EngNormArgs *a, EngType type)
+{
+	int64_t		step = (a->live + SAMPLE_ROWS - 1) / SAMPLE_ROWS;
+	float		factor = 1.0f / (float) ((a->live + step - 1) / step);
+	int64_t		r;
+	int32_t		c;
+
+	memset(origin, 0, sizeof(float) * a->channels);
+	for (r = 0; r < a->live; r += step)
+	{
+		const void *x = eng_at(a->x, type, r * a->channels);
+
+#pragma omp simd
+		for (c = 0; c < a->channels; c++)
+			origin[c] += eng_load(x, type, c);
+	}
+	for (c = 0; c < a->channels; c++)
+		origin[c] *= factor;
+}
+
+/*
+ * Something near the mean of each channel: sums relative to it are as exact
+ * as the variance allows.  One row would not do, it may lie far outside.
+ */
+ENG_CLONES static void
+sample_mean(float *origin, const EngNormArgs *a)
+{
+	if (a->type == ENG_BF16)
+		sample_mean_typed(origin, a, ENG_BF16);
+	else
+		sample_mean_typed(origin, a, ENG_F32);
+}
+
+ENG_INLINE void
+forward_sums_typed(float *sums, const EngNormArgs *a, const float *origin,
+				   const int64_t rows[2], EngType type)
 {
 	int32_t		channels = a->channels;
 	int32_t		first;
@@ -47,20 +82,19 @@ forward_sums_typed(float *sums, const EngNormArgs *a, int64_t first_row,
 		int32_t		count = channels - first < BLOCK ? channels - first : BLOCK;
 		float		sum[BLOCK] = {0};
 		float		square[BLOCK] = {0};
-		float		origin[BLOCK];
+		float		centre[BLOCK];
 		int64_t		r;
 		int32_t		c;
 
-		for (c = 0; c < count; c++)
-			origin[c] = eng_load(a->x, type, first + c);
-		for (r = first_row; r < first_row + rows; r++)
+		memcpy(centre, origin + first, sizeof(float) * count);
+		for (r = rows[0]; r < rows[1]; r++)
 		{
 			const void *x = eng_at(a->x, type, r * channels + first);
 
 #pragma omp simd
 			for (c = 0; c < count; c++)
 			{
-				float		d = eng_load(x, type, c) - origin[c];
+				float		d = eng_load(x, type, c) - centre[c];
 
 				sum[c] += d;
 				square[c] += d * d;
@@ -72,22 +106,25 @@ forward_sums_typed(float *sums, const EngNormArgs *a, int64_t first_row,
 }
 
 /*
- * sums[0, c] = sum of x - x[0], sums[1, c] = sum of its square.
+ * sums[0, c] = sum of x - origin, sums[1, c] = sum of its square, over rows
+ * from rows[0] to before rows[1].
  */
 ENG_CLONES static void
-forward_sums(float *sums, const EngNormArgs *a, int64_t first, int64_t rows)
+forward_sums(float *sums, const EngNormArgs *a, const float *origin,
+			 const int64_t rows[2])
 {
 	if (a->type == ENG_BF16)
-		forward_sums_typed(sums, a, first, rows, ENG_BF16);
+		forward_sums_typed(sums, a, origin, rows, ENG_BF16);
 	else
-		forward_sums_typed(sums, a, first, rows, ENG_F32);
+		forward_sums_typed(sums, a, origin, rows, ENG_F32);
 }
 
 /*
  * Mean and variance of channel c from the pieces' sums.
  */
 static void
-finish_statistics(const EngNormArgs *a, const float *sums, int32_t c)
+finish_statistics(const EngNormArgs *a, const float *sums, float origin,
+				  int32_t c)
 {
 	int64_t		pieces = piece_count(a->live);
 	double		sum = 0;
@@ -102,7 +139,7 @@ finish_statistics(const EngNormArgs *a, const float *sums, int32_t c)
 		square += sums[(2 * p + 1) * a->channels + c];
 	}
 	sum /= a->live;
-	mean = eng_load(a->x, a->type, c) + sum;
+	mean = origin + sum;
 	var = square / a->live - sum * sum;
 	if (var < 0)
 		var = 0;
@@ -121,6 +158,7 @@ set_statistics(const EngNormArgs *a)
 {
 	float	   *sums = a->workspace;
 	int64_t		pieces = piece_count(a->live);
+	float	   *origin = sums + 2 * pieces * a->channels;
 	int64_t		p;
 	int32_t		c;
 
@@ -136,13 +174,18 @@ set_statistics(const EngNormArgs *a)
 		}
 		return;
 	}
+	sample_mean(origin, a);
 #pragma omp parallel for schedule(static)
 	for (p = 0; p < pieces; p++)
-		forward_sums(sums + 2 * p * a->channels, a, p * PIECE_ROWS,
-					 a->live - p * PIECE_ROWS < PIECE_ROWS ?
-					 a->live - p * PIECE_ROWS : PIECE_ROWS);
+	{
+		int64_t		rows[2] = {p * PIECE_ROWS, (p + 1) * PIECE_ROWS};
+
+		if (rows[1] > a->live)
+			rows[1] = a->live;
+		forward_sums(sums + 2 * p * a->channels, a, origin, rows);
+	}
 	for (c = 0; c < a->channels; c++)
-		finish_statistics(a, sums, c);
+		finish_statistics(a, sums, origin[c], c);
 }
 
 ENG_INLINE void
