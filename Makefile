@@ -17,7 +17,8 @@ SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
                        src/engine/io/safetensors.c \
                        src/engine/io/safetensors_write.c \
                        src/engine/io/json_scan.c \
-                       src/engine/nets/detector_config.c)
+                       src/engine/nets/detector_config.c \
+                       src/engine/nets/detector_options.c)
 SERVER_SRCS = $(wildcard src/*.c $(SUBJECTS:%=src/%/*.c) src/image/*.c) \
               $(SHARED_ENGINE_SRCS)
 ENGINE_SRCS = $(shell find src/engine src/image -name '*.c' 2>/dev/null | sort)

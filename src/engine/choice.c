@@ -146,11 +146,7 @@ eng_choice_frame_size(const EngDetectorConfig *config)
 EngSize
 eng_choice_padded(const EngDetectorConfig *config, EngSize frame)
 {
-	EngResizeRule rule = {
-		.min_size = config->min_sizes[config->min_size_count - 1],
-		.max_size = config->max_size,
-		.scale = config->scale_rule
-	};
+	EngResizeRule rule = eng_detector_resize(config, false);
 	EngSize		size = eng_resize_size(frame, &rule);
 
 	size.width = eng_padded_size(size.width, config->size_divisible);

@@ -43,26 +43,45 @@ text_of(const json_t *object, const char *key)
 	return text != NULL ? text : "";
 }
 
-static void
-read_anchors(EngAnchorRule *rule, const json_t *arch)
+/*
+ * What a case says of the architecture, as options of ours.  Widths of the
+ * head's convolutions other than the pyramid's are beyond us.
+ */
+static json_t *
+architecture_options(const json_t *config)
 {
-	const json_t *sizes = json_object_get(arch, "anchor_sizes");
-	const json_t *ratios = json_object_get(arch, "anchor_ratios");
+	static const char *const names[][2] = {
+		{"out_channels", "fpn_channels"},
+		{"representation_size", "representation_size"},
+		{"frozen_bn_eps", "norm_eps"},
+		{"rpn_conv_depth", "rpn_conv_depth"},
+		{"anchor_sizes", "anchor_sizes"},
+		{"anchor_ratios", "aspect_ratios"},
+		{"roi_output_size", "box_roi_pool_output_size"},
+		{"roi_sampling_ratio", "box_roi_pool_sampling_ratio"}
+	};
+	const json_t *arch = json_object_get(config, "arch");
+	json_t	   *options = json_object();
 
-	if (json_array_size(sizes) == ENG_RPN_LEVELS)
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 	{
-		rule->size_count = 1;
-		for (int l = 0; l < ENG_RPN_LEVELS; l++)
-			rule->sizes[l][0] = (float)
-				json_number_value(json_array_get(sizes, l));
+		json_t	   *value = json_object_get(arch, names[i][0]);
+
+		if (value != NULL)
+			json_object_set(options, names[i][1], value);
 	}
-	if (json_array_size(ratios) >= 1 && json_array_size(ratios) <= 4)
-	{
-		rule->ratio_count = (int32_t) json_array_size(ratios);
-		for (int r = 0; r < rule->ratio_count; r++)
-			rule->ratios[r] = (float)
-				json_number_value(json_array_get(ratios, r));
-	}
+	json_object_set_new(options, "norm",
+						json_string(strcmp(text_of(arch, "body_norm"),
+										   "frozen") == 0 ?
+									"frozen" : "batch"));
+	json_object_set_new(options, "fpn_norm",
+						json_boolean(json_is_string(json_object_get(arch,
+																	"fpn_norm"))));
+	if (json_is_string(json_object_get(config, "scale_rule")))
+		json_object_set(options, "scale_rule",
+						json_object_get(config, "scale_rule"));
+	json_object_update(options, json_object_get(config, "options"));
+	return options;
 }
 
 /* The case's options are torchvision's: the parser takes them as they are. */
@@ -72,38 +91,30 @@ read_config(EngTraceNet *net)
 	EngStatus  *status = eng_trace_status(net->trace);
 	const json_t *config = eng_trace_config(net->trace);
 	const json_t *arch = json_object_get(config, "arch");
-	const json_t *options = json_object_get(config, "options");
+	json_t	   *options;
 	const char *body = text_of(arch, "body");
 	EngDetectorConfig *c = &net->config;
 	char		name[48];
 	char	   *text;
 	bool		done;
 
+	if (!json_is_object(json_object_get(config, "options")))
+		return eng_fail(status, ENG_BAD_FILE, "the case has no options");
+	options = architecture_options(config);
 	snprintf(name, sizeof(name), "fasterrcnn_%s_fpn%s", body,
 			 strcmp(text_of(arch, "style"), "v2") == 0 ? "_v2" : "");
 	text = json_dumps(options, JSON_COMPACT);
+	json_decref(options);
 	done = text != NULL &&
 		eng_detector_config_parse(c, name, text,
 								  (int) integer_of(config, "num_classes", 91),
 								  status);
 	free(text);
 	if (!done)
-		return eng_fail(status, ENG_BAD_FILE, "the case has no options");
-	c->fpn_channels = (int32_t) integer_of(arch, "out_channels", 256);
-	c->representation_size = (int32_t) integer_of(arch, "representation_size",
-												  1024);
-	c->body_norm = strcmp(text_of(arch, "body_norm"), "frozen") == 0 ?
-		ENG_NORM_FROZEN : ENG_NORM_BATCH;
-	c->norm_eps = (float) number_of(arch, "frozen_bn_eps", 1e-5);
-	c->fpn_norm = json_is_string(json_object_get(arch, "fpn_norm"));
-	c->rpn_conv_depth = (int32_t) integer_of(arch, "rpn_conv_depth", 1);
+		return false;
 	c->box_head_convs = (int32_t)
 		json_array_size(json_object_get(arch, "box_head_convs"));
-	c->scale_rule = strcmp(text_of(config, "scale_rule"), "f32") == 0 ?
-		ENG_SCALE_F32 : ENG_SCALE_F64;
-	c->nms_kind = ENG_NMS_AUTO;
-	read_anchors(&c->anchors, arch);
-	return eng_detector_config_check(c, status);
+	return true;
 }
 
 static bool
@@ -436,6 +447,7 @@ run_step(EngTraceNet *net, int step)
 
 	memset(&info, 0, sizeof(info));
 	info.step = (uint64_t) step;
+	info.with_empty = true;
 	info.lr = (float) number_of(json_object_get(eng_trace_config(trace), "sgd"),
 								"lr", 0.0);
 	if (!give_step(net, step))

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/core/random.h"
+#include "engine/nets/detector_config.h"
 #include "engine/ops/detection.h"
 #include "engine/trace_steps.h"
 
@@ -41,9 +42,9 @@ rows_of(const EngTraceCase *trace, const char *name, const char *part)
 static EngAnchorRule
 standard_anchors(void)
 {
-	EngAnchorRule rule = {{{32}, {64}, {128}, {256}, {512}}, 1,
-	{0.5f, 1.0f, 2.0f}, 3};
+	EngAnchorRule rule;
 
+	eng_detector_anchors(&rule, 32);
 	return rule;
 }
 

@@ -5,6 +5,7 @@
 #ifndef TEST_ENGINE_BOXES_H
 #define TEST_ENGINE_BOXES_H
 
+#include "engine/nets/detector_config.h"
 #include "engine/ops/detection.h"
 #include "tap.h"
 

@@ -150,9 +150,9 @@ check_box_helpers(void)
 static EngAnchorRule
 standard_anchors(void)
 {
-	EngAnchorRule rule = {{{32}, {64}, {128}, {256}, {512}}, 1,
-	{0.5f, 1.0f, 2.0f}, 3};
+	EngAnchorRule rule;
 
+	eng_detector_anchors(&rule, 32);
 	return rule;
 }
 

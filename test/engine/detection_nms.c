@@ -201,9 +201,9 @@ small_pyramid(const EngAnchorRule *rule)
 static EngAnchorRule
 small_anchors(void)
 {
-	EngAnchorRule rule = {{{8}, {16}, {32}, {64}, {128}}, 1,
-	{0.5f, 1.0f, 2.0f}, 3};
+	EngAnchorRule rule;
 
+	eng_detector_anchors(&rule, 8);
 	return rule;
 }
 

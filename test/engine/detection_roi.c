@@ -311,8 +311,7 @@ typedef struct RpnTest
 static void
 rpn_test(RpnTest *t)
 {
-	EngAnchorRule rule = {{{8}, {16}, {32}, {64}, {128}}, 1,
-	{0.5f, 1.0f, 2.0f}, 3};
+	EngAnchorRule rule;
 	EngSize		padded = {64, 96};
 	EngSize		maps[5] = {{16, 24}, {8, 12}, {4, 6}, {2, 3}, {1, 2}};
 	EngMatchRule match_rule = {0.7f, 0.3f, true};
@@ -320,6 +319,7 @@ rpn_test(RpnTest *t)
 	EngStatus	status = {ENG_OK, ""};
 	int32_t		n;
 
+	eng_detector_anchors(&rule, 8);
 	eng_pyramid_set(&t->pyramid, padded, maps, &rule);
 	n = t->pyramid.first[5];
 	t->anchors = room(16 * (size_t) n);

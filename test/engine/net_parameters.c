@@ -198,13 +198,32 @@ test_options(void)
 	EngDetectorConfig c;
 
 	refuse("yolo", NULL, 2, "known are fasterrcnn_resnet18_fpn");
-	refuse("small", "{\"min_sise\":3}", 2, "known are anchor_sizes");
+	refuse("small", "{\"min_sise\":3}", 2, "known are _skip_resize, anchor_sizes");
 	refuse("small", "{\"min_sise\":3}", 2, "widths");
-	refuse("small", "{\"min_size\":3}", 2, "from 32 to");
+	refuse("small", "{\"min_size\":0}", 2, "\"min_size\" must be a number from 1 to 16384");
+	refuse("small", "{\"num_classes\":4}", 2, "unknown option \"num_classes\"");
 	refuse("small", "{\"min_size\":64.5}", 2, "whole numbers");
 	refuse("small", "{\"min_size\":\"64\"}", 2, "a number");
 	refuse("small", "{\"min_size\":[]}", 2, "1 to 16 elements");
-	refuse("small", "{\"min_size\":400}", 2, "above \"max_size\"");
+	refuse("small", "{\"size_divisible\":48}", 2, "a multiple of 32");
+	refuse("small", "{\"fixed_size\":[100]}", 2, "must have 2 elements");
+	refuse("small", "{\"fixed_size\":[100,0]}", 2, "from 1 to 16384");
+	refuse("small", "{\"_skip_resize\":1}", 2, "true or false");
+	refuse("small", "{\"sampler\":\"torch\"}", 2, "counter, mt19937");
+	refuse("small", "{\"box_roi_pool_output_size\":33}", 2, "from 1 to 32");
+	refuse("small", "{\"box_roi_pool_sampling_ratio\":0}", 2, "from 1 to 8");
+	refuse("small", "{\"box_roi_pool_output_size\":14,"
+		   "\"box_roi_pool_sampling_ratio\":5}", 2, "is above 64");
+	refuse("small", "{\"bbox_reg_weights\":[1,1,1]}", 2, "4 elements");
+	refuse("small", "{\"aspect_ratios\":[[1],[1],[1]]}", 2, "array of 5");
+	refuse("small", "{\"aspect_ratios\":[[1],[1],[1],[1],[1,2]]}", 2,
+		   "one length");
+	refuse("small", "{\"anchor_sizes\":[[1,2,3,4,5,6,7,8],[1,2,3,4,5,6,7,8],"
+		   "[1,2,3,4,5,6,7,8],[1,2,3,4,5,6,7,8],[1,2,3,4,5,6,7,8]],"
+		   "\"aspect_ratios\":[0.5,1,2,3,4]}", 2, "40 anchors a cell");
+	refuse("small", "{\"box_detections_per_img\":1e9}", 2, "from 1 to 10000");
+	refuse("small", "{\"rpn_score_thresh\":null,\"box_nms_thresh\":\"x\"}", 2,
+		   "\"box_nms_thresh\" must be a number from 0 to 1");
 	refuse("small", "{\"norm\":\"layer\"}", 2, "batch, frozen");
 	refuse("small", "{\"fpn_norm\":1}", 2, "true or false");
 	refuse("small", "{\"anchor_sizes\":[8,16]}", 2, "array of 5");
@@ -219,13 +238,20 @@ test_options(void)
 									 "{\"min_size\":[480,800],"
 									 "\"box_head\":\"mlp\","
 									 "\"widths\":[16,16,24,32],"
+									 "\"image_mean\":null,"
+									 "\"aspect_ratios\":[[1],[2],[3],[4],[5]],"
+									 "\"fixed_size\":[640,360],"
+									 "\"sampler\":\"mt19937\","
 									 "\"anchor_sizes\":[[8,9],[16,17],[32,33],"
 									 "[64,65],[128,129]],\"scale_rule\":"
 									 "\"f32\"}", 0, &status) &&
 		   c.num_classes == 91 && c.min_size_count == 2 &&
 		   c.min_sizes[1] == 800 && c.box_head_convs == 0 && c.fpn_norm &&
 		   c.widths[2] == 24 && c.anchors.size_count == 2 &&
-		   c.anchors.sizes[4][1] == 129 && c.scale_rule == ENG_SCALE_F32 &&
+		   c.anchors.sizes[4][1] == 129 && c.anchors.ratio_count == 1 &&
+		   c.anchors.ratios[3][0] == 4 && c.image_mean[0] == 0.485f &&
+		   c.fixed_width == 640 && c.fixed_height == 360 &&
+		   c.sampler == ENG_SAMPLE_MT19937 && c.scale_rule == ENG_SCALE_F32 &&
 		   c.rpn_nms_thresh == 0.7, "options are taken %s", status.message);
 }
 
@@ -246,7 +272,8 @@ static void
 test_sizes(EngDetector *detector)
 {
 	static const int32_t sizes[][2] = {
-		{320, 180}, {33, 500}, {500, 33}, {2, 2}, {321, 181}, {2, 300}
+		{320, 180}, {33, 500}, {500, 33}, {1, 1}, {2, 2}, {321, 181},
+		{2, 300}, {1, 320}, {8192, 8192}, {8192, 26}, {26, 8192}
 	};
 	EngStatus	status = {ENG_OK, ""};
 	EngStepResult result;
@@ -278,10 +305,13 @@ test_refused(EngDetector *detector, EngFrame *frame)
 	float		box[4] = {5, 5, 5, 9};
 	int32_t		label = 4;
 
-	bad.width = bad.height = 1;
+	bad.width = 1;
+	bad.height = 321;
 	bad.frame_id = 4711;
 	tap_ok(!step(detector, &bad, 1, &result, &status) &&
-		   strstr(status.message, "frame 4711 of 1x1"), "%s", status.message);
+		   status.code == ENG_BAD_ARGUMENT &&
+		   strstr(status.message, "frame 4711 of 1x321") != NULL &&
+		   strstr(status.message, "0x320") != NULL, "%s", status.message);
 	bad.width = 0;
 	tap_ok(!step(detector, &bad, 1, &result, &status), "%s", status.message);
 	bad = *frame;

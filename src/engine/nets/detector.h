@@ -118,6 +118,8 @@ typedef struct EngStepInfo
 	int32_t		accumulate_count;	/* 0 or 1: every call is a step; else the
 									 * optimizer acts after the last one */
 	bool		no_update;		/* losses and gradients only */
+	bool		with_empty;		/* a batch without any box trains too, as in
+								 * torchvision */
 } EngStepInfo;
 
 typedef struct EngStepResult
@@ -134,7 +136,7 @@ typedef struct EngStepResult
 
 /*
  * Forward, backward, optimizer on n frames.  A loss that is not finite fails
- * with ENG_NUMERIC before the weights change.  no box at all: skipped.
+ * with ENG_NUMERIC before the weights change.  No box at all: skipped.
  */
 extern bool eng_detector_train_step(EngDetector *detector,
 									const EngFrame *frames, int n,
@@ -221,8 +223,8 @@ typedef struct EngDetectorHooks
 	bool		keep_all;		/* no memory is reused within a step, nothing
 								 * is folded: every stage can be read after */
 	EngSampleMode sample_mode;	/* of both samplers */
-	EngMt19937 *mt;				/* ENG_SAMPLE_MT19937; the size draws come out
-								 * of it too */
+	EngMt19937 *mt;				/* ENG_SAMPLE_MT19937; if it is there, sizes
+								 * are drawn from it in every mode */
 	const EngGiven *given;		/* one a frame of the next call, or NULL */
 	int32_t		given_count;
 } EngDetectorHooks;

@@ -38,6 +38,7 @@ struct EngDetector
 	bool		has_optimizer;
 	int64_t		updates;		/* optimizer steps made */
 	bool		has_gradients;	/* of micro-batches not yet applied */
+	EngMt19937	mt;				/* option "sampler" */
 	EngDetectorHooks hooks;
 	bool		has_hooks;
 	bool		profile;

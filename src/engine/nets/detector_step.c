@@ -12,7 +12,6 @@
 #include "engine/optim/optimizer.h"
 
 #define MOST_FRAMES		1024
-#define LEAST_SIDE		2		/* pixels of a frame */
 #define MOST_BOXES		100000	/* of a frame */
 #define MOST_SIDE		65500	/* of a JPEG */
 
@@ -22,8 +21,8 @@ check_frame(const EngDetector *detector, const EngFrame *frame, bool train,
 {
 	int32_t		i;
 
-	if (frame->rgb == NULL || frame->width < LEAST_SIDE ||
-		frame->height < LEAST_SIDE || frame->width > MOST_SIDE ||
+	if (frame->rgb == NULL || frame->width < 1 || frame->height < 1 ||
+	    frame->width > MOST_SIDE ||
 		frame->height > MOST_SIDE)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"frame %" PRId64 " of %dx%d pixels cannot be used",
@@ -69,25 +68,34 @@ check_frames(const EngDetector *detector, const EngFrame *frames, int n,
 }
 
 /*
- * The short side that a frame is resized to; training may draw it.
+ * torch's generator, if it draws for this detector; else NULL.
+ */
+static EngMt19937 *
+generator(EngDetector *detector)
+{
+	if (detector->has_hooks && detector->hooks.mt != NULL)
+		return detector->hooks.mt;
+	return detector->config.sampler == ENG_SAMPLE_MT19937 ?
+		&detector->mt : NULL;
+}
+
+/*
+ * How a frame is resized; training may draw the short side.
  */
 static EngResizeRule
-resize_rule(const EngDetector *detector, const EngFrame *frame,
+resize_rule(EngDetector *detector, const EngFrame *frame,
 			const EngStepInfo *info)
 {
 	const EngDetectorConfig *c = &detector->config;
-	EngResizeRule rule = {
-		.min_size = c->min_sizes[c->min_size_count - 1],
-		.max_size = c->max_size, .scale = c->scale_rule
-	};
+	EngResizeRule rule = eng_detector_resize(c, info != NULL);
+	EngMt19937 *mt = generator(detector);
 
-	if (info == NULL)
+	if (info == NULL || rule.keep)
 		return rule;
-	if (detector->has_hooks &&
-		detector->hooks.sample_mode == ENG_SAMPLE_MT19937)
-		rule.min_size = c->min_sizes[(int)
-									 (eng_mt19937_uniform(detector->hooks.mt) *
-									  (float) c->min_size_count)];
+	/* torch draws even if there is one size, or a fixed one */
+	if (mt != NULL)
+		rule.min_size = c->min_sizes[(int) (eng_mt19937_uniform(mt) *
+											(float) c->min_size_count)];
 	else if (c->min_size_count > 1)
 		rule.min_size = c->min_sizes[eng_random_below(
 			eng_random_u64(info->seed, info->step, (uint64_t) frame->position,
@@ -98,9 +106,10 @@ resize_rule(const EngDetector *detector, const EngFrame *frame,
 /*
  * Sizes of the batch: each frame's, and the padded one of all.
  */
-static EngSize
-batch_size(const EngDetector *detector, const EngFrame *frames, int n,
-		   const EngStepInfo *info, EngSize *resized)
+static bool
+batch_size(EngDetector *detector, const EngFrame *frames, int n,
+		   const EngStepInfo *info, EngSize *resized, EngSize *out,
+		   EngStatus *status)
 {
 	EngSize		padded = {0, 0};
 	int			i;
@@ -111,16 +120,21 @@ batch_size(const EngDetector *detector, const EngFrame *frames, int n,
 		EngResizeRule rule = resize_rule(detector, &frames[i], info);
 
 		resized[i] = eng_resize_size(size, &rule);
+		if (resized[i].height < 1 || resized[i].width < 1)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"frame %" PRId64 " of %dx%d pixels would be resized to %dx%d",
+							frames[i].frame_id, size.width, size.height,
+							resized[i].width, resized[i].height);
 		if (resized[i].height > padded.height)
 			padded.height = resized[i].height;
 		if (resized[i].width > padded.width)
 			padded.width = resized[i].width;
 	}
-	padded.height = eng_padded_size(padded.height,
-									detector->config.size_divisible);
-	padded.width = eng_padded_size(padded.width,
-								   detector->config.size_divisible);
-	return padded;
+	out->height = eng_padded_size(padded.height,
+								  detector->config.size_divisible);
+	out->width = eng_padded_size(padded.width,
+								 detector->config.size_divisible);
+	return true;
 }
 
 static bool
@@ -202,10 +216,12 @@ start_batch(EngDetector *detector, const EngFrame *frames, int n,
 	EngKeptPlan *kept;
 	int			i;
 
-	padded = batch_size(detector, frames, n, info, resized);
+	if (!batch_size(detector, frames, n, info, resized, &padded, status))
+		return NULL;
 	kept = eng_detector_plan(detector, padded, n, info != NULL, status);
 	if (kept == NULL)
 		return NULL;
+	kept->regions->mt = generator(detector);
 	memcpy(kept->regions->resized, resized, sizeof(EngSize) * n);
 	for (i = 0; i < n; i++)
 	{
@@ -278,9 +294,14 @@ static bool
 gather(EngDetector *detector, const EngFrame *frames, int n,
 	   const EngStepInfo *info, EngStepResult *result, EngStatus *status)
 {
-	EngKeptPlan *kept = start_batch(detector, frames, n, info, status);
 	EngParameters *parameters = &detector->parameters;
+	EngKeptPlan *kept;
+	uint64_t	batch = info->accumulate_count > 1 ?
+		info->step * (uint64_t) info->accumulate_count +
+		(uint64_t) info->accumulate_index : info->step;
 
+	eng_mt19937_seed(&detector->mt, info->seed + batch);
+	kept = start_batch(detector, frames, n, info, status);
 	if (kept == NULL)
 		return false;
 	kept->regions->seed = info->seed;
@@ -321,7 +342,7 @@ eng_detector_train_step(EngDetector *detector, const EngFrame *frames, int n,
 		detector->has_gradients = false;
 	for (i = 0; i < n; i++)
 		result->boxes += frames[i].box_count;
-	result->skipped = result->boxes == 0;
+	result->skipped = result->boxes == 0 && !info->with_empty;
 	if (!result->skipped &&
 		!gather(detector, frames, n, info, result, status))
 	{

@@ -38,7 +38,7 @@ describe(EngModel *model, const EngDetectorConfig *config, const char *kind,
 	conv.weight = eng_net_conv_weight(model, &spec);
 	if (config->fpn_norm)
 		conv.norm = eng_net_norm(model, norm, spec.out, -1, ENG_NORM_BATCH,
-								 config->norm_eps);
+								 ENG_NORM_EPS);
 	else
 		conv.bias = eng_net_bias(model, &spec, 0);
 	return conv;

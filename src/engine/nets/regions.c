@@ -214,15 +214,14 @@ EngSampleSource
 eng_regions_sample_source(const EngRegions *r, int32_t i, EngRandomUse use)
 {
 	EngSampleSource source = {
-		.mode = ENG_SAMPLE_COUNTER, .seed = r->seed, .step = r->step,
-		.position = r->position[i], .use = use
+		.mode = r->config->sampler, .seed = r->seed, .step = r->step,
+		.position = r->position[i], .use = use, .mt = r->mt
 	};
 	const EngGiven *given;
 
 	if (r->hooks == NULL)
 		return source;
 	source.mode = r->hooks->sample_mode;
-	source.mt = r->hooks->mt;
 	if (source.mode != ENG_SAMPLE_GIVEN || r->hooks->given == NULL ||
 		i >= r->hooks->given_count)
 		return source;
@@ -247,5 +246,6 @@ eng_regions_sample_source(const EngRegions *r, int32_t i, EngRandomUse use)
 bool
 eng_regions_in_order(const EngRegions *r)
 {
-	return r->hooks != NULL && r->hooks->sample_mode == ENG_SAMPLE_MT19937;
+	return (r->hooks != NULL ? r->hooks->sample_mode : r->config->sampler) ==
+		ENG_SAMPLE_MT19937;
 }

@@ -32,6 +32,7 @@ typedef struct EngRegions
 	uint64_t	seed;
 	uint64_t	step;
 	float		loss_scale;		/* of the gradients */
+	EngMt19937 *mt;				/* torch's generator, or NULL */
 	const EngDetectorHooks *hooks;
 
 	/* region proposals */

@@ -15,8 +15,6 @@
 #include "engine/nets/regions.h"
 #include "engine/ops/layers.h"
 
-#define ROI_SIZE	7
-
 static bool
 no_shape(EngPlan *plan, EngOp *op, EngStatus *status)
 {
@@ -187,7 +185,7 @@ align_shape(EngPlan *plan, EngOp *op, EngStatus *status)
 
 	(void) status;
 	out->n = r->row_count;
-	out->h = out->w = ROI_SIZE;
+	out->h = out->w = r->config->box_roi_pool_output_size;
 	out->c = eng_op_in(plan, op, 0)->c;
 	out->per_roi = true;
 	return true;
@@ -196,8 +194,13 @@ align_shape(EngPlan *plan, EngOp *op, EngStatus *status)
 static EngRoiMaps
 roi_maps(const EngPlan *plan, const EngOp *op)
 {
-	EngRoiMaps	maps = {.images = plan->request.n, .output = ROI_SIZE,
-						.sampling = 2, .threads = plan->backend->threads};
+	const EngRegions *r = plan->request.context;
+	EngRoiMaps	maps = {
+		.images = plan->request.n,
+		.output = r->config->box_roi_pool_output_size,
+		.sampling = r->config->box_roi_pool_sampling_ratio,
+		.threads = plan->backend->threads
+	};
 	int			level;
 
 	for (level = 0; level < ENG_ROI_LEVELS; level++)
@@ -443,7 +446,7 @@ box_head_convs(EngModel *model, const EngDetectorConfig *config, int32_t x)
 		x = eng_layer_conv(model, &conv, x);
 		snprintf(prefix, sizeof(prefix), "roi_heads.box_head.%d.1", i);
 		norm.parameters = eng_net_norm(model, prefix, channels, -1,
-									   ENG_NORM_BATCH, config->norm_eps);
+									   ENG_NORM_BATCH, ENG_NORM_EPS);
 		x = eng_layer_norm(model, &norm, x);
 	}
 	return x;
@@ -452,10 +455,11 @@ box_head_convs(EngModel *model, const EngDetectorConfig *config, int32_t x)
 static int32_t
 box_head(EngModel *model, const EngDetectorConfig *config, int32_t x)
 {
+	int32_t		side = config->box_roi_pool_output_size;
 	EngWeightSpec weight = {
 		.out = config->representation_size,
-		.in = config->fpn_channels * ROI_SIZE * ROI_SIZE,
-		.map_size = ROI_SIZE
+		.in = config->fpn_channels * side * side,
+		.map_size = side
 	};
 	char		prefix[48];
 

@@ -33,7 +33,7 @@ eng_anchors_base(float *base, const EngAnchorRule *rule, int32_t level)
 {
 	for (int32_t r = 0; r < rule->ratio_count; r++)
 	{
-		float		h_ratio = sqrtf(rule->ratios[r]);
+		float		h_ratio = sqrtf(rule->ratios[level][r]);
 		float		w_ratio = 1.0f / h_ratio;
 
 		for (int32_t s = 0; s < rule->size_count; s++)

@@ -25,7 +25,9 @@
 
 #define ENG_RPN_LEVELS	5		/* feature maps "0".."3" and "pool" */
 #define ENG_ROI_LEVELS	4		/* feature maps "0".."3" */
-#define ENG_CELL_ANCHORS 16		/* most anchors a cell can have */
+#define ENG_ANCHOR_LIST	8		/* most sizes, and most ratios, of a level */
+#define ENG_CELL_ANCHORS 32		/* most anchors a cell can have */
+#define ENG_ROI_SAMPLES	64		/* most samples of a RoI along one axis */
 
 typedef struct EngBoxes
 {
@@ -46,6 +48,9 @@ typedef struct EngResizeRule
 	int32_t		min_size;
 	int32_t		max_size;
 	EngScaleRule scale;
+	bool		keep;			/* the image's own size, whatever the above */
+	int32_t		fixed_width;	/* > 0: this size for every image */
+	int32_t		fixed_height;
 } EngResizeRule;
 
 typedef struct EngSize
@@ -54,7 +59,10 @@ typedef struct EngSize
 	int32_t		width;
 } EngSize;
 
-/* Size that an image is resized to, before padding.  Each side is >= 1. */
+/*
+ * Size that an image is resized to, before padding.  A side may come out as
+ * 0: such an image cannot be used.
+ */
 extern EngSize eng_resize_size(EngSize image, const EngResizeRule *rule);
 
 /* Smallest multiple of divisor that holds size. */
@@ -102,10 +110,10 @@ extern void eng_image_input(float *out, int32_t channels,
 
 typedef struct EngAnchorRule
 {
-	float		sizes[ENG_RPN_LEVELS][4];	/* of each level */
-	int32_t		size_count;		/* of every level, 1..4 */
-	float		ratios[4];		/* height / width */
-	int32_t		ratio_count;	/* 1..4 */
+	float		sizes[ENG_RPN_LEVELS][ENG_ANCHOR_LIST]; /* of each level */
+	int32_t		size_count;		/* of every level, >= 1 */
+	float		ratios[ENG_RPN_LEVELS][ENG_ANCHOR_LIST];	/* height / width */
+	int32_t		ratio_count;	/* of every level, >= 1 */
 } EngAnchorRule;
 
 /* Geometry of the RPN's maps for one padded input size. */
@@ -366,7 +374,8 @@ typedef struct EngRoiMaps
 	int32_t		images;
 	int32_t		channels;
 	int32_t		output;			/* 7 */
-	int32_t		sampling;		/* samples a bin and axis: 2 */
+	int32_t		sampling;		/* samples a bin and axis: 2; output times
+								 * sampling is at most ENG_ROI_SAMPLES */
 	int32_t		threads;		/* OpenMP threads to use, >= 1 */
 } EngRoiMaps;
 

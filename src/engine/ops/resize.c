@@ -20,6 +20,10 @@ eng_resize_size(EngSize image, const EngResizeRule *rule)
 	double		scale;
 	EngSize		out;
 
+	if (rule->keep)
+		return image;
+	if (rule->fixed_width > 0)
+		return (EngSize) {rule->fixed_height, rule->fixed_width};
 	if (rule->scale == ENG_SCALE_F32)
 	{
 		float		a = (float) rule->min_size / (float) small;
@@ -36,11 +40,6 @@ eng_resize_size(EngSize image, const EngResizeRule *rule)
 	}
 	out.height = (int32_t) floor((double) image.height * scale);
 	out.width = (int32_t) floor((double) image.width * scale);
-	/* torch fails on an empty image; a line of one pixel is kinder */
-	if (out.height < 1)
-		out.height = 1;
-	if (out.width < 1)
-		out.width = 1;
 	return out;
 }
 

@@ -17,7 +17,6 @@
 #include "engine/core/clones.h"
 #include "engine/ops/detection.h"
 
-#define MOST_SAMPLES 64			/* samples along one axis of a box */
 #define SLICE		16			/* channels in a vector */
 #define OWN_SLICE	32			/* channels of a map of a share's own */
 
@@ -98,8 +97,8 @@ sample_axis(Sample *samples, float low, float high, const EngRoiMaps *maps,
 typedef struct Corners
 {
 	int32_t		count;
-	size_t		offset[4 * MOST_SAMPLES];
-	float		weight[4 * MOST_SAMPLES];
+	size_t		offset[4 * ENG_ROI_SAMPLES];
+	float		weight[4 * ENG_ROI_SAMPLES];
 } Corners;
 
 /* step: elements from a cell to the next. */
@@ -231,8 +230,8 @@ scatter_bin(float *map, const void *gradient, const Corners *corners,
 /* Samples of a RoI along both axes. */
 typedef struct RoiSamples
 {
-	Sample		y[MOST_SAMPLES];
-	Sample		x[MOST_SAMPLES];
+	Sample		y[ENG_ROI_SAMPLES];
+	Sample		x[ENG_ROI_SAMPLES];
 } RoiSamples;
 
 static void
