@@ -34,7 +34,7 @@ CREATE TABLE _avcurate.checkpoints (
 COMMENT ON TABLE _avcurate.checkpoints IS
 	'the weights of a model at one moment, with the pin of what trained them';
 COMMENT ON COLUMN _avcurate.checkpoints.state IS
-	'a step checkpoint of a job that has not succeeded, with optimizer tensors';
+	'of a job that has not succeeded: a step checkpoint with optimizer tensors, or the best weights so far';
 
 CREATE INDEX checkpoints_pin ON _avcurate.checkpoints (slice_id, version);
 CREATE INDEX checkpoints_job ON _avcurate.checkpoints (job);

@@ -238,7 +238,7 @@ avc_checkpoint_newest_state(int64 job)
 	avc_catalog_enter(&scope);
 	SPI_connect();
 	checkpoint = avc_spi_int64("SELECT checkpoint FROM _avcurate.checkpoints "
-							   "WHERE job = $1 AND state "
+							   "WHERE job = $1 AND state AND slice_id IS NULL "
 							   "ORDER BY step DESC LIMIT 1", 1, params, 0);
 	SPI_finish();
 	avc_catalog_leave(&scope);
@@ -255,8 +255,9 @@ avc_checkpoint_prune_states(int64 job, int keep)
 	SPI_connect();
 	avc_spi_exec("DELETE FROM _avcurate.checkpoints WHERE checkpoint IN "
 				 "(SELECT checkpoint FROM _avcurate.checkpoints "
-				 "WHERE job = $1 AND state ORDER BY step DESC, checkpoint "
-				 "OFFSET $2)", 2, params, false, 0);
+				 "WHERE job = $1 AND state AND slice_id IS NULL "
+				 "ORDER BY step DESC, checkpoint OFFSET $2)",
+				 2, params, false, 0);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 }

@@ -70,6 +70,11 @@ extern EngTensorFile *avc_tensor_file_open(const char *data, size_t len);
 /* Hex SHA-256 over the weights of a file, optimizer tensors left out. */
 extern char *avc_weights_sha256(const EngTensorFile *file);
 
+/*
+ * Step checkpoints are a job's hidden checkpoints that pin no version; the
+ * best weights of a training are hidden, too, but pin theirs.
+ */
+
 /* Delete the step checkpoints of a job except the newest "keep". */
 extern void avc_checkpoint_prune_states(int64 job, int keep);
 

@@ -40,6 +40,8 @@ static const struct
 	{"checkpoints", "checkpoint", "checkpoint", "true"},
 	{"evaluations", "evaluation", "evaluation", "true"},
 	{"jobs", "job", "job", "state IN ('pending', 'running')"},
+	{"validation_pins", "job", "job", "job IN (SELECT job "
+		"FROM _avcurate.jobs WHERE state IN ('pending', 'running'))"},
 };
 
 /* A query for (slice_id, version, kind text, id bigint, tag text). */

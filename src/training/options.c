@@ -45,6 +45,7 @@ static const Option known[] = {
 	{"from_checkpoint", OPTION_INT, AT(from_checkpoint), 1, HUGE_COUNT, NULL},
 	{"version", OPTION_INT, AT(version), 1, HUGE_COUNT, NULL},
 	{"val_slice", OPTION_WORD, AT(val_slice), 0, 0, NULL},
+	{"val_version", OPTION_INT, AT(val_version), 1, HUGE_COUNT, NULL},
 	{"epochs", OPTION_INT, AT(epochs), 1, 1000000, NULL},
 	{"max_steps", OPTION_INT, AT(max_steps), 1, 1e9, NULL},
 	{"max_frames", OPTION_INT, AT(max_frames), 1, HUGE_COUNT, NULL},
@@ -293,11 +294,13 @@ check_together(const AvcTrainOptions *options)
 {
 	if (options->accumulate > options->batch_size)
 		refuse("accumulate", "at most batch_size");
-	if (options->val_slice != NULL || options->early_stop > 0)
+	if (options->val_slice == NULL &&
+		(options->early_stop > 0 || options->val_version > 0))
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("options \"val_slice\" and \"early_stop\" of train are not supported yet"),
-				 errhint("Call avcurate.evaluate() with the trained checkpoint.")));
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" of train needs option \"val_slice\"",
+						options->early_stop > 0 ? "early_stop" : "val_version"),
+				 errhint("Name the slice to evaluate on while training.")));
 	if (strcmp(options->amp, "bf16") == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

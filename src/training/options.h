@@ -13,7 +13,8 @@ typedef struct AvcTrainOptions
 {
 	int64		from_checkpoint;	/* 0 = fresh weights */
 	int64		version;		/* 0 = the slice's current one */
-	char	   *val_slice;		/* NULL = none */
+	char	   *val_slice;		/* NULL = none; qualified once pinned */
+	int64		val_version;	/* 0 = its current one */
 	int64		epochs;
 	int64		max_steps;		/* 0 = by epochs */
 	int64		max_frames;		/* 0 = all */

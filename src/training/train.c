@@ -36,6 +36,7 @@
 #include "training/feed.h"
 #include "training/provenance.h"
 #include "training/reproduce.h"
+#include "training/validation.h"
 
 PG_FUNCTION_INFO_V1(avc_train);
 
@@ -55,6 +56,8 @@ typedef struct Training
 	char	   *labels;			/* JSON: category to class id */
 	char	   *environment;	/* JSON: versions, device, threads */
 	int64		first_step;		/* where this attempt begins */
+	int64		last_step;		/* where it ends, without early_stop */
+	AvcValidation *validation;	/* NULL = none */
 	instr_time	last_answer;
 	/* of the micro-batches of the step under way, weighted by frames */
 	AvcJobStep	sums;
@@ -183,7 +186,7 @@ record_step(Training *training, const AvcFeedItem *item)
 	}
 	avc_job_step(job, &step);
 	/* 1 is for the stored result. */
-	avc_job_progress(job, Min((double) step.step / training->feed.total,
+	avc_job_progress(job, Min((double) step.step / training->last_step,
 							  0.999), training->rate);
 	avc_job_commit(job);
 	training->frames = 0;
@@ -303,6 +306,15 @@ log_start(Training *training, int64 state)
 					training->feed.per_epoch);
 }
 
+/* The steps after which a checkpoint to be reproduced was taken; else 0. */
+static int64
+reproduced_step(const AvcJob *job)
+{
+	if (strcmp(job->kind, AVC_REPRODUCE_KIND) != 0)
+		return 0;
+	return avc_checkpoint_find(job->checkpoint, false)->step;
+}
+
 static void
 prepare(Training *training)
 {
@@ -324,6 +336,12 @@ prepare(Training *training)
 	state = avc_checkpoint_newest_state(job->job);
 	if (state != 0)
 		found = avc_checkpoint_find(state, false);
+	training->first_step = found != NULL ? found->step : 0;
+	training->last_step = reproduced_step(job);
+	if (training->last_step == 0)
+		training->validation = avc_validation_open(job, &training->options,
+												   training->model,
+												   training->first_step);
 	avc_job_commit(job);
 
 	feed->job = job;
@@ -332,6 +350,8 @@ prepare(Training *training)
 	feed->total = training->options.max_steps > 0 ?
 		training->options.max_steps :
 		training->options.epochs * feed->per_epoch;
+	if (training->last_step == 0)
+		training->last_step = feed->total;
 	feed->context = AllocSetContextCreate(job->context, "avcurate batch",
 										  ALLOCSET_DEFAULT_SIZES);
 	if (feed->per_epoch == 0)
@@ -342,10 +362,7 @@ prepare(Training *training)
 	feed->engine = avc_engine_start();
 	load_weights(training, state);
 	if (found != NULL)
-	{
-		training->first_step = found->step;
 		compare_environment(training, found);
-	}
 	log_start(training, state);
 }
 
@@ -386,9 +403,9 @@ set_result(AvcJob *job, int64 checkpoint)
 	avc_catalog_leave(&scope);
 }
 
-/* Everything that made these weights. */
+/* Everything that made the weights after these steps. */
 static Jsonb *
-describe_result(Training *training)
+describe_weights(Training *training, int64 steps)
 {
 	AvcJob	   *job = training->job;
 	AvcFeed    *feed = &training->feed;
@@ -406,8 +423,8 @@ describe_result(Training *training)
 					 avc_batch_reader_unlabelled(feed->reader));
 	avc_json_add_raw(&json, "options", avc_jsonb_to_text(job->options));
 	avc_json_add_int(&json, "seed", training->options.seed);
-	avc_json_add_int(&json, "step", feed->total);
-	avc_json_add_int(&json, "epoch", (feed->total - 1) / feed->per_epoch);
+	avc_json_add_int(&json, "step", steps);
+	avc_json_add_int(&json, "epoch", (steps - 1) / feed->per_epoch);
 	if (training->options.from_checkpoint != 0)
 		avc_json_add_int(&json, "parent", training->options.from_checkpoint);
 	avc_json_add_raw(&json, "environment", training->environment);
@@ -417,11 +434,11 @@ describe_result(Training *training)
 	return avc_json_to_jsonb(json.data);
 }
 
-static void
-store_weights(Training *training, const AvcReply *saved)
+static int64
+store_weights(Training *training, int64 steps, bool is_hidden,
+			  const AvcReply *saved)
 {
 	AvcJob	   *job = training->job;
-	AvcFeed    *feed = &training->feed;
 	AvcCheckpointRow row;
 
 	memset(&row, 0, sizeof(row));
@@ -432,31 +449,107 @@ store_weights(Training *training, const AvcReply *saved)
 	row.digest = training->pin.digest;
 	row.rows = training->pin.rows;
 	row.parent = training->options.from_checkpoint;
-	row.step = feed->total;
-	row.epoch = (int) ((feed->total - 1) / feed->per_epoch);
-	row.provenance = describe_result(training);
-	set_result(job, avc_checkpoint_store(&row, saved->blob, saved->blob_len));
+	row.step = steps;
+	row.epoch = (int) ((steps - 1) / training->feed.per_epoch);
+	row.has_state = is_hidden;
+	row.provenance = describe_weights(training, steps);
+	return avc_checkpoint_store(&row, saved->blob, saved->blob_len);
+}
+
+static AvcReply *
+fetch_weights(Training *training)
+{
+	AvcMessage	save = {ENG_KIND_SAVE, "{\"with_optimizer\": false}", NULL, 0};
+
+	return avc_engine_call(training->feed.engine, &save);
+}
+
+/* Evaluate the weights as they are after these steps, all answered. */
+static void
+validate(Training *training, int64 steps)
+{
+	AvcJob	   *job = training->job;
+	AvcFeed    *feed = &training->feed;
+	AvcReply   *saved = fetch_weights(training);
+	AvcFileImage weights = {saved->blob, saved->blob_len};
+
+	if (avc_validation_run(training->validation, steps,
+						   (int) ((steps - 1) / feed->per_epoch), &weights,
+						   (double) steps / training->last_step * 0.999) &&
+		training->options.keep_best)
+	{
+		avc_job_begin(job);
+		avc_validation_keep(training->validation,
+							store_weights(training, steps, true, saved));
+		avc_job_commit(job);
+	}
+	avc_reply_free(saved);
+	INSTR_TIME_SET_CURRENT(training->last_answer);
+}
+
+/* The best weights become the result; false if they are not kept. */
+static bool
+publish_best(Training *training, int64 steps)
+{
+	AvcJob	   *job = training->job;
+	int64		best = avc_validation_best_step(training->validation);
+	int64		checkpoint;
+
+	if (best == 0 || !training->options.keep_best)
+		return false;
+	checkpoint = avc_validation_publish(training->validation);
+	if (checkpoint == 0)
+	{
+		avc_job_log(job, "warning", "the best weights, of step " INT64_FORMAT
+					", were lost in a restart: the result is of step "
+					INT64_FORMAT, best, steps);
+		return false;
+	}
+	set_result(job, checkpoint);
+	return true;
 }
 
 /* The weights, their pin and the job's success become visible together. */
 static void
-store_result(Training *training)
+store_result(Training *training, int64 steps)
 {
 	AvcJob	   *job = training->job;
-	AvcMessage	save = {ENG_KIND_SAVE, "{\"with_optimizer\": false}", NULL, 0};
-	AvcReply   *saved = avc_engine_call(training->feed.engine, &save);
+	AvcReply   *saved = fetch_weights(training);
 
 	avc_engine_stop(training->feed.engine);
 	avc_job_begin(job);
 	if (strcmp(job->kind, AVC_REPRODUCE_KIND) == 0)
 		avc_reproduce_compare(job, saved, training->environment);
-	else
-		store_weights(training, saved);
+	else if (!publish_best(training, steps))
+		set_result(job, store_weights(training, steps, false, saved));
 	avc_checkpoint_prune_states(job->job, 0);
 	avc_job_progress(job, 1.0, training->rate);
 	avc_job_finish(job, 0);
 	avc_job_commit(job);
 	avc_reply_free(saved);
+}
+
+/* Evaluate if that is due after these steps; true if the training is over. */
+static bool
+check_validation(Training *training, int64 steps)
+{
+	AvcFeed    *feed = &training->feed;
+
+	if (steps > 0 && avc_validation_is_due(training->validation, steps,
+										   feed->per_epoch,
+										   training->last_step))
+	{
+		avc_feed_drain(feed, 0, take_answer, training);
+		validate(training, steps);
+	}
+	if (!avc_validation_is_over(training->validation))
+		return false;
+	if (steps < training->last_step)
+		avc_job_log(training->job, "info", "stopped after step " INT64_FORMAT
+					" of " INT64_FORMAT ": no gain in " INT64_FORMAT
+					" evaluations", steps, training->last_step,
+					training->options.early_stop);
+	return true;
 }
 
 /*
@@ -475,15 +568,16 @@ avc_job_train(AvcJob *job)
 	prepare(training);
 	every = training->options.checkpoint_every;
 	INSTR_TIME_SET_CURRENT(training->last_answer);
-	for (step = training->first_step; step < feed->total; step++)
+	step = training->first_step;
+	while (!check_validation(training, step) && step < training->last_step)
 	{
 		avc_job_check_cancel(job);
-		avc_feed_step(feed, step, take_answer, training);
-		if (every > 0 && (step + 1) % every == 0 && step + 1 < feed->total)
-			avc_feed_save(feed, step + 1, take_answer, training);
+		avc_feed_step(feed, step++, take_answer, training);
+		if (every > 0 && step % every == 0 && step < training->last_step)
+			avc_feed_save(feed, step, take_answer, training);
 	}
 	avc_feed_drain(feed, 0, take_answer, training);
-	store_result(training);
+	store_result(training, step);
 	avc_batch_reader_close(feed->reader);
 }
 
@@ -526,6 +620,8 @@ avc_train(PG_FUNCTION_ARGS)
 	AvcModel   *model;
 	AvcTrainOptions options;
 	AvcJobRequest request;
+	int64		val_slice = 0;
+	int64		job;
 
 	PreventCommandIfReadOnly("train()");
 	avc_slice_check_readable(slice);
@@ -538,6 +634,8 @@ avc_train(PG_FUNCTION_ARGS)
 		avc_model_check_usable(avc_checkpoint_find(options.from_checkpoint,
 												   false)->model);
 	options.version = avc_slice_version_pin(slice, options.version);
+	if (options.val_slice != NULL)
+		val_slice = avc_validation_pin(&options);
 	check_frames(slice, &options, model);
 
 	memset(&request, 0, sizeof(request));
@@ -549,5 +647,8 @@ avc_train(PG_FUNCTION_ARGS)
 	request.model = model->model;
 	request.options = avc_train_options_to_jsonb(&options);
 	request.device = options.device;
-	PG_RETURN_INT64(avc_job_add(&request));
+	job = avc_job_add(&request);
+	if (options.val_slice != NULL)
+		avc_validation_keep_pin(job, val_slice, options.val_version);
+	PG_RETURN_INT64(job);
 }

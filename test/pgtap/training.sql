@@ -4,7 +4,7 @@ CALL avcurate.ingest_synthetic('public.tap_frames', 3, 1, 'train', '{"width": 96
 BEGIN;
 SET search_path = public, avcurate;
 SET client_min_messages = warning;
-SELECT plan(83);
+SELECT plan(84);
 
 -- columns are a contract
 CREATE FUNCTION columns_of(relation regclass) RETURNS text LANGUAGE sql AS $$
@@ -99,19 +99,20 @@ SELECT refused('{"freeze_norm": 1}', 'option "freeze_norm" of train must be true
 SELECT refused('{"amp": "fp8"}', 'option "amp" of train must be one of auto|f32|bf16');
 SELECT refused('{"device": "cuda:0"}', 'device "cuda:0" is not available');
 SELECT refused('{"from_checkpoint": 4711}', 'checkpoint 4711 does not exist');
-SELECT refused('{"val_slice": "empty"}', '%not supported yet');
+SELECT refused('{"val_slice": "nowhere"}', 'relation "nowhere" does not exist');
+SELECT refused('{"early_stop": 2}', 'option "early_stop" of train needs option "val_slice"');
 
 -- defaults: the preset's and the reference recipe's
 CREATE FUNCTION options_of(job bigint) RETURNS jsonb LANGUAGE sql AS $$SELECT options FROM avcurate.jobs WHERE job = $1$$;
 SELECT train('three', 'small_one') AS small_job \gset
 SELECT train('three', 'small_one', jsonb_build_object('from_checkpoint', (SELECT max(checkpoint) FROM checkpoints), 'lr_gamma', 0.5)) AS tuned_job \gset
 SELECT train('three', 'reference', '{"threads": 2}') AS reference_job \gset
-SELECT is(options_of(:small_job) - '{device,threads,from_checkpoint,val_slice,max_steps,max_frames,early_stop}'::text[],
+SELECT is(options_of(:small_job) - '{device,threads,from_checkpoint,val_slice,val_version,max_steps,max_frames,early_stop}'::text[],
 	'{"version": 1, "epochs": 10, "batch_size": 8, "accumulate": 1, "optimizer": "adamw", "lr": 0.001, "momentum": 0.9, "weight_decay": 0.01, "lr_schedule": "cosine", "lr_step_size": 3, "lr_gamma": 0.1, "warmup_steps": 50, "clip_norm": 10, "amp": "auto", "trainable_layers": 5, "freeze_norm": false, "hflip": 0.5, "seed": 0, "checkpoint_every": 200, "keep_last": 2, "keep_best": true, "eval_every": 1}', 'defaults of the preset');
 SELECT is(options_of(:tuned_job) -> 'lr', '0.0005', 'fine-tuning: a smaller rate');
 SELECT is(options_of(:tuned_job) -> 'warmup_steps', '5', 'a shorter warm-up');
 SELECT is(options_of(:tuned_job) -> 'lr_gamma', '0.5', 'what was given stays');
-SELECT is(options_of(:reference_job) - '{device,from_checkpoint,val_slice,max_steps,max_frames,early_stop}'::text[],
+SELECT is(options_of(:reference_job) - '{device,from_checkpoint,val_slice,val_version,max_steps,max_frames,early_stop}'::text[],
 	'{"version": 1, "epochs": 10, "batch_size": 8, "accumulate": 1, "optimizer": "sgd", "lr": 0.005, "momentum": 0.9, "weight_decay": 0.0001, "lr_schedule": "step", "lr_step_size": 3, "lr_gamma": 0.1, "warmup_steps": 0, "clip_norm": 10, "amp": "auto", "trainable_layers": 5, "freeze_norm": false, "hflip": 0, "seed": 0, "threads": 2, "checkpoint_every": 200, "keep_last": 2, "keep_best": true, "eval_every": 1}', 'the reference recipe');
 SELECT is(options_of(:reference_job) -> 'device', '"cpu"', 'the device is resolved');
 SELECT results_eq(format('SELECT state, kind, version, attempts, slice::text, model FROM avcurate.jobs WHERE job = %s', :small_job),
