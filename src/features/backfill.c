@@ -28,7 +28,6 @@ typedef struct Wish
 	char	   *feature;		/* NULL = all */
 	int			batch_size;
 	int64		max_rows;
-	int			warned;			/* of so many refusals */
 	TimestampTz last_notice;
 } Wish;
 
@@ -41,7 +40,6 @@ read_wish(FunctionCallInfo fcinfo, Wish *wish)
 				 errmsg("dataset and batch_size must not be NULL")));
 	wish->feature = PG_ARGISNULL(1) ? NULL :
 		pstrdup(NameStr(*PG_GETARG_NAME(1)));
-	wish->warned = 0;
 	wish->last_notice = GetCurrentTimestamp();
 	wish->batch_size = PG_GETARG_INT32(2);
 	wish->max_rows = PG_ARGISNULL(3) ? PG_INT64_MAX : PG_GETARG_INT64(3);
@@ -54,16 +52,6 @@ read_wish(FunctionCallInfo fcinfo, Wish *wish)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("max_rows must not be negative")));
-}
-
-/* Features that cannot be computed, as they are found. */
-static void
-warn_of_refusals(AvcBackfill *run, Wish *wish)
-{
-	for (; wish->warned < list_length(run->refusals); wish->warned++)
-		ereport(WARNING,
-				(errmsg("%s", (char *) list_nth(run->refusals, wish->warned)),
-				 errhint("Change its expression with avcurate.alter_feature().")));
 }
 
 static void
@@ -86,7 +74,6 @@ walk(AvcBackfill *run, Wish *wish, int64 first, int64 last)
 {
 	int64		busy = 0;
 
-	warn_of_refusals(run, wish);
 	/* do not keep locks of planning longer than a batch would */
 	avc_procedure_commit();
 	while (run->targets != NIL && run->rows < wish->max_rows)
@@ -96,7 +83,6 @@ walk(AvcBackfill *run, Wish *wish, int64 first, int64 last)
 												   wish->max_rows - run->rows));
 
 		avc_procedure_commit();
-		warn_of_refusals(run, wish);
 		say_progress(run, wish);
 		busy += batch.busy;
 		if (batch.is_end)

@@ -18,23 +18,24 @@ typedef struct AvcTarget
 	char	   *needs;			/* int[] literal of what must be done first */
 	SPIPlanPtr	store;			/* this feature alone */
 	SPIPlanPtr	fail;			/* mark rows failed; made when needed */
-	int			refused;		/* rows in a row that it failed in for reasons
-								 * that are hardly theirs */
-	char	   *given_up;		/* why it is no longer tried, else NULL */
+	SPIPlanPtr	open;			/* rows that it is to be computed in; made when
+								 * it is broken */
+	AvcFailure *broken;			/* why nothing can be computed, in any row;
+								 * else NULL */
 } AvcTarget;
 
 /* Features that do not read each other: computed by one UPDATE. */
 typedef struct AvcLevel
 {
-	List	   *targets;		/* AvcTarget * */
-	SPIPlanPtr	store;			/* all of them at once */
+	List	   *targets;		/* AvcTarget *, those that are not broken */
+	List	   *broken;			/* AvcTarget * */
+	SPIPlanPtr	store;			/* all targets at once; NULL if there are none */
 	SPIPlanPtr	ahead;			/* sends images to the engine, or NULL */
 } AvcLevel;
 
 typedef struct AvcBackfill
 {
 	const AvcDataset *dataset;
-	const char *only;			/* the feature asked for, NULL = all */
 	MemoryContext context;		/* of the run */
 	MemoryContext batch;		/* reset with every batch */
 	List	   *targets;		/* AvcTarget *, in dependency order */
@@ -42,7 +43,6 @@ typedef struct AvcBackfill
 	SPIPlanPtr	find;			/* rows with something to do */
 	SPIPlanPtr	lock;			/* the same, locked, those of others skipped */
 	List	   *plans;			/* every plan, to be freed */
-	List	   *refusals;		/* char *: features that cannot be computed */
 	List	   *failures;		/* AvcFeatureFailure *, of the batch */
 	int64		passed_first;	/* ids between which rows were in use and */
 	int64		passed_last;	/* passed over; none if last < first */
@@ -69,9 +69,10 @@ typedef struct AvcBatch
  * backfill_plan.c
  *
  * Choose what to compute (a feature by name, or all for NULL) and prepare
- * its statements; the run lives in the current context.  A feature that
- * cannot be computed at all is an error when it was asked for by name, else
- * run->refusals says so.  SPI must be connected, as for the rest.
+ * its statements; the run lives in the current context.  A feature whose
+ * expression cannot be planned, because what it calls is gone or constants of
+ * it fail, is one that fails in every row.  SPI must be connected, as for the
+ * rest.
  */
 extern AvcBackfill *avc_backfill_plan(const AvcDataset *dataset,
 									  const char *feature);
@@ -83,11 +84,11 @@ extern void avc_backfill_clear_passed(AvcBackfill *run);
 extern SPIPlanPtr avc_backfill_prepare(AvcBackfill *run, const char *sql,
 									   int nargs, Oid *types);
 
-/* Have a plan for each statement; at the start of a batch. */
+/*
+ * Have a plan for each statement; at the start of a batch.  What an expression
+ * needs may be gone since the last.
+ */
 extern void avc_backfill_plan_statements(AvcBackfill *run);
-
-/* Go on without the targets that were given up. */
-extern void avc_backfill_drop_given_up(AvcBackfill *run);
 
 /*
  * backfill_batch.c

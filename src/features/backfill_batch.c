@@ -41,12 +41,6 @@ PG_FUNCTION_INFO_V1(avc_feature_row);
 /* After a failure, this many rows are tried at once at most. */
 #define PIECE_AFTER_FAILURE 16
 
-/*
- * So many rows in a row failing for a missing function, column or right, or
- * for lack of memory, are no fault of theirs.
- */
-#define MAX_REFUSED 16
-
 /* The rows of a batch. */
 typedef struct Rows
 {
@@ -201,47 +195,6 @@ try_range(SPIPlanPtr plan, int64 first, int64 last, bool is_locked,
 
 /* ---- a row by itself -------------------------------------------------- */
 
-/* Would the feature fail like this in any row? */
-static bool
-is_refusal(const AvcFailure *why)
-{
-	return ERRCODE_TO_CATEGORY(why->sqlstate) ==
-		ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
-		why->sqlstate == ERRCODE_OUT_OF_MEMORY;
-}
-
-static void
-forget_failures(AvcBackfill *run, const AvcTarget *target)
-{
-	ListCell   *cell;
-
-	foreach(cell, run->failures)
-	{
-		if (((AvcFeatureFailure *) lfirst(cell))->feature == target->feature)
-			run->failures = foreach_delete_current(run->failures, cell);
-	}
-}
-
-/* The feature fails everywhere: leave the rows as they are. */
-static void
-give_up(AvcBackfill *run, AvcTarget *target, const AvcFailure *why)
-{
-	MemoryContext old;
-
-	if (run->only != NULL)
-		ereport(ERROR,
-				(errcode(why->sqlstate),
-				 errmsg("could not compute feature \"%s\": %s",
-						target->feature->name, why->message),
-				 errhint("The expression runs as the dataset's owner; change it with avcurate.alter_feature().")));
-	forget_failures(run, target);
-	old = MemoryContextSwitchTo(run->context);
-	target->given_up = psprintf("could not compute feature \"%s\": %s",
-								target->feature->name, why->message);
-	run->refusals = lappend(run->refusals, target->given_up);
-	MemoryContextSwitchTo(old);
-}
-
 static void
 note_failure(AvcBackfill *run, AvcTarget *target, int64 frame_id,
 			 const AvcFailure *why)
@@ -252,9 +205,6 @@ note_failure(AvcBackfill *run, AvcTarget *target, int64 frame_id,
 	failure->frame_id = frame_id;
 	failure->why = *why;
 	run->failures = lappend(run->failures, failure);
-	target->refused = is_refusal(why) ? target->refused + 1 : 0;
-	if (target->refused >= MAX_REFUSED)
-		give_up(run, target, why);
 }
 
 /* Pass over a row; the run may look once more where it has passed over. */
@@ -291,15 +241,10 @@ store_row(AvcBackfill *run, AvcLevel *level, Rows *rows, int at)
 	{
 		AvcTarget  *target = lfirst(cell);
 
-		if (target->given_up != NULL)
-			continue;
 		if (try_range(target->store, frame_id, frame_id, true, &why) >= 0)
-			target->refused = 0;
-		else
-		{
-			note_failure(run, target, frame_id, &why);
-			is_stored = false;
-		}
+			continue;
+		note_failure(run, target, frame_id, &why);
+		is_stored = false;
 	}
 	rows->stored++;
 	return is_stored;
@@ -368,33 +313,8 @@ send_ahead(AvcLevel *level, const Rows *rows)
 		SPI_freetuptable(SPI_tuptable);
 }
 
+/* Compute what is computable of a level. */
 static void
-reset_refused(AvcLevel *level)
-{
-	ListCell   *cell;
-
-	foreach(cell, level->targets)
-		((AvcTarget *) lfirst(cell))->refused = 0;
-}
-
-static bool
-has_given_up(const AvcLevel *level)
-{
-	ListCell   *cell;
-
-	foreach(cell, level->targets)
-	{
-		if (((AvcTarget *) lfirst(cell))->given_up != NULL)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Compute a level in the rows.  False if a feature of it was given up: then
- * the rest of the batch is left for the next.
- */
-static bool
 store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 {
 	int			at = 0;
@@ -402,7 +322,6 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 	AvcFailure	why;
 	int64		stored;
 
-	rows->stored = 0;
 	while (at < rows->count)
 	{
 		int			end = end_of_piece(run, rows, at, bad);
@@ -413,8 +332,6 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 		{
 			if (store_row(run, level, rows, at) && at != bad)
 				run->piece = 2;
-			if (has_given_up(level))
-				return false;
 			at++;
 		}
 		else if ((stored = try_range(level->store, rows->ids[at],
@@ -422,7 +339,6 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 									 &why)) >= 0)
 		{
 			rows->stored += stored;
-			reset_refused(level);
 			run->piece = Min(run->piece + run->piece / 4 + 1,
 							 AVC_MAX_BATCH);
 			at = end;
@@ -442,7 +358,33 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 		if (at > bad)
 			bad = rows->count;
 	}
-	return true;
+}
+
+/*
+ * An expression that cannot be planned fails in every row that it was to be
+ * computed in, for the same reason.
+ */
+static void
+fail_rows(AvcBackfill *run, AvcTarget *target, Rows *rows)
+{
+	int64	   *open;
+	int			count;
+	int			at = 0;
+	int			i;
+
+	if (!rows->is_locked)
+		lock_rest(run, rows, 0);
+	count = find_rows(target->open, rows->ids[0], rows->ids[rows->count - 1],
+					  rows->count, &open);
+	for (i = 0; i < count; i++)
+	{
+		at = position_of(rows, at, open[i]);
+		if (at == rows->count || rows->ids[at] != open[i] ||
+			rows->is_busy[at])
+			continue;
+		note_failure(run, target, open[i], target->broken);
+		rows->stored++;
+	}
 }
 
 /* ---- a batch ----------------------------------------------------------- */
@@ -464,6 +406,27 @@ failed_ids(const AvcBackfill *run, const AvcTarget *target, int *count)
 	return ids;
 }
 
+/* What rows are marked failed; for those who forbid it. */
+typedef struct Marking
+{
+	const char *feature;
+	int64		first;			/* of the frames */
+} Marking;
+
+static void
+describe_marking(void *arg)
+{
+	Marking    *marking = arg;
+	int			category = ERRCODE_TO_CATEGORY(geterrcode());
+
+	errcontext("marking rows in which feature \"%s\" has failed, from frame "
+			   INT64_FORMAT " on", marking->feature, marking->first);
+	if (category != ERRCODE_OPERATOR_INTERVENTION &&
+		category != ERRCODE_TRANSACTION_ROLLBACK &&
+		category != ERRCODE_INSUFFICIENT_RESOURCES)
+		errhint("Such rows have NULL in the feature's column: drop what forbids it, and make constraints NOT DEFERRABLE.");
+}
+
 /* The rows are locked since they failed. */
 static void
 mark_failed(AvcBackfill *run, AvcTarget *target)
@@ -472,6 +435,9 @@ mark_failed(AvcBackfill *run, AvcTarget *target)
 	int			count;
 	int64	   *ids = failed_ids(run, target, &count);
 	Datum		array;
+	Marking		marking = {target->feature->name, count > 0 ? ids[0] : 0};
+	ErrorContextCallback callback = {error_context_stack, describe_marking,
+	&marking};
 
 	if (count == 0)
 		return;
@@ -489,8 +455,30 @@ mark_failed(AvcBackfill *run, AvcTarget *target)
 										  target->feature->number),
 								 1, types);
 	array = avc_id_array(ids, count).value;
+	error_context_stack = &callback;
 	execute(target->fail, &array);
+	error_context_stack = callback.previous;
 	run->failed += count;
+}
+
+/* Compute a level in the rows, and mark those in which something failed. */
+static void
+finish_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
+{
+	ListCell   *cell;
+
+	rows->stored = 0;
+	if (level->store != NULL)
+	{
+		send_ahead(level, rows);
+		store_level(run, level, rows);
+	}
+	foreach(cell, level->broken)
+		fail_rows(run, lfirst(cell), rows);
+	foreach(cell, level->targets)
+		mark_failed(run, lfirst(cell));
+	foreach(cell, level->broken)
+		mark_failed(run, lfirst(cell));
 }
 
 /* How many rows something was stored in. */
@@ -498,9 +486,7 @@ static int64
 store_levels(AvcBackfill *run, Rows *rows)
 {
 	int64		stored = 0;
-	ListCell   *cell,
-			   *target;
-	bool		is_complete = true;
+	ListCell   *cell;
 
 	rows->is_busy = palloc0(rows->count * sizeof(bool));
 	if (run->careful > 0)
@@ -510,31 +496,11 @@ store_levels(AvcBackfill *run, Rows *rows)
 	}
 	foreach(cell, run->levels)
 	{
-		AvcLevel   *level = lfirst(cell);
-
-		send_ahead(level, rows);
-		is_complete = store_level(run, level, rows);
+		finish_level(run, lfirst(cell), rows);
 		stored += rows->stored;
-		foreach(target, level->targets)
-			mark_failed(run, lfirst(target));
-		if (!is_complete)
-			break;
 	}
 	/* a row may be stored in once a level */
 	return Min(stored, rows->count - rows->busy);
-}
-
-static bool
-has_gaps(const AvcBackfill *run)
-{
-	ListCell   *cell;
-
-	foreach(cell, run->targets)
-	{
-		if (((AvcTarget *) lfirst(cell))->given_up != NULL)
-			return true;
-	}
-	return false;
 }
 
 AvcBatch
@@ -548,8 +514,6 @@ avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
 
 	MemoryContextReset(run->batch);
 	run->failures = NIL;
-	if (has_gaps(run))
-		avc_backfill_drop_given_up(run);
 	if (run->targets == NIL)
 		return batch;
 	old = MemoryContextSwitchTo(run->batch);
@@ -564,10 +528,8 @@ avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
 		avc_feature_errors_settle(run->dataset->relid, run->targets,
 								  rows.ids, rows.count, run->failures);
 	batch.failed = (int) (run->failed - failed_before);
-	/* what a feature held up that was given up is for the next batch */
-	batch.is_end = !has_gaps(run) &&
-		(rows.count < limit || rows.ids[rows.count - 1] == last);
-	if (!batch.is_end && !has_gaps(run))
+	batch.is_end = rows.count < limit || rows.ids[rows.count - 1] == last;
+	if (!batch.is_end)
 		batch.next = rows.ids[rows.count - 1] + 1;
 	batch.busy = rows.busy;
 	run->rows += batch.rows;

@@ -57,7 +57,6 @@ typedef struct Share
 	AvcJobHelpers *helpers;		/* the first worker's */
 	int64		first_id;		/* of the range it works on */
 	bool		has_range;
-	int			refusals;		/* known when it started */
 	int			limit;			/* rows of its next batch */
 	int			stride;			/* factor of the next range's size */
 	int64		reported_rows;
@@ -441,11 +440,6 @@ work_on_range(Share *share)
 	else
 		share->has_range = false;
 	commit(share);
-	/* its range is free again for the job's worker, who will say so */
-	if (share->job->is_helper &&
-		list_length(share->run->refusals) > share->refusals)
-		ereport(ERROR,
-				(errmsg("%s", (char *) llast(share->run->refusals))));
 	adapt(share, &batch, start);
 }
 
@@ -488,20 +482,10 @@ report(Share *share)
 	commit(share);
 }
 
-static void
-log_refusals(Share *share, int *logged)
-{
-	for (; *logged < list_length(share->run->refusals); (*logged)++)
-		avc_job_log(share->job, "warning", "%s",
-					(char *) list_nth(share->run->refusals, *logged));
-}
-
 /* Work until no range is open. */
 static void
 walk_ranges(Share *share)
 {
-	int			logged = 0;
-
 	for (;;)
 	{
 		Claim		claim = share->has_range ? CLAIM_RANGE :
@@ -515,10 +499,7 @@ walk_ranges(Share *share)
 		else
 			work_on_range(share);
 		if (!share->job->is_helper)
-		{
-			log_refusals(share, &logged);
 			report(share);
-		}
 	}
 }
 
@@ -576,13 +557,8 @@ finish(Share *share)
 	if (totals.busy > 0)
 		avc_job_log(job, "notice", "rows in use by others were passed over: "
 					INT64_FORMAT, totals.busy);
-	if (share->run->refusals == NIL)
-		avc_job_finish(job, totals.failed);
+	avc_job_finish(job, totals.failed);
 	commit(share);
-	if (share->run->refusals != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("%s", (char *) linitial(share->run->refusals))));
 }
 
 /* What the first worker does beside the work. */
@@ -630,7 +606,6 @@ avc_job_backfill(AvcJob *job)
 	share.run = avc_backfill_plan(avc_dataset_find_owned(job->dataset),
 								  option_feature(job));
 	commit(&share);
-	share.refusals = list_length(share.run->refusals);
 	if (job->is_helper)
 		walk_ranges(&share);
 	else

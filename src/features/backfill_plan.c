@@ -58,15 +58,6 @@ plan_statement(SPIPlanPtr plan)
 	AtEOXact_GUC(false, level);
 }
 
-void
-avc_backfill_plan_statements(AvcBackfill *run)
-{
-	ListCell   *cell;
-
-	foreach(cell, run->plans)
-		plan_statement(lfirst(cell));
-}
-
 SPIPlanPtr
 avc_backfill_prepare(AvcBackfill *run, const char *sql, int nargs, Oid *types)
 {
@@ -79,10 +70,19 @@ avc_backfill_prepare(AvcBackfill *run, const char *sql, int nargs, Oid *types)
 		elog(ERROR, "could not prepare \"%s\": %s", sql,
 			 SPI_result_code_string(SPI_result));
 	SPI_keepplan(plan);
+	PG_TRY();
+	{
+		plan_statement(plan);
+	}
+	PG_CATCH();
+	{
+		SPI_freeplan(plan);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(run->context);
 	run->plans = lappend(run->plans, plan);
 	MemoryContextSwitchTo(old);
-	plan_statement(plan);
 	return plan;
 }
 
@@ -180,6 +180,8 @@ prepare_ahead(AvcBackfill *run, List *targets)
 	return avc_backfill_prepare(run, sql.data, 2, types);
 }
 
+/* ---- can it be computed? ---------------------------------------------- */
+
 typedef struct PrepareStep
 {
 	AvcBackfill *run;
@@ -191,31 +193,32 @@ prepare_target(void *arg)
 {
 	PrepareStep *step = arg;
 
-	step->target->store = prepare_store(step->run, list_make1(step->target));
+	if (step->target->store == NULL)
+		step->target->store = prepare_store(step->run,
+											list_make1(step->target));
+	else
+		plan_statement(step->target->store);
 }
 
 /*
- * Can the feature be computed at all?  If what it calls is gone, that is an
- * error when it was asked for by name; else the others go on without it.
+ * Plan the feature by itself.  If what it calls is gone, or an error comes up
+ * while constants are computed, it is broken.  Returns whether it is, now.
  */
 static bool
-is_computable(AvcBackfill *run, AvcTarget *target)
+find_broken(AvcBackfill *run, AvcTarget *target)
 {
 	PrepareStep step = {run, target};
+	MemoryContext old;
 	AvcFailure	why;
 
-	if (avc_attempt(prepare_target, &step, &why))
-		return true;
-	if (run->only != NULL)
-		ereport(ERROR,
-				(errcode(why.sqlstate),
-				 errmsg("could not compute feature \"%s\": %s",
-						target->feature->name, why.message),
-				 errhint("Change its expression with avcurate.alter_feature().")));
-	run->refusals = lappend(run->refusals,
-							psprintf("could not compute feature \"%s\": %s",
-									 target->feature->name, why.message));
-	return false;
+	if (target->broken != NULL || avc_attempt(prepare_target, &step, &why))
+		return false;
+	old = MemoryContextSwitchTo(run->context);
+	target->broken = palloc(sizeof(AvcFailure));
+	target->broken->sqlstate = why.sqlstate;
+	target->broken->message = pstrdup(why.message);
+	MemoryContextSwitchTo(old);
+	return true;
 }
 
 /* Is the feature one of the run? */
@@ -271,93 +274,166 @@ find_statement(const AvcBackfill *run)
 	return sql.data;
 }
 
-/* Prepare what depends on which targets there are. */
-static void
-prepare_run(AvcBackfill *run)
+/* Rows of a range in which the target is to be computed. */
+static SPIPlanPtr
+prepare_open(AvcBackfill *run, const AvcTarget *target)
 {
 	Oid			types[3] = {INT8OID, INT8OID, INT8OID};
-	AvcRoleScope scope;
+
+	return avc_backfill_prepare(run,
+								psprintf("SELECT frame.frame_id"
+										 " FROM ONLY %s AS frame"
+										 " WHERE " RANGE_CONDITION " AND %s"
+										 " ORDER BY frame.frame_id LIMIT $3",
+										 run->dataset->quoted_name,
+										 target->ready), 3, types);
+}
+
+/* Put the targets, which are in dependency order, into levels. */
+static void
+make_levels(AvcBackfill *run)
+{
 	AvcLevel   *level = NULL;
+	int			height = -1;
 	ListCell   *cell;
-	char	   *find;
 
 	run->levels = NIL;
-	if (run->targets == NIL)
-		return;
 	foreach(cell, run->targets)
 	{
 		AvcTarget  *target = lfirst(cell);
 
-		if (level == NULL || target->feature->level !=
-			((AvcTarget *) linitial(level->targets))->feature->level)
+		if (target->feature->level != height)
 		{
 			level = palloc0(sizeof(AvcLevel));
 			run->levels = lappend(run->levels, level);
+			height = target->feature->level;
 		}
-		level->targets = lappend(level->targets, target);
+		if (target->broken != NULL)
+			level->broken = lappend(level->broken, target);
+		else
+			level->targets = lappend(level->targets, target);
 	}
-	avc_role_enter(&scope, run->dataset->owner);
-	find = find_statement(run);
+}
+
+/* Prepare the statements of the levels. */
+static void
+prepare_levels(AvcBackfill *run)
+{
+	ListCell   *cell,
+			   *target;
+
+	make_levels(run);
+	foreach(cell, run->levels)
+	{
+		AvcLevel   *level = lfirst(cell);
+
+		if (list_length(level->targets) > 1)
+			level->store = prepare_store(run, level->targets);
+		else if (level->targets != NIL)
+			level->store = ((AvcTarget *) linitial(level->targets))->store;
+		level->ahead = prepare_ahead(run, level->targets);
+		foreach(target, level->broken)
+			((AvcTarget *) lfirst(target))->open =
+				prepare_open(run, lfirst(target));
+	}
+}
+
+/* Prepare what finds the rows; their marks are all that it looks at. */
+static void
+prepare_find(AvcBackfill *run)
+{
+	Oid			types[3] = {INT8OID, INT8OID, INT8OID};
+	char	   *find = find_statement(run);
+
 	run->find = avc_backfill_prepare(run, find, 3, types);
 	run->lock = avc_backfill_prepare(run,
 									 psprintf("%s FOR NO KEY UPDATE SKIP LOCKED",
 											  find), 3, types);
-	foreach(cell, run->levels)
-	{
-		level = lfirst(cell);
-		level->store = list_length(level->targets) > 1 ?
-			prepare_store(run, level->targets) :
-			((AvcTarget *) linitial(level->targets))->store;
-		level->ahead = prepare_ahead(run, level->targets);
-	}
-	avc_role_leave(&scope);
 }
 
-void
-avc_backfill_drop_given_up(AvcBackfill *run)
+static void
+plan_all(void *arg)
 {
-	MemoryContext old = MemoryContextSwitchTo(run->context);
-	List	   *left = NIL;
+	AvcBackfill *run = arg;
 	ListCell   *cell;
 
+	foreach(cell, run->plans)
+		plan_statement(lfirst(cell));
+}
+
+/*
+ * Go on without statements of expressions that can no longer be planned: with
+ * new ones for the levels, and those of before forgotten.
+ */
+static void
+sort_out_broken(AvcBackfill *run)
+{
+	MemoryContext old = MemoryContextSwitchTo(run->context);
+	ListCell   *cell;
+	bool		is_changed = false;
+
+	foreach(cell, run->targets)
+		is_changed |= find_broken(run, lfirst(cell));
+	if (!is_changed)
+		plan_all(run);			/* whatever it is, say it */
+	free_plans(run);
 	foreach(cell, run->targets)
 	{
-		if (((AvcTarget *) lfirst(cell))->given_up == NULL)
-			left = lappend(left, lfirst(cell));
+		AvcTarget  *target = lfirst(cell);
+
+		target->store = target->fail = target->open = NULL;
+		if (target->broken == NULL)
+			target->store = prepare_store(run, list_make1(target));
 	}
-	run->targets = left;
-	prepare_run(run);
+	prepare_find(run);
+	prepare_levels(run);
 	MemoryContextSwitchTo(old);
 }
 
-/* Choose what to compute. */
-static void
-choose_targets(AvcBackfill *run)
+void
+avc_backfill_plan_statements(AvcBackfill *run)
 {
-	List	   *features = avc_features_load(run->dataset->relid);
-	AvcRoleScope scope;
-	ListCell   *cell;
-	bool		is_found = false;
+	AvcFailure	why;
 
-	avc_role_enter(&scope, run->dataset->owner);
-	foreach(cell, features)
+	if (!avc_attempt(plan_all, run, &why))
+		sort_out_broken(run);
+}
+
+/* Choose what to compute: the feature of that name, or all. */
+static void
+choose_targets(AvcBackfill *run, const char *feature)
+{
+	ListCell   *cell;
+
+	foreach(cell, avc_features_load(run->dataset->relid))
 	{
 		AvcTarget  *target = make_target(lfirst(cell));
 
-		if (run->only != NULL &&
-			strcmp(target->feature->name, run->only) != 0)
-			continue;
-		is_found = true;
-		if (is_computable(run, target))
+		if (feature == NULL || strcmp(target->feature->name, feature) == 0)
 			run->targets = lappend(run->targets, target);
 	}
-	avc_role_leave(&scope);
-	if (!is_found && run->only != NULL)
+	if (run->targets == NIL && feature != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("dataset \"%s\" has no feature \"%s\"",
-						run->dataset->table_name, run->only),
+						run->dataset->table_name, feature),
 				 errhint("See avcurate.features.")));
+}
+
+static void
+prepare_run(AvcBackfill *run)
+{
+	AvcRoleScope scope;
+	ListCell   *cell;
+
+	if (run->targets == NIL)
+		return;
+	avc_role_enter(&scope, run->dataset->owner);
+	foreach(cell, run->targets)
+		(void) find_broken(run, lfirst(cell));
+	prepare_find(run);
+	prepare_levels(run);
+	avc_role_leave(&scope);
 }
 
 void
@@ -374,7 +450,6 @@ avc_backfill_plan(const AvcDataset *dataset, const char *feature)
 	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
 
 	run->dataset = dataset;
-	run->only = feature;
 	run->context = CurrentMemoryContext;
 	run->batch = AllocSetContextCreate(run->context, "backfill batch",
 									   ALLOCSET_DEFAULT_SIZES);
@@ -383,7 +458,7 @@ avc_backfill_plan(const AvcDataset *dataset, const char *feature)
 	callback->func = free_plans;
 	callback->arg = run;
 	MemoryContextRegisterResetCallback(run->context, callback);
-	choose_targets(run);
+	choose_targets(run, feature);
 	prepare_run(run);
 	return run;
 }

@@ -140,7 +140,7 @@ CALL avcurate.backfill('drive');
 SELECT count(*) FROM avcurate.feature_errors;
 SELECT avcurate.drop_feature('drive', 'odd');
 
--- what the expression calls is gone: an error or a warning, not 42 failed rows
+-- what the expression calls is gone: it fails in every row
 CREATE FUNCTION mine(bigint) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1 / ($1 % 2 - 1); END $$;
 SELECT avcurate.add_feature('drive', 'mine', 'mine(frame_id)');
 SELECT expression FROM avcurate.features WHERE feature = 'mine';
@@ -150,6 +150,8 @@ SELECT avcurate.retry_feature('drive', 'mine');
 REVOKE EXECUTE ON FUNCTION mine FROM PUBLIC;
 DROP FUNCTION mine;
 CALL avcurate.backfill('drive', 'mine');
+SELECT done, pending, failed FROM avcurate.feature_status WHERE feature = 'mine';
+SELECT DISTINCT sqlstate, message, attempts FROM avcurate.feature_errors WHERE feature = 'mine' ORDER BY 1, 3;
 CALL avcurate.backfill('drive');
 SELECT avcurate.drop_feature('drive', 'mine');
 

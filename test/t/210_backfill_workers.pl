@@ -106,15 +106,28 @@ query(q{CREATE FUNCTION gone(bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN R
 feature('broken', 'gone(frame_id)');
 feature('fine', 'frame_id + 1');
 $job = start(q{'drive', workers => 2});
-like(ended($job), qr/job $job failed: could not compute feature "broken": function public.lost\(bigint\) does not exist/, 'a feature that fails everywhere fails the job');
-like(logged($job), qr/warning: could not compute feature "broken"/, 'is logged');
-is(status('broken'), "0|$frames|0", 'marks no row failed');
+is(ended($job), 'succeeded', 'a feature that fails everywhere');
+is(status('broken'), "0|0|$frames", 'has failed in every row');
 is(status('fine'), "$frames|0|0", 'and keeps no other feature from being computed');
-is(query("SELECT count(*) FROM avcurate.feature_errors WHERE feature = 'broken'"), 0, 'without an error a row');
-query(q{DROP FUNCTION gone; SELECT avcurate.alter_feature('drive', 'fine', 'slowly(pg_backend_pid(), 0.001)')});
+is(query("SELECT failed_rows FROM avcurate.jobs WHERE job = $job"), $frames, 'the job counts them');
+is(query("SELECT DISTINCT sqlstate, message FROM avcurate.feature_errors WHERE feature = 'broken'"), '42883|function public.lost(bigint) does not exist', 'the errors say why');
+query(q{DROP FUNCTION gone; SELECT avcurate.retry_feature('drive', 'broken'); SELECT avcurate.alter_feature('drive', 'fine', 'slowly(pg_backend_pid(), 0.001)')});
 $job = start(q{'drive', workers => 2});
-like(ended($job), qr/job $job failed: could not compute feature "broken": function public.gone\(bigint\) does not exist/, 'so does one that is gone');
-is(query('SELECT count(DISTINCT fine) FROM drive'), 2, 'which keeps no worker from the others');
+is(ended($job), 'succeeded', 'one whose function is gone');
+is(status('broken'), "0|0|$frames", 'has failed, too');
+is(query('SELECT count(DISTINCT fine) FROM drive'), 2, 'and keeps no worker from the others');
+is(query("SELECT DISTINCT attempts, message FROM avcurate.feature_errors WHERE feature = 'broken'"), '2|function public.gone(bigint) does not exist', 'attempts are counted');
+
+# ---- it goes while they work ----------------------------------------------------
+query(q{CREATE FUNCTION leaving(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT public.slowly($1, 0.002)';
+	SELECT avcurate.alter_feature('drive', 'broken', 'leaving(frame_id)'), avcurate.alter_feature('drive', 'fine', 'frame_id + 2')});
+$job = start(q{'drive', workers => 2});
+wait_until("SELECT done > 0 FROM avcurate.feature_status WHERE feature = 'broken'");
+query('DROP FUNCTION leaving');
+is(ended($job), 'succeeded', 'a function that goes while it is used');
+is(status('fine'), "$frames|0|0", 'ends no worker');
+is(query("SELECT done > 0 AND failed > 0 AND pending = 0 FROM avcurate.feature_status WHERE feature = 'broken'"), 't', 'rows computed before it went stay, the others have failed');
+is(query("SELECT DISTINCT message FROM avcurate.feature_errors WHERE feature = 'broken'"), 'function public.leaving(bigint) does not exist', 'with the reason');
 query(q{SELECT avcurate.drop_feature('drive', 'broken')});
 
 # ---- who may -------------------------------------------------------------------
