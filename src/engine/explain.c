@@ -51,10 +51,11 @@ print_memory(FILE *out, const EngDetector *detector)
 	EngMemory	memory;
 
 	eng_detector_memory(detector, &memory);
-	fprintf(out, "memory, MB: parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, workspace %.1f, kernels %.1f\n",
+	fprintf(out, "memory, MB: parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, workspace %.1f, kernels %.1f, boxes %.1f\n",
 			memory.parameters / 1e6, memory.gradients / 1e6,
 			memory.optimizer / 1e6, memory.activations / 1e6,
-			memory.workspace / 1e6, memory.kernels / 1e6);
+			memory.workspace / 1e6, memory.kernels / 1e6,
+			memory.boxes / 1e6);
 }
 
 static bool

@@ -78,6 +78,9 @@ load_weights(EngDetector *detector, const EngLoadRequest *request,
 	if (request->train &&
 		!eng_detector_set_optimizer(detector, &request->optimizer, status))
 		return false;
+	/* nothing has touched that memory yet */
+	if (!eng_detector_check_memory(detector, status))
+		return false;
 	if ((request->init || !request->strict) &&
 		!eng_detector_init(detector, request->seed, status))
 		return false;

@@ -15,8 +15,7 @@ bytes_of(const EngDetector *detector)
 	EngMemory	m;
 
 	eng_detector_memory(detector, &m);
-	return m.parameters + m.gradients + m.optimizer + m.activations +
-		m.workspace + m.kernels;
+	return eng_memory_total(&m);
 }
 
 static size_t

@@ -186,6 +186,20 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 	memory->activations = detector->activations;
 }
 
+size_t
+eng_memory_total(const EngMemory *memory)
+{
+	return memory->parameters + memory->activations;
+}
+
+bool
+eng_detector_check_memory(const EngDetector *detector, EngStatus *status)
+{
+	(void) detector;
+	(void) status;
+	return true;
+}
+
 void
 eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
 {

@@ -96,7 +96,7 @@ class Weights:
             x = inputs[0]
             mean = x.mean((0, 2, 3))
             # a map of few cells hardly varies, and must not be blown up
-            var = x.var((0, 2, 3), unbiased=False) + 0.1 * mean ** 2 + 1e-3
+            var = x.var((0, 2, 3), unbiased=False) + 0.5 * mean ** 2 + 1e-2
             u = torch.from_numpy(rng.uniform(-0.25, 0.25, (2, len(mean))).astype(np.float32))
             module.running_mean.copy_(mean + u[0] * var.sqrt())
             module.running_var.copy_(var * (1 + u[1]))

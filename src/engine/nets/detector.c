@@ -196,28 +196,74 @@ grow(EngDetector *detector, uint8_t **memory, size_t *have, size_t size,
 	return true;
 }
 
+size_t
+eng_memory_total(const EngMemory *m)
+{
+	return m->parameters + m->gradients + m->optimizer + m->activations +
+		m->workspace + m->kernels + m->boxes;
+}
+
+/*
+ * Refuse what is over the limit, with the bytes of every part.
+ */
+static bool
+check_memory(const EngDetector *detector, const EngMemory *m,
+			 const char *what, EngStatus *status)
+{
+	size_t		total = eng_memory_total(m);
+
+	if (detector->memory_limit == 0 || total <= detector->memory_limit)
+		return true;
+	return eng_fail(status, ENG_NO_MEMORY,
+					"%s needs %zu bytes, the limit is %zu (parameters %zu, gradients %zu, optimizer %zu, activations %zu, workspace %zu, kernels %zu, boxes %zu)",
+					what, total, detector->memory_limit, m->parameters,
+					m->gradients, m->optimizer, m->activations, m->workspace,
+					m->kernels, m->boxes);
+}
+
+bool
+eng_detector_check_memory(const EngDetector *detector, EngStatus *status)
+{
+	EngMemory	m;
+
+	eng_detector_memory(detector, &m);
+	return check_memory(detector, &m, "detector", status);
+}
+
 static bool
 check_limit(const EngDetector *detector, const EngPlan *plan,
 			EngStatus *status)
 {
 	EngMemory	m;
-	size_t		total;
+	char		what[80];
 
-	if (detector->memory_limit == 0)
-		return true;
 	eng_detector_memory(detector, &m);
 	if (plan->activations > m.activations)
 		m.activations = plan->activations;
 	if (plan->workspace > m.workspace)
 		m.workspace = plan->workspace;
-	total = m.parameters + m.gradients + m.optimizer + m.activations +
-		m.workspace + m.kernels;
-	if (total <= detector->memory_limit)
-		return true;
-	return eng_fail(status, ENG_NO_MEMORY,
-					"batch of %d at %dx%d needs %zu MiB, the limit is %zu MiB",
-					plan->request.n, plan->request.w, plan->request.h,
-					(total >> 20) + 1, detector->memory_limit >> 20);
+	snprintf(what, sizeof(what), "batch of %d at %dx%d", plan->request.n,
+			 plan->request.w, plan->request.h);
+	return check_memory(detector, &m, what, status);
+}
+
+/*
+ * What the boxes of one more plan may take.
+ */
+static EngRegionsLimits
+regions_limits(const EngDetector *detector)
+{
+	EngRegionsLimits limits = {.threads = detector->backend->threads};
+	EngMemory	m;
+	size_t		total;
+
+	if (detector->memory_limit == 0)
+		return limits;
+	eng_detector_memory(detector, &m);
+	total = eng_memory_total(&m);
+	limits.most_bytes = detector->memory_limit > total ?
+		detector->memory_limit - total : 1;
+	return limits;
 }
 
 static bool
@@ -226,7 +272,7 @@ make_plan(EngDetector *detector, EngKeptPlan *kept, EngPlanRequest *request,
 {
 	drop_plan(kept);
 	kept->regions = eng_regions_create(&detector->config, request,
-									   detector->backend->threads, status);
+									   regions_limits(detector), status);
 	if (kept->regions == NULL)
 		return false;
 	request->context = kept->regions;
@@ -263,9 +309,18 @@ eng_detector_plan(EngDetector *detector, EngSize padded, int32_t n,
 			kept = &detector->plans[i];
 	if (kept == NULL)
 	{
+		EngStatus	first = {ENG_OK, ""};
+
 		kept = least_used(detector);
-		if (!make_plan(detector, kept, &request, status))
-			return NULL;
+		if (!make_plan(detector, kept, &request, &first))
+		{
+			/* the other plans may be what leaves too little */
+			eng_detector_drop_plans(detector);
+			if (first.code != ENG_NO_MEMORY)
+				return eng_fail(status, first.code, "%s", first.message), NULL;
+			if (!make_plan(detector, kept, &request, status))
+				return NULL;
+		}
 	}
 	kept->used = ++detector->uses;
 	kept->plan->arena = detector->arena;
@@ -313,6 +368,8 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 	{
 		const EngPlan *plan = detector->plans[i].plan;
 
+		if (detector->plans[i].regions != NULL)
+			memory->boxes += detector->plans[i].regions->bytes;
 		for (j = 0; plan != NULL && j < plan->op_count; j++)
 			if (plan->ops[j].kernel != NULL)
 				memory->kernels +=

@@ -164,14 +164,22 @@ typedef struct EngMemory
 								 * the last call */
 	size_t		workspace;
 	size_t		kernels;		/* packed weights and the like */
+	size_t		boxes;			/* anchors, proposals, matches, scores */
 } EngMemory;
 
 extern void eng_detector_memory(const EngDetector *detector,
 								EngMemory *memory);
 
+/* Bytes of all of them. */
+extern size_t eng_memory_total(const EngMemory *memory);
+
 /* Refuse plans that need more than limit bytes in all; 0: no limit. */
 extern void eng_detector_set_memory_limit(EngDetector *detector,
 										  size_t limit);
+
+/* Whether weights, gradients and optimizer alone are within the limit. */
+extern bool eng_detector_check_memory(const EngDetector *detector,
+									  EngStatus *status);
 extern int32_t eng_detector_threads(const EngDetector *detector);
 extern const EngDetectorConfig *eng_detector_config(const EngDetector *detector);
 

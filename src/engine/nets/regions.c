@@ -11,12 +11,30 @@
 
 #define MOST_BLOCKS	32
 
+bool
+eng_regions_account(EngRegions *r, size_t bytes, size_t instead_of,
+					EngStatus *status)
+{
+	size_t		rest = r->bytes - instead_of;
+
+	if (bytes > SIZE_MAX - rest ||
+		(r->most_bytes > 0 && rest + bytes > r->most_bytes))
+		return eng_fail(status, ENG_NO_MEMORY,
+						"boxes and scores of a batch of %d at %dx%d need %zu bytes, the limit leaves %zu",
+						r->images, r->padded.width, r->padded.height,
+						rest + bytes, r->most_bytes);
+	r->bytes = rest + bytes;
+	return true;
+}
+
 static void *
 block(EngRegions *regions, size_t count, size_t size)
 {
 	void	   *memory;
 
-	if (regions->block_count == MOST_BLOCKS || count > SIZE_MAX / size - 1)
+	if (regions->block_count == MOST_BLOCKS || count > SIZE_MAX / size - 1 ||
+		!eng_regions_account(regions, (count + 1) * size, 0,
+							 regions->making))
 		return NULL;
 	memory = calloc(count + 1, size);
 	if (memory != NULL)
@@ -112,7 +130,7 @@ create_common(EngRegions *r, EngStatus *status)
 
 EngRegions *
 eng_regions_create(const EngDetectorConfig *config,
-				   const EngPlanRequest *request, int32_t threads,
+				   const EngPlanRequest *request, EngRegionsLimits limits,
 				   EngStatus *status)
 {
 	EngRegions *r = calloc(1, sizeof(EngRegions));
@@ -126,7 +144,9 @@ eng_regions_create(const EngDetectorConfig *config,
 	r->config = config;
 	r->train = request->train;
 	r->images = request->n;
-	r->threads = threads;
+	r->threads = limits.threads;
+	r->most_bytes = limits.most_bytes;
+	r->making = status;
 	r->padded = (EngSize) {request->h, request->w};
 	r->post_top_n = r->train ? config->rpn_post_nms_top_n_train :
 		config->rpn_post_nms_top_n_test;
@@ -142,6 +162,7 @@ eng_regions_create(const EngDetectorConfig *config,
 		eng_regions_free(r);
 		return NULL;
 	}
+	r->making = NULL;
 	return r;
 }
 
@@ -168,11 +189,18 @@ bool
 eng_regions_truth_room(EngRegions *r, int32_t boxes, EngStatus *status)
 {
 	int32_t		capacity = boxes + boxes / 2 + 64;
+	size_t		had = r->truth_capacity * sizeof(float) * 4 +
+		r->images * sizeof(int32_t) * r->roi_match_stride;
 	float	   *grown;
 	int32_t    *match;
 
 	if (r->truth_boxes != NULL && boxes <= r->truth_capacity)
 		return true;
+	if (!eng_regions_account(r, capacity * sizeof(float) * 4 +
+							 r->images * sizeof(int32_t) *
+							 ((size_t) r->post_top_n + capacity), had,
+							 status))
+		return false;
 	grown = realloc(r->truth_boxes, sizeof(float) * 4 * capacity);
 	if (grown != NULL)
 		r->truth_boxes = grown;
@@ -195,6 +223,9 @@ eng_regions_scratch(EngRegions *r, size_t size, EngStatus *status)
 	size = eng_align(size);
 	if (size <= r->scratch_size)
 		return true;
+	if (!eng_regions_account(r, size * r->threads,
+							 r->scratch_size * r->threads, status))
+		return false;
 	memory = eng_arena_alloc(size * r->threads);
 	if (memory == NULL)
 		return eng_fail(status, ENG_NO_MEMORY, "out of memory");

@@ -74,16 +74,33 @@ typedef struct EngRegions
 	size_t		scratch_size;
 	void	  **blocks;			/* everything allocated, for free */
 	int32_t		block_count;
+	size_t		bytes;			/* all of the above */
+	size_t		most_bytes;		/* that they may become; 0: no limit */
+	EngStatus  *making;			/* where eng_regions_create reports to */
 } EngRegions;
+
+typedef struct EngRegionsLimits
+{
+	int32_t		threads;
+	size_t		most_bytes;		/* 0: no limit */
+} EngRegionsLimits;
 
 extern EngRegions *eng_regions_create(const EngDetectorConfig *config,
 									  const EngPlanRequest *request,
-									  int32_t threads, EngStatus *status);
+									  EngRegionsLimits limits,
+									  EngStatus *status);
 extern void eng_regions_free(EngRegions *regions);
 
 /* Room for the batch's boxes; keeps nothing. */
 extern bool eng_regions_truth_room(EngRegions *regions, int32_t boxes,
 								   EngStatus *status);
+
+/*
+ * Say that so many bytes come in place of others, before they are allocated;
+ * false: that is over the limit.
+ */
+extern bool eng_regions_account(EngRegions *regions, size_t bytes,
+								size_t instead_of, EngStatus *status);
 
 /* At least size bytes of scratch for each thread. */
 extern bool eng_regions_scratch(EngRegions *regions, size_t size,

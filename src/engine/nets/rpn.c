@@ -72,6 +72,10 @@ proposals_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	}
 	eng_pyramid_set(&r->pyramid, r->padded, map, &r->config->anchors);
 	anchors = r->pyramid.first[ENG_RPN_LEVELS];
+	if (!eng_regions_account(r, sizeof(float) * 4 * anchors +
+							 (r->train ? sizeof(int32_t) * anchors *
+							  r->images : 0), 0, status))
+		return false;
 	r->anchors = malloc(sizeof(float) * 4 * anchors);
 	if (r->train)
 		r->match = malloc(sizeof(int32_t) * anchors * r->images);
