@@ -29,6 +29,14 @@ avc_param_text(const char *string)
 	return param;
 }
 
+AvcParam
+avc_param_name(const char *string)
+{
+	/* a name has NAMEDATALEN bytes, whatever the string's length is */
+	return (AvcParam) {NAMEOID,
+		DirectFunctionCall1(namein, CStringGetDatum(string)), false};
+}
+
 /* Parameters as SPI takes them. */
 typedef struct Bound
 {

@@ -28,7 +28,11 @@ typedef struct AvcParam
 #define AVC_TEXT(s)		avc_param_text(s)
 #define AVC_NULL(t)		((AvcParam) {(t), (Datum) 0, true})
 
+/* a C string as a name */
+#define AVC_NAME(s)		avc_param_name(s)
+
 extern AvcParam avc_param_text(const char *string);
+extern AvcParam avc_param_name(const char *string);
 
 /*
  * Run one statement and return the number of rows it touched; rows of a

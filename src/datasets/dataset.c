@@ -16,6 +16,7 @@
 #include "commands/extension.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -277,6 +278,42 @@ avc_dataset_find_owned(Oid relid)
 	return dataset;
 }
 
+AvcDataset *
+avc_dataset_lock_owned(Oid relid, LOCKMODE mode)
+{
+	/* strangers cannot take the lock */
+	(void) avc_dataset_find_owned(relid);
+	LockRelationOid(relid, mode);
+	/* name and owner may be others than before the wait */
+	return avc_dataset_find_owned(relid);
+}
+
+void
+avc_dataset_hold(const AvcDataset *dataset, LOCKMODE mode)
+{
+	HeapTuple	tuple;
+	bool		is_same = false;
+
+	LockRelationOid(dataset->relid, mode);
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(dataset->relid));
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_class class = (Form_pg_class) GETSTRUCT(tuple);
+		char	   *schema = get_namespace_name(class->relnamespace);
+
+		is_same = class->relowner == dataset->owner && schema != NULL &&
+			strcmp(NameStr(class->relname), dataset->table_name) == 0 &&
+			strcmp(schema, dataset->schema_name) == 0;
+		ReleaseSysCache(tuple);
+	}
+	if (!is_same)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("dataset \"%s\" was renamed, dropped or given to another owner meanwhile",
+						dataset->table_name),
+				 errhint("Start again, with the dataset as it is called now.")));
+}
+
 AttrNumber
 avc_dataset_column(const AvcDataset *dataset, const char *column)
 {
@@ -358,7 +395,8 @@ find_holders(Oid relid)
 Datum
 avc_drop_dataset(PG_FUNCTION_ARGS)
 {
-	AvcDataset *dataset = avc_dataset_find_owned(PG_GETARG_OID(0));
+	AvcDataset *dataset = avc_dataset_lock_owned(PG_GETARG_OID(0),
+												 AccessExclusiveLock);
 	bool		force = PG_GETARG_BOOL(1);
 	AvcRoleScope scope;
 	char	   *holders = NULL;

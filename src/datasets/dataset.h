@@ -7,6 +7,7 @@
 
 #include "access/attnum.h"
 #include "datatype/timestamp.h"
+#include "storage/lockdefs.h"
 
 /*
  * Bookkeeping of features, not content: slices leave it out (src/features
@@ -33,6 +34,18 @@ extern AvcDataset *avc_dataset_find(Oid relid, bool missing_ok);
 
 /* The same, and an error unless the current user owns the table. */
 extern AvcDataset *avc_dataset_find_owned(Oid relid);
+
+/*
+ * The same, locked, as it is once the lock is there: for whoever goes on by
+ * its name.
+ */
+extern AvcDataset *avc_dataset_lock_owned(Oid relid, LOCKMODE mode);
+
+/*
+ * Lock a dataset that was looked up earlier until the end of the transaction;
+ * an error if its name leads elsewhere by now or its owner is another.
+ */
+extern void avc_dataset_hold(const AvcDataset *dataset, LOCKMODE mode);
 
 /*
  * Number of a column of the dataset, or InvalidAttrNumber: slices ask for

@@ -197,6 +197,7 @@ find_ends(Share *share, int64 *first, int64 *last)
 	AvcRoleScope scope;
 	bool		is_null;
 
+	avc_dataset_hold(dataset, RowExclusiveLock);
 	avc_role_enter(&scope, dataset->owner);
 	avc_spi_exec(psprintf("SELECT pg_catalog.min(frame_id),"
 						  " pg_catalog.max(frame_id) FROM ONLY %s",
@@ -293,6 +294,7 @@ cut_range(Share *share, const Range *range)
 	AvcRoleScope scope;
 	int64		rest;
 
+	avc_dataset_hold(dataset, RowExclusiveLock);
 	avc_role_enter(&scope, dataset->owner);
 	rest = avc_spi_int64(psprintf("SELECT frame_id FROM ONLY %s"
 								  " WHERE frame_id OPERATOR(pg_catalog.>=) $1"

@@ -11,7 +11,6 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -83,16 +82,6 @@ avc_feature_require(const AvcDataset *dataset, const char *name)
 	SPI_finish();
 }
 
-/* The dataset of the call, owned by the caller and locked for its DDL. */
-static AvcDataset *
-lock_dataset(Oid relid, LOCKMODE mode)
-{
-	AvcDataset *dataset = avc_dataset_find_owned(relid);
-
-	LockRelationOid(relid, mode);
-	return dataset;
-}
-
 static void
 run_as_owner(const AvcDataset *dataset, const char *sql)
 {
@@ -116,7 +105,7 @@ comment_feature(const AvcDataset *dataset, const char *feature,
 Datum
 avc_add_feature(PG_FUNCTION_ARGS)
 {
-	AvcDataset *dataset = lock_dataset(PG_GETARG_OID(0), AccessExclusiveLock);
+	AvcDataset *dataset = avc_dataset_lock_owned(PG_GETARG_OID(0), AccessExclusiveLock);
 	char	   *feature = NameStr(*PG_GETARG_NAME(1));
 	char	   *typed = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	AvcExpression *expression;
@@ -185,12 +174,12 @@ renumber(const AvcDataset *dataset, const AvcFeature *feature)
 	avc_spi_exec("UPDATE _avcurate.features SET feature_no = $3"
 				 " WHERE dataset = $1 AND feature = $2", 3,
 				 (AvcParam[]) {AVC_REGCLASS(dataset->relid),
-					 {NAMEOID, CStringGetDatum(feature->name), false},
+					 AVC_NAME(feature->name),
 					 AVC_INT4(next_feature_no(dataset->relid))}, false, 0);
 	avc_spi_exec("DELETE FROM _avcurate.feature_errors"
 				 " WHERE dataset = $1 AND feature = $2", 2,
 				 (AvcParam[]) {AVC_REGCLASS(dataset->relid),
-					 {NAMEOID, CStringGetDatum(feature->name), false}},
+					 AVC_NAME(feature->name)},
 				 false, 0);
 }
 
@@ -240,7 +229,7 @@ change_type(const AvcDataset *dataset, List *features,
 Datum
 avc_alter_feature(PG_FUNCTION_ARGS)
 {
-	AvcDataset *dataset = lock_dataset(PG_GETARG_OID(0), AccessExclusiveLock);
+	AvcDataset *dataset = avc_dataset_lock_owned(PG_GETARG_OID(0), AccessExclusiveLock);
 	char	   *name = NameStr(*PG_GETARG_NAME(1));
 	char	   *typed = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	AvcExpression *expression;
@@ -283,7 +272,7 @@ avc_alter_feature(PG_FUNCTION_ARGS)
 Datum
 avc_drop_feature(PG_FUNCTION_ARGS)
 {
-	AvcDataset *dataset = lock_dataset(PG_GETARG_OID(0), AccessExclusiveLock);
+	AvcDataset *dataset = avc_dataset_lock_owned(PG_GETARG_OID(0), AccessExclusiveLock);
 	char	   *name = NameStr(*PG_GETARG_NAME(1));
 	AvcFeature *feature;
 	AvcRoleScope scope;
@@ -323,7 +312,7 @@ avc_drop_feature(PG_FUNCTION_ARGS)
 Datum
 avc_retry_feature(PG_FUNCTION_ARGS)
 {
-	AvcDataset *dataset = lock_dataset(PG_GETARG_OID(0), RowExclusiveLock);
+	AvcDataset *dataset = avc_dataset_lock_owned(PG_GETARG_OID(0), RowExclusiveLock);
 	AvcFeature *feature;
 	AvcRoleScope scope;
 	uint64		count;
