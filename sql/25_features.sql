@@ -193,9 +193,10 @@ CREATE VIEW avcurate.feature_errors WITH (security_barrier) AS
 SELECT e.dataset, e.feature, e.frame_id, e.attempts, e.last_at, e.sqlstate,
 	e.message
 FROM _avcurate.feature_errors e
-WHERE pg_catalog.has_table_privilege(e.dataset, 'SELECT');
+WHERE pg_catalog.has_table_privilege(e.dataset, 'SELECT')
+	AND NOT pg_catalog.row_security_active(e.dataset);
 COMMENT ON VIEW avcurate.feature_errors IS
-	'rows whose expression failed, in datasets that the caller may read';
+	'rows whose expression failed, in datasets that the caller may read; not where row security applies to the caller';
 COMMENT ON COLUMN avcurate.feature_errors.dataset IS 'the table';
 COMMENT ON COLUMN avcurate.feature_errors.feature IS 'what was computed';
 COMMENT ON COLUMN avcurate.feature_errors.frame_id IS 'for which frame';

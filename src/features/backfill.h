@@ -38,6 +38,7 @@ typedef struct AvcBackfill
 	const AvcDataset *dataset;
 	MemoryContext context;		/* of the run */
 	MemoryContext batch;		/* reset with every batch */
+	List	   *features;		/* AvcFeature *: all of the dataset */
 	List	   *targets;		/* AvcTarget *, in dependency order */
 	List	   *levels;			/* AvcLevel * */
 	SPIPlanPtr	find;			/* rows with something to do */

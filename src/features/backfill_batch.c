@@ -19,7 +19,6 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -80,7 +79,7 @@ check_definitions(AvcBackfill *run)
 	ListCell   *cell;
 	int64		count;
 
-	LockRelationOid(run->dataset->relid, RowExclusiveLock);
+	avc_dataset_hold(run->dataset, RowExclusiveLock);
 	foreach(cell, run->targets)
 		numbers[foreach_current_index(cell)] =
 			Int32GetDatum(((AvcTarget *) lfirst(cell))->feature->number);
@@ -427,11 +426,41 @@ describe_marking(void *arg)
 		errhint("Such rows have NULL in the feature's column: drop what forbids it, and make constraints NOT DEFERRABLE.");
 }
 
+/*
+ * UPDATE that marks rows failed.  NULL stands in the column, and in those of
+ * features that read it: they wait for a value that may never come, and what
+ * they hold was computed from another.
+ */
+static SPIPlanPtr
+prepare_fail(AvcBackfill *run, const AvcFeature *feature)
+{
+	Oid			types[1] = {INT8ARRAYOID};
+	StringInfoData sql;
+	ListCell   *cell;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE ONLY %s AS frame SET %s = NULL, ",
+					 run->dataset->quoted_name,
+					 quote_identifier(feature->name));
+	foreach(cell, run->features)
+	{
+		AvcFeature *other = lfirst(cell);
+
+		if (list_member_ptr(other->all_needs, feature))
+			appendStringInfo(&sql, "%s = NULL, ",
+							 quote_identifier(other->name));
+	}
+	appendStringInfo(&sql, AVC_MARKS_COLUMN " = avcurate.feature_marked(frame."
+					 AVC_MARKS_COLUMN ", %d, 0, 2, '{}')"
+					 " WHERE frame.frame_id OPERATOR(pg_catalog.=) ANY ($1)",
+					 feature->number);
+	return avc_backfill_prepare(run, sql.data, 1, types);
+}
+
 /* The rows are locked since they failed. */
 static void
 mark_failed(AvcBackfill *run, AvcTarget *target)
 {
-	Oid			types[1] = {INT8ARRAYOID};
 	int			count;
 	int64	   *ids = failed_ids(run, target, &count);
 	Datum		array;
@@ -442,18 +471,7 @@ mark_failed(AvcBackfill *run, AvcTarget *target)
 	if (count == 0)
 		return;
 	if (target->fail == NULL)
-		target->fail =
-			avc_backfill_prepare(run,
-								 psprintf("UPDATE ONLY %s AS frame SET %s"
-										  " = NULL, " AVC_MARKS_COLUMN
-										  " = avcurate.feature_marked(frame."
-										  AVC_MARKS_COLUMN ", %d, 0, 2, '{}')"
-										  " WHERE frame.frame_id"
-										  " OPERATOR(pg_catalog.=) ANY ($1)",
-										  run->dataset->quoted_name,
-										  quote_identifier(target->feature->name),
-										  target->feature->number),
-								 1, types);
+		target->fail = prepare_fail(run, target->feature);
 	array = avc_id_array(ids, count).value;
 	error_context_stack = &callback;
 	execute(target->fail, &array);
@@ -525,8 +543,8 @@ avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
 		batch.rows = (int) store_levels(run, &rows);
 	avc_role_leave(&scope);
 	if (rows.count > 0)
-		avc_feature_errors_settle(run->dataset->relid, run->targets,
-								  rows.ids, rows.count, run->failures);
+		avc_feature_errors_settle(run->dataset, run->targets, rows.ids[0],
+								  rows.ids[rows.count - 1], run->failures);
 	batch.failed = (int) (run->failed - failed_before);
 	batch.is_end = rows.count < limit || rows.ids[rows.count - 1] == last;
 	if (!batch.is_end)

@@ -405,7 +405,8 @@ choose_targets(AvcBackfill *run, const char *feature)
 {
 	ListCell   *cell;
 
-	foreach(cell, avc_features_load(run->dataset->relid))
+	run->features = avc_features_load(run->dataset->relid);
+	foreach(cell, run->features)
 	{
 		AvcTarget  *target = make_target(lfirst(cell));
 

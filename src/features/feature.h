@@ -66,12 +66,12 @@ typedef struct AvcFeatureFailure
 } AvcFeatureFailure;
 
 /*
- * After a batch over the rows "ids": drop the errors of the targets' features
- * (AvcTarget *) that are no more, and record "failures" (AvcFeatureFailure *).
- * SPI must be connected, as for the next.
+ * After a batch between these ids: drop the errors of the targets' features
+ * (AvcTarget *) in rows where they are done, and record "failures"
+ * (AvcFeatureFailure *).  SPI must be connected, as for the next.
  */
-extern void avc_feature_errors_settle(Oid dataset, List *targets,
-									  const int64 *ids, int count,
+extern void avc_feature_errors_settle(const AvcDataset *dataset,
+									  List *targets, int64 first, int64 last,
 									  List *failures);
 
 /* Frame ids as a parameter. */

@@ -56,13 +56,11 @@ record_failures(AvcParam dataset, AvcParam feature, int64 *ids,
 				 false, 0);
 }
 
-/* Record what failed of one feature, drop what has gone through. */
+/* Record what failed of one feature. */
 static void
-settle_feature(AvcParam dataset, const AvcFeature *feature, AvcParam rows,
-			   List *failures)
+record_feature(AvcParam dataset, const AvcFeature *feature, List *failures)
 {
-	AvcParam	name = {NAMEOID, CStringGetDatum(feature->name), false};
-	int64	   *bad = palloc((list_length(failures) + 1) * sizeof(int64));
+	int64	   *ids = palloc((list_length(failures) + 1) * sizeof(int64));
 	Datum	   *codes = palloc((list_length(failures) + 1) * sizeof(Datum));
 	Datum	   *messages = palloc((list_length(failures) + 1) * sizeof(Datum));
 	int			count = 0;
@@ -76,60 +74,111 @@ settle_feature(AvcParam dataset, const AvcFeature *feature, AvcParam rows,
 			continue;
 		codes[count] = CStringGetTextDatum(unpack_sql_state(failure->why.sqlstate));
 		messages[count] = CStringGetTextDatum(failure->why.message);
-		bad[count++] = failure->frame_id;
+		ids[count++] = failure->frame_id;
 	}
 	if (count > 0)
-		record_failures(dataset, name, bad, codes, messages, count);
-	avc_spi_exec("DELETE FROM _avcurate.feature_errors"
-				 " WHERE dataset = $1 AND feature = $2"
-				 " AND frame_id = ANY ($3) AND frame_id <> ALL ($4)", 4,
-				 (AvcParam[]) {dataset, name, rows, avc_id_array(bad, count)},
-				 false, 0);
+		record_failures(dataset, AVC_NAME(feature->name), ids, codes,
+						messages, count);
 }
 
-/* Has one of the features errors between these ids? */
-static bool
-has_errors(AvcParam dataset, List *targets, int64 first, int64 last)
+/* Frames between these ids that have an error of the feature. */
+static int64 *
+find_errors(AvcParam dataset, const AvcFeature *feature, int64 first,
+			int64 last, int *count)
 {
 	static SPIPlanPtr plan = NULL;
-	Datum	   *names = palloc((list_length(targets) + 1) * sizeof(Datum));
-	ListCell   *cell;
+	int64	   *ids;
+	bool		is_null;
+	int			i;
 
-	foreach(cell, targets)
-		names[foreach_current_index(cell)] =
-			DirectFunctionCall1(namein, CStringGetDatum(((AvcTarget *) lfirst(cell))->feature->name));
-	return avc_spi_exec_kept(&plan, "SELECT 1 FROM _avcurate.feature_errors"
-							 " WHERE dataset = $1 AND feature = ANY ($2)"
-							 " AND frame_id BETWEEN $3 AND $4", 4,
-							 (AvcParam[]) {dataset,
-								 {NAMEARRAYOID,
-									 PointerGetDatum(construct_array(names,
-																	 list_length(targets),
-																	 NAMEOID, NAMEDATALEN,
-																	 false, TYPALIGN_CHAR)),
-								 false},
-								 AVC_INT8(first), AVC_INT8(last)},
-							 false, 1) > 0;
+	*count = (int) avc_spi_exec_kept(&plan, "SELECT frame_id"
+									 " FROM _avcurate.feature_errors"
+									 " WHERE dataset = $1 AND feature = $2"
+									 " AND frame_id BETWEEN $3 AND $4", 4,
+									 (AvcParam[]) {dataset,
+										 AVC_NAME(feature->name),
+										 AVC_INT8(first), AVC_INT8(last)},
+									 false, 0);
+	ids = palloc((*count + 1) * sizeof(int64));
+	for (i = 0; i < *count; i++)
+		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+											 SPI_tuptable->tupdesc, 1,
+											 &is_null));
+	SPI_freetuptable(SPI_tuptable);
+	return ids;
+}
+
+/* Those of the frames in which the feature is done, as an array, or NULL. */
+static Datum
+pick_done(const AvcDataset *dataset, const AvcFeature *feature,
+		  const int64 *ids, int count, bool *is_none)
+{
+	AvcParam	array = avc_id_array(ids, count);
+	AvcRoleScope scope;
+	Datum		done;
+
+	avc_role_enter(&scope, dataset->owner);
+	done = avc_spi_value(psprintf("SELECT pg_catalog.array_agg(frame.frame_id)"
+								  " FROM ONLY %s AS frame"
+								  " WHERE frame.frame_id"
+								  " OPERATOR(pg_catalog.=) ANY ($1)"
+								  " AND avcurate.feature_state(frame."
+								  AVC_MARKS_COLUMN ", %d)"
+								  " OPERATOR(pg_catalog.=) 1",
+								  dataset->quoted_name, feature->number),
+						 1, &array, CurrentMemoryContext, is_none);
+	avc_role_leave(&scope);
+	return done;
+}
+
+/*
+ * Drop the errors of a feature in rows where it is done.  The marks say so,
+ * and not that the row was in the batch: it may have been there for another
+ * feature, or passed over.
+ */
+static void
+drop_settled(const AvcDataset *dataset, const AvcFeature *feature,
+			 int64 first, int64 last)
+{
+	AvcParam	relid = AVC_REGCLASS(dataset->relid);
+	AvcRoleScope scope;
+	int			count;
+	int64	   *ids;
+	Datum		done;
+	bool		is_none;
+
+	avc_catalog_enter(&scope);
+	ids = find_errors(relid, feature, first, last, &count);
+	avc_catalog_leave(&scope);
+	if (count == 0)
+		return;
+	done = pick_done(dataset, feature, ids, count, &is_none);
+	if (is_none)
+		return;
+	avc_catalog_enter(&scope);
+	avc_spi_exec("DELETE FROM _avcurate.feature_errors WHERE dataset = $1"
+				 " AND feature = $2 AND frame_id = ANY ($3)", 3,
+				 (AvcParam[]) {relid, AVC_NAME(feature->name),
+					 {INT8ARRAYOID, done, false}}, false, 0);
+	avc_catalog_leave(&scope);
 }
 
 void
-avc_feature_errors_settle(Oid dataset, List *targets, const int64 *ids,
-						  int count, List *failures)
+avc_feature_errors_settle(const AvcDataset *dataset, List *targets,
+						  int64 first, int64 last, List *failures)
 {
-	AvcParam	relid = AVC_REGCLASS(dataset);
 	AvcRoleScope scope;
 	ListCell   *cell;
 
+	foreach(cell, targets)
+		drop_settled(dataset, ((AvcTarget *) lfirst(cell))->feature, first,
+					 last);
+	if (failures == NIL)
+		return;
 	avc_catalog_enter(&scope);
-	if (failures != NIL ||
-		has_errors(relid, targets, ids[0], ids[count - 1]))
-	{
-		AvcParam	rows = avc_id_array(ids, count);
-
-		foreach(cell, targets)
-			settle_feature(relid, ((AvcTarget *) lfirst(cell))->feature,
-						   rows, failures);
-	}
+	foreach(cell, targets)
+		record_feature(AVC_REGCLASS(dataset->relid),
+					   ((AvcTarget *) lfirst(cell))->feature, failures);
 	avc_catalog_leave(&scope);
 }
 
@@ -152,6 +201,7 @@ avc_feature_errors_forget(const AvcDataset *dataset)
 	avc_catalog_leave(&scope);
 	if (is_null)
 		return;
+	avc_dataset_hold(dataset, AccessShareLock);
 	avc_role_enter(&scope, dataset->owner);
 	ids = avc_spi_value(psprintf("SELECT pg_catalog.array_agg(i.id)"
 								 " FROM pg_catalog.unnest($1) i(id)"
@@ -164,8 +214,11 @@ avc_feature_errors_forget(const AvcDataset *dataset)
 	if (is_null)
 		return;
 	avc_catalog_enter(&scope);
-	avc_spi_exec("DELETE FROM _avcurate.feature_errors"
-				 " WHERE dataset = $1 AND frame_id = ANY ($2)", 2,
+	/* who has one locked is about to do the same */
+	avc_spi_exec("DELETE FROM _avcurate.feature_errors WHERE ctid = ANY"
+				 " (ARRAY(SELECT e.ctid FROM _avcurate.feature_errors e"
+				 " WHERE e.dataset = $1 AND e.frame_id = ANY ($2)"
+				 " FOR UPDATE SKIP LOCKED))", 2,
 				 (AvcParam[]) {relid, {INT8ARRAYOID, ids, false}}, false, 0);
 	avc_catalog_leave(&scope);
 }

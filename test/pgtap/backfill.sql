@@ -17,7 +17,7 @@ INSERT INTO filled (image_id, image_bytes, ann_categories, ann_bboxes)
 	SELECT 'f' || n, picture(6000), array_fill('car'::text, ARRAY[20]),
 		(SELECT array_agg(ARRAY[b, b, b + 1, b + n % 50]::real[]) FROM generate_series(1, 20) b)
 	FROM generate_series(1, 2000) n;
-SELECT plan(40);
+SELECT plan(48);
 
 -- ---- what is read ------------------------------------------------------------
 SELECT pg_column_size(image_bytes) > 2000 AND pg_relation_size(reltoastrelid) > 2000 * 6000 AS is_toasted
@@ -112,6 +112,50 @@ SELECT is(count(*), 2000::bigint, 'an error a row') FROM avcurate.feature_errors
 SELECT is(avcurate.retry_feature('filled', 'each'), 2000::bigint, 'retried');
 CALL avcurate.backfill('filled', 'each');
 SELECT is(min(attempts) || ' ' || max(attempts), '2 2', 'attempts are counted') FROM avcurate.feature_errors WHERE feature = 'each';
+
+-- ---- errors stay as long as rows are failed -------------------------------------------
+SELECT avcurate.create_dataset('wrong') AS dataset \gset
+INSERT INTO wrong (image_id, image_bytes, weather, scene) SELECT n, picture(0), CASE n WHEN 1 THEN 'foggy' ELSE 'rainy' END, n FROM generate_series(1, 6) n;
+SELECT avcurate.add_feature('wrong', 'd', '1 / (length(weather) - 5)'), avcurate.add_feature('wrong', 's', 'scene'),
+	avcurate.add_feature('wrong', 'n', 'weather::int') \gset made_
+CALL avcurate.backfill('wrong');
+UPDATE wrong SET scene = 'other' WHERE image_id = '2';
+CALL avcurate.backfill('wrong');
+SELECT avcurate.add_feature('wrong', 'later', 'timeofday'), avcurate.add_feature('wrong', 'reader', 's || later') \gset made_
+CALL avcurate.backfill('wrong');
+SELECT is(string_agg(feature || ' ' || failed, ', ' ORDER BY feature), 'd 6, later 0, n 6, reader 0, s 0', 'rows that have failed')
+	FROM avcurate.feature_status WHERE dataset = 'wrong'::regclass;
+SELECT is(string_agg(feature || ' ' || errors, ', ' ORDER BY feature), 'd 6, n 6', 'have errors, whatever else was computed in them')
+	FROM (SELECT feature, count(*) AS errors FROM avcurate.feature_errors WHERE dataset = 'wrong'::regclass GROUP BY 1) e;
+UPDATE wrong SET weather = '12' WHERE image_id = '3';
+SELECT is(count(*), 12::bigint, 'until they are computed') FROM avcurate.feature_errors WHERE dataset = 'wrong'::regclass;
+CALL avcurate.backfill('wrong');
+SELECT is(string_agg(feature || ' ' || errors, ', ' ORDER BY feature), 'd 5, n 5', 'again')
+	FROM (SELECT feature, count(*) AS errors FROM avcurate.feature_errors WHERE dataset = 'wrong'::regclass GROUP BY 1) e;
+-- ---- and are not for everybody ----------------------------------------------------------
+CREATE ROLE tap_reader;
+GRANT SELECT ON wrong TO tap_reader;
+SET ROLE tap_reader;
+SELECT is(count(*), 10::bigint, 'who may read a dataset sees its errors') FROM avcurate.feature_errors WHERE dataset = 'wrong'::regclass;
+RESET ROLE;
+ALTER TABLE wrong ENABLE ROW LEVEL SECURITY;
+CREATE POLICY one ON wrong USING (image_id = '1');
+SET ROLE tap_reader;
+SELECT is((SELECT count(*) FROM wrong) || ' ' || count(*), '1 0', 'but not of one whose rows are hidden') FROM avcurate.feature_errors WHERE dataset = 'wrong'::regclass;
+RESET ROLE;
+-- ---- what reads a failed feature ---------------------------------------------------------
+ALTER TABLE wrong DISABLE ROW LEVEL SECURITY;
+SELECT avcurate.alter_feature('wrong', 'd', '1'), avcurate.add_feature('wrong', 'd2', 'd * 2'), avcurate.add_feature('wrong', 'd3', 'd2 + 1') \gset made_
+CALL avcurate.backfill('wrong');
+SELECT avcurate.alter_feature('wrong', 'd', '1 / (length(weather) - 5)') \gset made_
+CALL avcurate.backfill('wrong', 'd');
+SELECT is(string_agg(concat_ws(' ', image_id, d, d2, d3), ', ' ORDER BY image_id), '1, 2, 3 0 2 3, 4, 5, 6', 'is NULL, as the failed one is: nothing is left of before')
+	FROM wrong;
+DELETE FROM wrong WHERE image_id = '6';
+CALL avcurate.backfill('wrong');
+SELECT is(count(*), 8::bigint, 'errors of deleted frames go') FROM avcurate.feature_errors WHERE dataset = 'wrong'::regclass;
+SELECT avcurate.drop_dataset('wrong') \gset dropped_
+DROP ROLE tap_reader;
 
 -- ---- whose error it is ---------------------------------------------------------------
 SELECT avcurate.alter_feature('filled', 'each', 'raising(''42883'', frame_id % 500 = 7)') \gset made_

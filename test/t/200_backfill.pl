@@ -164,6 +164,43 @@ is(status('late'), '0|600|0', 'none of its values counts as done');
 backfill("'drive'");
 is(query(q{SELECT count(*) FROM drive WHERE late = 'foggy!'}), 600, 'the new definition fills in');
 
+# ---- tables that change their names meanwhile --------------------------------
+foreach my $name (qw(one two))
+{
+	query(qq{SELECT avcurate.create_dataset('$name');
+		INSERT INTO $name (image_id, image_bytes, weather) SELECT 'f' || n, picture(100, 50), '$name' FROM generate_series(1, 60) n;
+		SELECT avcurate.add_feature('$name', 'whose', 'slowly(weather || ''$name'', 0.005)')});
+}
+my $swap = 'ALTER TABLE one RENAME TO old; ALTER TABLE two RENAME TO one';
+my ($old, $new) = split /\|/, query(q{SELECT 'one'::regclass::oid, 'two'::regclass::oid});
+$run = $node->background_psql('postgres', on_error_stop => 0);
+$run->query_until(qr/begun/, "\\echo begun\nCALL avcurate.backfill('one', batch_size => 10);\n\\echo ended\n");
+$node->poll_query_until('postgres', "SELECT done > 0 FROM avcurate.feature_status WHERE dataset = $old") or die;
+query("BEGIN; $swap; COMMIT");
+$run->query_until(qr/ended/, "\n");
+like($run->{stderr}, qr/ERROR:  dataset "one" was renamed, dropped or given to another owner meanwhile/, 'a run over a table that was renamed ends');
+$run->quit;
+is(query('SELECT count(whose) FROM one'), 0, 'and does not go on with another of that name');
+query('ALTER TABLE one RENAME TO two; ALTER TABLE old RENAME TO one');
+# whoever waits for the lock goes on with the table that he named
+foreach my $call ("drop_feature('one', 'whose')", "add_feature('one', 'more', '1')", "alter_feature('one', 'whose', 'weather')", "drop_dataset('one')")
+{
+	$holder = $node->background_psql('postgres');
+	$holder->query_safe("BEGIN; $swap");
+	$run = $node->background_psql('postgres', on_error_stop => 0);
+	$run->query_until(qr/begun/, "\\echo begun\nSELECT avcurate.$call;\n\\echo ended\n");
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = $old") or die;
+	$holder->query_safe('COMMIT');
+	$holder->quit;
+	$run->query_until(qr/ended/, "\n");
+	is($run->{stderr}, '', "$call while the tables are swapped");
+	$run->quit;
+	is(query("SELECT string_agg(attname, ' ' ORDER BY attname) FROM pg_attribute WHERE attrelid = $new AND attname IN ('whose', 'more')"), 'whose', 'leaves the other alone');
+	query('ALTER TABLE one RENAME TO two; ALTER TABLE IF EXISTS old RENAME TO one');
+	query("SELECT avcurate.add_feature('one', 'whose', 'weather')") if $call =~ /drop_feature/;
+}
+is(query("SELECT count(*) FROM pg_class WHERE oid = $old"), 0, 'the last one dropped what it was to drop');
+
 # ---- HOT: marks and features touch no index --------------------------------
 query('VACUUM FULL drive');
 query(q{SELECT avcurate.add_feature('drive', 'few', 'frame_id % 2')});
