@@ -152,6 +152,23 @@ norm_distance(const Norm *a, const Norm *b)
 	return worst;
 }
 
+/* Without y, what the ReLU hid is found from x: not a bit differs. */
+static void
+norm_masked_by_x(const Norm *norm, const Norm *done, EngBackend *backend,
+				 const char *name)
+{
+	Norm		twin = norm_twin(norm);
+	void	   *y = twin.a.y;
+
+	norm_forward(backend, &twin.a);
+	twin.a.y = NULL;
+	norm_backward(backend, &twin.a);
+	twin.a.y = y;
+	tap_ok(norm_distance(&twin, done) == 0, "%s: %s needs no y", name,
+		   backend->name);
+	norm_free(&twin);
+}
+
 static void
 test_norm(EngNormArgs a, const char *name, bool add, bool small)
 {
@@ -180,6 +197,11 @@ test_norm(EngNormArgs a, const char *name, bool add, bool small)
 	norm_backward(cpu, &right.a);
 	if (small)
 		norm_gradients(&norm, &left, name);
+	if (a.relu && !add)
+	{
+		norm_masked_by_x(&norm, &left, ref, name);
+		norm_masked_by_x(&norm, &right, cpu, name);
+	}
 	worst = norm_distance(&right, &left);
 	tap_ok(worst < 2e-5, "%s: cpu is ref (%.0e)", name, worst);
 	norm_free(&left);
@@ -213,6 +235,7 @@ test_norms(void)
 	a.live = 40;
 	test_norm(a, "frozen norm", false, true);
 	a.relu = true;
+	test_norm(a, "frozen norm and ReLU", false, false);
 	test_norm(a, "frozen norm, sum and ReLU", true, false);
 	a.batch = true;
 	a.rows = a.live = 3001;

@@ -62,7 +62,8 @@ typedef struct EngNormArgs
 	EngType		type;			/* of x, add, y and their gradients */
 	const void *x;				/* (rows, channels) */
 	const void *add;			/* added before the ReLU, or NULL */
-	void	   *y;
+	void	   *y;				/* backward: NULL to find what the ReLU hid
+								 * from x; not with add */
 	const float *weight;		/* (channels) */
 	const float *bias;
 	float	   *running_mean;	/* batch statistics: updated; else read */
@@ -73,7 +74,7 @@ typedef struct EngNormArgs
 	bool		batch;			/* batch statistics, else running ones */
 	bool		again;			/* forward: mean and rstd are there already */
 	/* backward */
-	void	   *dy;				/* overwritten where relu hides it */
+	void	   *dy;				/* may be overwritten where relu hides it */
 	void	   *dx;				/* NULL: not wanted; may be dy */
 	void	   *dadd;			/* NULL: not wanted */
 	bool		dx_add;			/* add to dx instead of storing */

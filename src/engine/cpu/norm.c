@@ -8,6 +8,9 @@
  *
  * Each loop is written once, for elements of `type`, and compiled for both
  * types: in the function that its ..._typed one is inlined into.
+ *
+ * Memory bounds all of it.  Without a sum before the ReLU, the way back finds
+ * what the ReLU hid from x, which it reads anyway, and leaves dy alone.
  */
 #include <math.h>
 #include <string.h>
@@ -26,14 +29,14 @@ piece_count(int64_t rows)
 	return (rows + PIECE_ROWS - 1) / PIECE_ROWS;
 }
 
-/* Two sums a channel and piece, then four numbers a channel. */
+/* Two sums a channel and piece, then at most five numbers a channel. */
 size_t
 eng_cpu_norm_workspace(const EngBackend *backend, int64_t rows,
 					   int32_t channels)
 {
 	(void) backend;
 	return eng_align(sizeof(float) * channels *
-					 (2 * piece_count(rows) + 4));
+					 (2 * piece_count(rows) + 5));
 }
 
 ENG_INLINE void
@@ -255,6 +258,21 @@ clear_rest(void *x, const EngNormArgs *a)
 			   eng_type_size(a->type) * (a->rows - a->live) * a->channels);
 }
 
+/*
+ * y = relu(x * scale + shift + add).
+ */
+static void
+set_affine(const EngNormArgs *a, float *scale, float *shift)
+{
+	int32_t		c;
+
+	for (c = 0; c < a->channels; c++)
+	{
+		scale[c] = a->rstd[c] * a->weight[c];
+		shift[c] = a->bias[c] - a->mean[c] * scale[c];
+	}
+}
+
 void
 eng_cpu_norm_forward(EngBackend *backend, const EngNormArgs *a)
 {
@@ -262,21 +280,33 @@ eng_cpu_norm_forward(EngBackend *backend, const EngNormArgs *a)
 		2 * piece_count(a->rows) * a->channels;
 	float	   *shift = scale + a->channels;
 	int64_t		p;
-	int32_t		c;
 
 	(void) backend;
 	set_statistics(a);
-	for (c = 0; c < a->channels; c++)
-	{
-		scale[c] = a->rstd[c] * a->weight[c];
-		shift[c] = a->bias[c] - a->mean[c] * scale[c];
-	}
+	set_affine(a, scale, shift);
 #pragma omp parallel for schedule(static)
 	for (p = 0; p < piece_count(a->live); p++)
 		apply_rows(a, scale, shift, p * PIECE_ROWS,
 				   a->live - p * PIECE_ROWS < PIECE_ROWS ?
 				   a->live - p * PIECE_ROWS : PIECE_ROWS);
 	clear_rest(a->y, a);
+}
+
+/* What the way back multiplies with; arrays of one element a channel. */
+typedef struct Coefficients
+{
+	float	   *dy;				/* dx = dy * this + x * x + one */
+	float	   *x;
+	float	   *one;
+	float	   *scale;			/* of the way forward */
+	float	   *shift;
+} Coefficients;
+
+/* Whether the ReLU's mask comes from x: y is not there. */
+static inline bool
+masks_by_x(const EngNormArgs *a)
+{
+	return a->relu && a->y == NULL;
 }
 
 /*
@@ -287,15 +317,18 @@ ENG_INLINE void
 hide_and_pass(const EngNormArgs *a, int64_t i, int64_t count, EngType type)
 {
 	void	   *dy = eng_at(a->dy, type, i);
-	const void *y = eng_at(a->y, type, i);
 	void	   *dadd = a->dadd == NULL ? NULL : eng_at(a->dadd, type, i);
 	int64_t		c;
 
 	if (a->relu)
+	{
+		const void *y = eng_at(a->y, type, i);
+
 #pragma omp simd
 		for (c = 0; c < count; c++)
 			eng_store(dy, type, c, eng_load(y, type, c) > 0 ?
 					  eng_load(dy, type, c) : 0);
+	}
 	if (dadd != NULL && a->dadd_add)
 #pragma omp simd
 		for (c = 0; c < count; c++)
@@ -305,10 +338,23 @@ hide_and_pass(const EngNormArgs *a, int64_t i, int64_t count, EngType type)
 		memcpy(dadd, dy, eng_type_size(type) * count);
 }
 
-ENG_INLINE void
-backward_sums_typed(const EngNormArgs *a, float *sums, int64_t first,
-					int64_t rows, EngType type)
+/*
+ * dy at c, hidden where the ReLU gave 0: the expression of apply_rows.
+ */
+ENG_INLINE float
+masked(const void *dy, const void *x, EngType type, int32_t c,
+	   const float *scale, const float *shift)
 {
+	float		d = eng_load(dy, type, c);
+
+	return eng_load(x, type, c) * scale[c] + shift[c] > 0 ? d : 0;
+}
+
+ENG_INLINE void
+backward_sums_typed(const EngNormArgs *a, const Coefficients *k, float *sums,
+					int64_t first, int64_t rows, EngType type)
+{
+	bool		by_x = masks_by_x(a);
 	int32_t		channels = a->channels;
 	int32_t		block;
 
@@ -316,6 +362,8 @@ backward_sums_typed(const EngNormArgs *a, float *sums, int64_t first,
 	{
 		int32_t		count = channels - block < BLOCK ? channels - block : BLOCK;
 		const float *mean = a->mean + block;
+		const float *scale = k->scale + block;
+		const float *shift = k->shift + block;
 		float		sum[BLOCK] = {0};
 		float		moment[BLOCK] = {0};
 		int64_t		i = first * channels + block;
@@ -327,6 +375,18 @@ backward_sums_typed(const EngNormArgs *a, float *sums, int64_t first,
 			const void *dy = eng_at(a->dy, type, i);
 			const void *x = eng_at(a->x, type, i);
 
+			if (by_x)
+			{
+#pragma omp simd
+				for (c = 0; c < count; c++)
+				{
+					float		d = masked(dy, x, type, c, scale, shift);
+
+					sum[c] += d;
+					moment[c] += d * (eng_load(x, type, c) - mean[c]);
+				}
+				continue;
+			}
 			hide_and_pass(a, i, count, type);
 #pragma omp simd
 			for (c = 0; c < count; c++)
@@ -350,22 +410,21 @@ backward_sums_typed(const EngNormArgs *a, float *sums, int64_t first,
  * sums[1, c] = sum of dy * (x - mean) * rstd.
  */
 ENG_CLONES static void
-backward_sums(const EngNormArgs *a, float *sums, int64_t first, int64_t rows)
+backward_sums(const EngNormArgs *a, const Coefficients *k, float *sums,
+			  int64_t first, int64_t rows)
 {
 	if (a->type == ENG_BF16)
-		backward_sums_typed(a, sums, first, rows, ENG_BF16);
+		backward_sums_typed(a, k, sums, first, rows, ENG_BF16);
 	else
-		backward_sums_typed(a, sums, first, rows, ENG_F32);
+		backward_sums_typed(a, k, sums, first, rows, ENG_F32);
 }
 
 ENG_INLINE void
-backward_rows_typed(const EngNormArgs *a, const float *k, int64_t first,
-					int64_t rows, EngType type)
+backward_rows_typed(const EngNormArgs *a, const Coefficients *k,
+					int64_t first, int64_t rows, EngType type)
 {
+	bool		by_x = masks_by_x(a);
 	int32_t		channels = a->channels;
-	const float *k0 = k;
-	const float *k1 = k + channels;
-	const float *k2 = k + 2 * channels;
 	int64_t		r;
 	int32_t		c;
 
@@ -379,30 +438,42 @@ backward_rows_typed(const EngNormArgs *a, const float *k, int64_t first,
 #pragma omp simd
 			for (c = 0; c < channels; c++)
 				eng_store(dx, type, c, eng_load(dx, type, c) +
-						  eng_load(dy, type, c) * k0[c]);
+						  (by_x ? masked(dy, x, type, c, k->scale, k->shift) :
+						   eng_load(dy, type, c)) * k->dy[c]);
 		else if (!a->batch)
 #pragma omp simd
 			for (c = 0; c < channels; c++)
-				eng_store(dx, type, c, eng_load(dy, type, c) * k0[c]);
+				eng_store(dx, type, c,
+						  (by_x ? masked(dy, x, type, c, k->scale, k->shift) :
+						   eng_load(dy, type, c)) * k->dy[c]);
 		else if (a->dx_add)
 #pragma omp simd
 			for (c = 0; c < channels; c++)
 				eng_store(dx, type, c, eng_load(dx, type, c) +
-						  (eng_load(dy, type, c) * k0[c] +
-						   (eng_load(x, type, c) * k1[c] + k2[c])));
+						  ((by_x ?
+							masked(dy, x, type, c, k->scale, k->shift) :
+							eng_load(dy, type, c)) * k->dy[c] +
+						   (eng_load(x, type, c) * k->x[c] + k->one[c])));
+		else if (by_x)
+#pragma omp simd
+			for (c = 0; c < channels; c++)
+				eng_store(dx, type, c,
+						  masked(dy, x, type, c, k->scale, k->shift) *
+						  k->dy[c] +
+						  (eng_load(x, type, c) * k->x[c] + k->one[c]));
 		else
 #pragma omp simd
 			for (c = 0; c < channels; c++)
-				eng_store(dx, type, c, eng_load(dy, type, c) * k0[c] +
-						  (eng_load(x, type, c) * k1[c] + k2[c]));
+				eng_store(dx, type, c, eng_load(dy, type, c) * k->dy[c] +
+						  (eng_load(x, type, c) * k->x[c] + k->one[c]));
 	}
 }
 
 /*
- * dx = dy * k0 + x * k1 + k2, the coefficients in one array.
+ * dx = dy * k->dy + x * k->x + k->one.
  */
 ENG_CLONES static void
-backward_rows(const EngNormArgs *a, const float *k, int64_t first,
+backward_rows(const EngNormArgs *a, const Coefficients *k, int64_t first,
 			  int64_t rows)
 {
 	if (a->type == ENG_BF16)
@@ -416,7 +487,8 @@ backward_rows(const EngNormArgs *a, const float *k, int64_t first,
  * dx = w rstd (dy - sum / n - (x - mean) rstd moment / n).
  */
 static void
-finish_gradients(const EngNormArgs *a, const float *sums, float *k)
+finish_gradients(const EngNormArgs *a, const float *sums,
+				 const Coefficients *k)
 {
 	int32_t		c;
 
@@ -437,10 +509,9 @@ finish_gradients(const EngNormArgs *a, const float *sums, float *k)
 		if (a->dbias != NULL)
 			a->dbias[c] += (float) sum;
 		moment *= a->rstd[c];
-		k[c] = (float) scale;
-		k[a->channels + c] = (float) (-scale * moment / a->live);
-		k[2 * a->channels + c] =
-			(float) (scale * (moment * a->mean[c] - sum) / a->live);
+		k->dy[c] = (float) scale;
+		k->x[c] = (float) (-scale * moment / a->live);
+		k->one[c] = (float) (scale * (moment * a->mean[c] - sum) / a->live);
 	}
 }
 
@@ -460,14 +531,16 @@ void
 eng_cpu_norm_backward(EngBackend *backend, const EngNormArgs *a)
 {
 	float	   *sums = a->workspace;
-	float	   *k = sums + 2 * piece_count(a->rows) * a->channels;
+	float	   *at = sums + 2 * piece_count(a->rows) * a->channels;
+	Coefficients k = {at, at + a->channels, at + 2 * a->channels,
+	at + 3 * a->channels, at + 4 * a->channels};
 	bool		need_sums = a->batch || a->dweight != NULL || a->dbias != NULL;
 	int64_t		pieces = piece_count(a->live);
 	int64_t		p;
-	int32_t		c;
 
 	(void) backend;
 	clear_rest(a->dy, a);
+	set_affine(a, k.scale, k.shift);
 #pragma omp parallel for schedule(static)
 	for (p = 0; p < pieces; p++)
 	{
@@ -476,15 +549,14 @@ eng_cpu_norm_backward(EngBackend *backend, const EngNormArgs *a)
 			a->live - first : PIECE_ROWS;
 
 		if (need_sums)
-			backward_sums(a, sums + 2 * p * a->channels, first, rows);
-		else
+			backward_sums(a, &k, sums + 2 * p * a->channels, first, rows);
+		else if (!masks_by_x(a))
 			frozen_rows(a, first, rows);
 	}
 	if (need_sums && a->live > 0)
-		finish_gradients(a, sums, k);
+		finish_gradients(a, sums, &k);
 	else
-		for (c = 0; c < a->channels; c++)
-			k[c] = a->rstd[c] * a->weight[c];
+		memcpy(k.dy, k.scale, sizeof(float) * a->channels);
 	if (a->dx != NULL && !a->dx_add)
 		clear_rest(a->dx, a);
 	if (a->dadd != NULL && !a->dadd_add)
@@ -493,7 +565,7 @@ eng_cpu_norm_backward(EngBackend *backend, const EngNormArgs *a)
 		return;
 #pragma omp parallel for schedule(static)
 	for (p = 0; p < pieces; p++)
-		backward_rows(a, k, p * PIECE_ROWS,
+		backward_rows(a, &k, p * PIECE_ROWS,
 					  a->live - p * PIECE_ROWS < PIECE_ROWS ?
 					  a->live - p * PIECE_ROWS : PIECE_ROWS);
 }

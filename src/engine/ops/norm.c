@@ -53,7 +53,9 @@ norm_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 									  in->c);
 	op->keeps_inputs = uses_batch(plan, op) ||
 		plan->parameters->list[op->norm.weight].trainable ? 1 : 0;
-	op->keeps_output = op->relu;
+	/* what the ReLU hid is seen from the input, unless a sum came between */
+	op->keeps_output = op->relu &&
+		(op->keeps_inputs == 0 || op->input_count > 1);
 	op->in_place = 3;
 	return true;
 }
@@ -127,6 +129,8 @@ norm_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngNormArgs args = norm_args(plan, op);
 
 	(void) status;
+	if (!op->keeps_output)
+		args.y = NULL;
 	args.dy = eng_plan_gradient(plan, op->output[0]);
 	if (op->want_gradient[0])
 	{

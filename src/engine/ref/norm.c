@@ -59,6 +59,16 @@ statistics(const EngNormArgs *a, int32_t c)
 								 a->momentum * (var - a->running_var[c]));
 }
 
+/* Element i, of channel c, before the ReLU. */
+static double
+value(const EngNormArgs *a, int64_t i, int32_t c)
+{
+	double		y = ((double) eng_load(a->x, a->type, i) - a->mean[c]) *
+		a->rstd[c] * a->weight[c] + a->bias[c];
+
+	return a->add != NULL ? y + eng_load(a->add, a->type, i) : y;
+}
+
 void
 eng_ref_norm_forward(EngBackend *backend, const EngNormArgs *a)
 {
@@ -74,12 +84,8 @@ eng_ref_norm_forward(EngBackend *backend, const EngNormArgs *a)
 		for (r = 0; r < a->rows; r++)
 		{
 			int64_t		i = r * a->channels + c;
-			double		y = ((double) eng_load(a->x, a->type, i) -
-							 a->mean[c]) * a->rstd[c] * a->weight[c] +
-				a->bias[c];
+			double		y = value(a, i, c);
 
-			if (a->add != NULL)
-				y += eng_load(a->add, a->type, i);
 			if ((a->relu && y < 0) || r >= a->live)
 				y = 0;
 			eng_store(a->y, a->type, i, (float) y);
@@ -88,10 +94,19 @@ eng_ref_norm_forward(EngBackend *backend, const EngNormArgs *a)
 }
 
 static void
-store(void *out, EngType type, int64_t i, double value, bool add)
+store(void *out, EngType type, int64_t i, double x, bool add)
 {
 	eng_store(out, type, i,
-			  (float) (add ? eng_load(out, type, i) + value : value));
+			  (float) (add ? eng_load(out, type, i) + x : x));
+}
+
+static bool
+hidden(const EngNormArgs *a, int64_t i, int32_t c)
+{
+	float		y = a->y != NULL ? eng_load(a->y, a->type, i) :
+		(float) value(a, i, c);
+
+	return a->relu && !(y > 0);
 }
 
 void
@@ -112,8 +127,7 @@ eng_ref_norm_backward(EngBackend *backend, const EngNormArgs *a)
 			int64_t		i = r * a->channels + c;
 			double		d = eng_load(a->dy, a->type, i);
 
-			if ((a->relu && !(eng_load(a->y, a->type, i) > 0)) ||
-				r >= a->live)
+			if (r >= a->live || hidden(a, i, c))
 				d = 0;
 			store(a->dy, a->type, i, d, false);
 			sum += d;
