@@ -17,6 +17,11 @@ SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
                        src/engine/io/safetensors.c \
                        src/engine/io/safetensors_write.c \
                        src/engine/io/json_scan.c \
+                       src/engine/io/crc32.c \
+                       src/engine/io/zip_write.c \
+                       src/engine/io/pickle_objects.c \
+                       src/engine/io/pth_write.c \
+                       src/engine/nets/constructor.c \
                        src/engine/nets/detector_config.c \
                        src/engine/nets/detector_options.c)
 SERVER_SRCS = $(wildcard src/*.c $(SUBJECTS:%=src/%/*.c) src/image/*.c) \

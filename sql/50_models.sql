@@ -92,7 +92,7 @@ CREATE FUNCTION avcurate.import_checkpoint(
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION avcurate.import_checkpoint(text, bytea) IS
-	'take the weights of a safetensors file as a checkpoint of a model';
+	'take the weights of a file, safetensors or PyTorch''s, as a checkpoint of a model';
 
 CREATE FUNCTION avcurate.import_checkpoint(
 	model		text,
@@ -108,6 +108,34 @@ REVOKE ALL ON FUNCTION avcurate.import_checkpoint(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION avcurate.import_checkpoint(text, text)
 	TO pg_read_server_files;
 
+CREATE FUNCTION avcurate.import_checkpoint(
+	model		text,
+	file		bytea,
+	new_head	boolean,
+	seed		bigint DEFAULT 0
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_import_checkpoint'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.import_checkpoint(text, bytea, boolean, bigint) IS
+	'the same; with new_head the box predictor is drawn from the seed, whatever the file has there';
+
+CREATE FUNCTION avcurate.import_checkpoint(
+	model		text,
+	path		text,
+	new_head	boolean,
+	seed		bigint DEFAULT 0
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_import_checkpoint_file'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.import_checkpoint(text, text, boolean, bigint) IS
+	'the same; with new_head the box predictor is drawn from the seed, whatever the file has there';
+
+REVOKE ALL ON FUNCTION avcurate.import_checkpoint(text, text, boolean, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION avcurate.import_checkpoint(text, text, boolean, bigint)
+	TO pg_read_server_files;
+
 CREATE FUNCTION avcurate.export_checkpoint(
 	checkpoint	bigint,
 	format		text DEFAULT 'safetensors'
@@ -116,7 +144,7 @@ CREATE FUNCTION avcurate.export_checkpoint(
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION avcurate.export_checkpoint(bigint, text) IS
-	'the weights as a safetensors file that torchvision loads';
+	'the weights as a file that torchvision loads: safetensors or pth';
 
 CREATE FUNCTION avcurate.export_checkpoint(
 	checkpoint	bigint,
@@ -127,7 +155,7 @@ CREATE FUNCTION avcurate.export_checkpoint(
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION avcurate.export_checkpoint(bigint, text, text) IS
-	'write the weights to a file of the server; returns its bytes';
+	'write the weights to a file of the server, safetensors or pth; returns its bytes';
 
 REVOKE ALL ON FUNCTION avcurate.export_checkpoint(bigint, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION avcurate.export_checkpoint(bigint, text, text)

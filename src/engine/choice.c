@@ -4,6 +4,8 @@
  */
 #include "engine/choice.h"
 
+#include "engine/nets/constructor.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +70,8 @@ eng_choice_create(const EngChoice *choice, bool train, EngStatus *status)
 							   (int) choice->threads, train, status);
 }
 
+#define STAMPED	5				/* keys that a stamp sets */
+
 /*
  * Copy tensors and metadata, but for the keys that the stamp sets.
  */
@@ -75,18 +79,19 @@ static bool
 copy_file(EngTensorWriter *writer, const EngTensorFile *file,
 		  EngStatus *status)
 {
-	static const char *const stamped[] = {
-		"format", "architecture", "options", "num_classes"
+	static const char *const stamped[STAMPED] = {
+		"format", "architecture", "options", "num_classes",
+		"avcurate.constructor"
 	};
 	int32_t		i;
 	int			j;
 
 	for (i = 0; i < file->metadata_count; i++)
 	{
-		for (j = 0; j < 4; j++)
+		for (j = 0; j < STAMPED; j++)
 			if (strcmp(file->metadata[i].key, stamped[j]) == 0)
 				break;
-		if (j == 4 &&
+		if (j == STAMPED &&
 			!eng_tensor_writer_metadata(writer, file->metadata[i].key,
 										file->metadata[i].value, status))
 			return false;
@@ -101,8 +106,10 @@ static bool
 stamp(EngTensorWriter *writer, const EngChoice *choice,
 	  const EngDetectorConfig *config, EngStatus *status)
 {
+	char		constructor[ENG_CONSTRUCTOR_MAX];
 	char		classes[16];
 
+	(void) eng_detector_constructor(config, constructor);
 	snprintf(classes, sizeof(classes), "%d", config->num_classes);
 	return eng_tensor_writer_metadata(writer, "format", "pt", status) &&
 		eng_tensor_writer_metadata(writer, "architecture",
@@ -110,7 +117,9 @@ stamp(EngTensorWriter *writer, const EngChoice *choice,
 		eng_tensor_writer_metadata(writer, "options",
 								   choice->options != NULL ?
 								   choice->options : "{}", status) &&
-		eng_tensor_writer_metadata(writer, "num_classes", classes, status);
+		eng_tensor_writer_metadata(writer, "num_classes", classes, status) &&
+		eng_tensor_writer_metadata(writer, "avcurate.constructor",
+								   constructor, status);
 }
 
 bool

@@ -14,10 +14,11 @@
 const char	eng_convert_help[] =
 "usage: avcurate-engine convert IN OUT [OPTIONS]\n"
 "\n"
-"Read weights, a safetensors file or one of PyTorch's (.pth, .pt), check every\n"
-"rule of the format and write a safetensors file in the order of the reference\n"
-"writer.  Of a PyTorch training checkpoint, what is under \"model\" or\n"
-"\"state_dict\" is taken.\n"
+"Read weights, a safetensors file or one of PyTorch's, check every rule of the\n"
+"format and write them again: as PyTorch's torch.save does if OUT ends with\n"
+".pth or .pt, else as safetensors in the order of the reference writer.  Of a\n"
+"PyTorch training checkpoint, what is under \"model\", \"state_dict\",\n"
+"\"model_state_dict\" or \"model_ema\" is taken.\n"
 "  --weights-only   leave out the tensors of the optimizer\n"
 "  --prefix TEXT    take TEXT off the names of a PyTorch file (module.)\n";
 
@@ -71,6 +72,37 @@ rewrite(const EngBuffer *in, bool weights_only, EngBuffer *out,
 	return fine;
 }
 
+static bool
+is_pth_name(const char *path)
+{
+	const char *end = strrchr(path, '.');
+
+	return end != NULL && (strcmp(end, ".pth") == 0 || strcmp(end, ".pt") == 0);
+}
+
+/*
+ * Turn a safetensors file into PyTorch's form.
+ */
+static bool
+to_pth(EngBuffer *file, EngStatus *status)
+{
+	EngTensorFile *tensors = eng_tensor_file_open(file->data, file->size,
+												  status);
+	EngBuffer	result = {0};
+	bool		fine;
+
+	fine = tensors != NULL && eng_pth_write(tensors, &result, status);
+	eng_tensor_file_free(tensors);
+	if (!fine)
+	{
+		eng_buffer_free(&result);
+		return false;
+	}
+	eng_buffer_free(file);
+	*file = result;
+	return true;
+}
+
 bool
 eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
@@ -87,6 +119,7 @@ eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 	fine = eng_file_read(arguments.places[0], MAX_FILE, &in, status) &&
 		import(&in, options[1].value, status) &&
 		rewrite(&in, options[0].value != NULL, &result, status) &&
+		(!is_pth_name(arguments.places[1]) || to_pth(&result, status)) &&
 		eng_file_write(arguments.places[1], result.data, result.size, status);
 	eng_buffer_free(&in);
 	eng_buffer_free(&result);

@@ -52,21 +52,25 @@
  *			"bf16": bool, "cpu_threads", "devices": [name]}
  * LOAD		{"architecture", "options": {}, "num_classes",
  *			"mode": "train" | "infer", "device": "cpu" | "ref", "threads",
- *			"seed", "init": bool, "strict": bool, "optimizer": {"name",
- *			"momentum", "betas": [b1, b2], "eps", "weight_decay", "clip_norm",
- *			"decay_rule": "all" | "matrices"}, "trainable_layers",
+ *			"seed", "init": bool, "strict": bool, "new_head": bool, "optimizer":
+ *			{"name", "momentum", "betas": [b1, b2], "eps", "weight_decay",
+ *			"clip_norm", "decay_rule": "all" | "matrices"}, "trainable_layers",
  *			"freeze_norm": bool, "hflip", "memory_limit"}
  *			Only architecture is required.  The blob is a safetensors file of
  *			weights, or of weights and optimizer.* tensors, or one of PyTorch's
- *			own files of weights; it is empty when init is true.  memory_limit is in bytes, 0 = none.  A LOAD
+ *			own files of weights; it is empty when init is true.  new_head: the
+ *			box predictor is drawn fresh from seed, whatever the file has there.
+ *			memory_limit is in bytes, 0 = none.  A LOAD
  *			replaces what an earlier one loaded; one that fails leaves nothing
  *			loaded.  With "weights", a name of at most 64 bytes, mode infer: the
  *			detector stays loaded under it, beside others, and DETECT asks for it
  *			by name; memory_limit is then of all of them together, and the ones
  *			used longest ago are dropped to keep to it.
  *			OK {"parameters", "arena_bytes": {}, "threads",
- *			"new_tensors": [name], "unused_tensors", "optimizer_tensors"}:
- *			parameters counts elements, the last two count tensors
+ *			"new_tensors": [name], "unused_tensors", "optimizer_tensors",
+ *			"old_names": bool}: parameters counts elements, unused_tensors and
+ *			optimizer_tensors count tensors; old_names: the file has the names of
+ *			torchvision's v1 file of 2019
  * STEP		{"step", "lr", "frames": [{"frame_id", "position", "bytes",
  *			"labels": [label], "boxes": [[x1, y1, x2, y2]]}]}
  *			The blob holds the JPEGs of the frames one after another; "bytes"

@@ -16,7 +16,8 @@
 
 static const char *const load_keys[] = {
 	"architecture", "options", "num_classes", "mode", "device", "threads",
-	"seed", "init", "strict", "optimizer", "trainable_layers", "freeze_norm",
+	"seed", "init", "strict", "new_head", "optimizer", "trainable_layers",
+	"freeze_norm",
 	"hflip", "memory_limit", "weights", NULL
 };
 static const char *const optimizer_keys[] = {
@@ -212,6 +213,7 @@ read_load(EngLoadRequest *request, EngStatus *status)
 						  &seed, status) ||
 		!eng_json_boolean(root, "init", &request->init, status) ||
 		!eng_json_boolean(root, "strict", &request->strict, status) ||
+		!eng_json_boolean(root, "new_head", &request->new_head, status) ||
 		!read_optimizer(root, &request->optimizer, status) ||
 		!read_int32(root, "trainable_layers", 0, 5,
 					&request->optimizer.trainable_layers, status) ||

@@ -30,6 +30,7 @@ typedef struct EngLoadRequest
 	uint64_t	seed;
 	bool		init;			/* fresh weights, then what the blob holds */
 	bool		strict;
+	bool		new_head;
 	EngOptimizerConfig optimizer;	/* when train */
 	double		hflip;			/* probability */
 	int64_t		memory_limit;	/* bytes, 0 = none */

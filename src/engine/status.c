@@ -25,6 +25,7 @@ bool
 eng_fail(EngStatus *status, EngCode code, const char *format,...)
 {
 	va_list		args;
+	char	   *at;
 
 	if (status == NULL || status->code != ENG_OK)
 		return false;
@@ -32,6 +33,10 @@ eng_fail(EngStatus *status, EngCode code, const char *format,...)
 	va_start(args, format);
 	vsnprintf(status->message, sizeof(status->message), format, args);
 	va_end(args);
+	/* names out of unknown files must not break or colour the line */
+	for (at = status->message; *at != '\0'; at++)
+		if ((unsigned char) *at < 0x20 || *at == 0x7f)
+			*at = '?';
 	return false;
 }
 

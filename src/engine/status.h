@@ -28,7 +28,8 @@ typedef enum EngCode
 typedef struct EngStatus
 {
 	EngCode		code;
-	char		message[1024];	/* one line, no trailing period or newline */
+	char		message[4096];	/* one line, no trailing period or newline;
+								 * as long as a list of some dozen names */
 } EngStatus;
 
 /* Record a failure; the first one recorded is kept.  Returns false. */

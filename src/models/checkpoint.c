@@ -292,13 +292,26 @@ tensor_of_row(HeapTuple tuple, TupleDesc desc, EngFileTensor *tensor)
 	tensor->bytes = tensor->count * eng_file_dtype_bits(tensor->dtype) / 8;
 }
 
+/* What is to be read. */
+typedef struct Reading
+{
+	int64		checkpoint;
+	bool		with_optimizer;
+	const EngFileText *texts;	/* metadata of the file */
+	int			text_count;
+} Reading;
+
 /* Names, types and shapes: lay the file out, without data yet. */
 static EngTensorWriter *
-lay_out(int64 checkpoint, bool with_optimizer, EngBuffer *out)
+lay_out(const Reading *reading, EngBuffer *out)
 {
-	AvcParam	params[] = {AVC_INT8(checkpoint), AVC_BOOL(with_optimizer)};
+	AvcParam	params[] = {
+		AVC_INT8(reading->checkpoint), AVC_BOOL(reading->with_optimizer)
+	};
 	EngStatus	status = {ENG_OK, ""};
 	EngTensorWriter *writer = eng_tensor_writer_create(&status);
+	bool		ok = true;
+	int			k;
 	uint64		rows;
 	uint64		i;
 
@@ -318,7 +331,10 @@ lay_out(int64 checkpoint, bool with_optimizer, EngBuffer *out)
 		if (!eng_tensor_writer_add(writer, &tensor, &status))
 			avc_raise_status(&status);
 	}
-	if (!eng_tensor_writer_metadata(writer, "format", "pt", &status) ||
+	for (k = 0; ok && k < reading->text_count; k++)
+		ok = eng_tensor_writer_metadata(writer, reading->texts[k].key,
+										reading->texts[k].value, &status);
+	if (!ok || !eng_tensor_writer_metadata(writer, "format", "pt", &status) ||
 		!eng_tensor_writer_finish(writer, out, &status))
 		avc_raise_status(&status);
 	return writer;
@@ -354,8 +370,8 @@ fill_in(const EngTensorWriter *writer, const EngBuffer *out)
 	}
 }
 
-AvcFileImage
-avc_checkpoint_read(int64 checkpoint, bool with_optimizer)
+static AvcFileImage
+read_file(const Reading *reading)
 {
 	AvcFileImage image;
 	EngBuffer  *out = palloc0(sizeof(EngBuffer));
@@ -363,14 +379,15 @@ avc_checkpoint_read(int64 checkpoint, bool with_optimizer)
 	AvcRoleScope scope;
 	Oid			types[] = {INT8OID, BOOLOID};
 	Datum		values[] = {
-		Int64GetDatum(checkpoint), BoolGetDatum(with_optimizer)
+		Int64GetDatum(reading->checkpoint),
+		BoolGetDatum(reading->with_optimizer)
 	};
 	Portal		portal;
 
 	free_with_context(free_buffer, out);
 	avc_catalog_enter(&scope);
 	SPI_connect();
-	writer = lay_out(checkpoint, with_optimizer, out);
+	writer = lay_out(reading, out);
 	portal = SPI_cursor_open_with_args(NULL, "SELECT name, dtype, shape, data "
 									   "FROM _avcurate.checkpoint_tensors "
 									   "WHERE checkpoint = $1 "
@@ -393,6 +410,23 @@ avc_checkpoint_read(int64 checkpoint, bool with_optimizer)
 	return image;
 }
 
+AvcFileImage
+avc_checkpoint_read(int64 checkpoint, bool with_optimizer)
+{
+	Reading		reading = {checkpoint, with_optimizer, NULL, 0};
+
+	return read_file(&reading);
+}
+
+AvcFileImage
+avc_checkpoint_read_with(int64 checkpoint, const EngFileText *texts,
+						 int text_count)
+{
+	Reading		reading = {checkpoint, false, texts, text_count};
+
+	return read_file(&reading);
+}
+
 static void
 read_row(AvcCheckpoint *found, char **model)
 {
@@ -408,6 +442,7 @@ read_row(AvcCheckpoint *found, char **model)
 	value = avc_spi_column(0, "epoch", &is_null);
 	found->epoch = is_null ? 0 : DatumGetInt32(value);
 	found->has_state = DatumGetBool(avc_spi_column(0, "state", &is_null));
+	found->bytes = DatumGetInt64(avc_spi_column(0, "bytes", &is_null));
 	value = avc_spi_column(0, "sha256", &is_null);
 	found->weights_sha256 = is_null ? NULL : TextDatumGetCString(value);
 	found->provenance = DatumGetJsonbPCopy(avc_spi_column(0, "provenance",
@@ -428,7 +463,7 @@ avc_checkpoint_find(int64 checkpoint, bool missing_ok)
 	avc_catalog_enter(&scope);
 	SPI_connect();
 	if (avc_spi_exec("SELECT model, slice_id, version, step, epoch, state, "
-					 "provenance, provenance ->> 'weights_sha256' AS sha256 "
+					 "bytes, provenance, provenance ->> 'weights_sha256' AS sha256 "
 					 "FROM _avcurate.checkpoints WHERE checkpoint = $1",
 					 1, params, false, 0) > 0)
 	{

@@ -26,6 +26,7 @@ typedef struct AvcCheckpoint
 	int64		step;
 	int			epoch;
 	bool		has_state;		/* optimizer tensors are stored too */
+	int64		bytes;			/* as a safetensors file */
 	char	   *weights_sha256; /* 64 hex digits */
 	Jsonb	   *provenance;
 } AvcCheckpoint;

@@ -71,6 +71,17 @@ extern EngTensorFile *avc_tensor_file_open(const char *data, size_t len);
 extern char *avc_weights_sha256(const EngTensorFile *file);
 
 /*
+ * avc_checkpoint_read without optimizer tensors, with texts for the file's
+ * metadata.
+ */
+extern AvcFileImage avc_checkpoint_read_with(int64 checkpoint,
+											 const EngFileText *texts,
+											 int text_count);
+
+/* Error unless the user has the role's right to "read", "write" ... */
+extern void avc_check_file_role(Oid role, const char *verb);
+
+/*
  * Step checkpoints are a job's hidden checkpoints that pin no version; the
  * best weights of a training are hidden, too, but pin theirs.
  */

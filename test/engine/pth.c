@@ -123,7 +123,11 @@ test_machine(void)
 	REFUSED("an instance", "(ios\nsystem\n.", "0x69 at byte");
 	REFUSED("an object", "(ctorch\nSize\no.", "0x6f at byte");
 	REFUSED("an extension", "\x82\1.", "0x82 at byte");
-	REFUSED("a new object", "ctorch\nSize\n)\x81.", "0x81 at byte");
+	REFUSED("a new object", "ctorch\nSize\n)\x81.", "a new object");
+	REFUSED("a new object of texts", "cargparse\nNamespace\nU\1a\x85\x81.",
+			"an object");
+	REFUSED("attributes of an object that are no dict",
+			"cargparse\nNamespace\n)\x81]b.", "no dict");
 	REFUSED("a textual persistent id", "P1\n.", "0x50 at byte");
 	REFUSED("a call of a number", "K\1)R.", "no function");
 	REFUSED("a call without a tuple", "ctorch\nSize\nK\1R.", "no function");

@@ -394,6 +394,8 @@ test_floats(void)
 	float		out[10];
 	uint16_t	brain = 0x4049;
 	double		wide = 0.1;
+	int64_t		whole = -16777217;
+	int32_t		small = -7;
 	bool		fine;
 
 	fine = eng_file_tensor_floats(&tensor, out, &status) &&
@@ -409,9 +411,17 @@ test_floats(void)
 	tensor.data = (const uint8_t *) &wide;
 	tap_ok(eng_file_tensor_floats(&tensor, out, &status) && out[0] == 0.1f,
 		   "double to float is rounded");
+	tensor.dtype = ENG_FILE_I64;
+	tensor.data = (const uint8_t *) &whole;
+	tap_ok(eng_file_tensor_floats(&tensor, out, &status) &&
+		   out[0] == -16777216.0f, "a long integer to float is rounded");
 	tensor.dtype = ENG_FILE_I32;
+	tensor.data = (const uint8_t *) &small;
+	tap_ok(eng_file_tensor_floats(&tensor, out, &status) && out[0] == -7,
+		   "an integer to float");
+	tensor.dtype = ENG_FILE_I8;
 	tap_ok(!eng_file_tensor_floats(&tensor, out, &status) &&
-		   status.code == ENG_UNSUPPORTED, "integers are no floats");
+		   status.code == ENG_UNSUPPORTED, "bytes are no floats");
 }
 
 /* Whatever the reader accepts must lie inside the image. */

@@ -4,7 +4,7 @@ BEGIN;
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS avcurate;
 SET search_path = public, pg_catalog;
-SELECT plan(27);
+SELECT plan(29);
 
 CREATE FUNCTION signature(function text, arguments text, result text) RETURNS text LANGUAGE sql AS $$
 	SELECT ok(EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'avcurate'::regnamespace AND p.proname = $1
@@ -13,6 +13,8 @@ SELECT signature('create_model', $$model text, architecture text, options jsonb 
 SELECT signature('create_checkpoint', 'model text, seed bigint DEFAULT 0', 'bigint');
 SELECT signature('import_checkpoint', 'model text, file bytea', 'bigint');
 SELECT signature('import_checkpoint', 'model text, path text', 'bigint');
+SELECT signature('import_checkpoint', 'model text, file bytea, new_head boolean, seed bigint DEFAULT 0', 'bigint');
+SELECT signature('import_checkpoint', 'model text, path text, new_head boolean, seed bigint DEFAULT 0', 'bigint');
 SELECT signature('export_checkpoint', $$checkpoint bigint, format text DEFAULT 'safetensors'::text$$, 'bytea');
 SELECT signature('export_checkpoint', 'checkpoint bigint, path text, format text', 'bigint');
 SELECT signature('train', $$slice regclass, model text, options jsonb DEFAULT '{}'::jsonb$$, 'bigint');

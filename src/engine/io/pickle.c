@@ -15,7 +15,8 @@
 
 #define MAX_PICKLE		((size_t) 64 << 20) /* bytes */
 #define MAX_STACK		1000000
-#define MAX_TEXT		4096	/* bytes of a string */
+#define MAX_TEXT		((size_t) 1 << 20)	/* bytes of a string */
+#define MAX_NAME		4096	/* bytes of a module's name and another */
 
 typedef struct Machine
 {
@@ -228,7 +229,7 @@ read_global(Machine *machine)
 	middle = memchr(start, '\n', (size_t) (machine->end - start));
 	last = middle == NULL ? NULL :
 		memchr(middle + 1, '\n', (size_t) (machine->end - middle - 1));
-	if (last == NULL || last - start > MAX_TEXT)
+	if (last == NULL || last - start > MAX_NAME)
 		return pickle_fail(machine, "name is cut off or too long");
 	module = eng_pickle_keep(machine->pickle, start,
 							 (size_t) (middle - start), machine->status);
@@ -364,10 +365,11 @@ fill_last(Machine *machine, EngPickleType type, size_t count)
 }
 
 /*
- * Call a name of the table; its value is computed by pickle_objects.c.
+ * Call a name of the table, or make an object of a class (NEWOBJ); its value
+ * is computed by pickle_objects.c.
  */
 static bool
-reduce(Machine *machine)
+reduce(Machine *machine, bool is_new)
 {
 	EngPickleValue *arguments = pop(machine);
 	EngPickleValue *callee = arguments != NULL ? pop(machine) : NULL;
@@ -383,8 +385,9 @@ reduce(Machine *machine)
 		eng_pickle_charge(machine->pickle, arguments->items[0]->count);
 	result = make(machine, ENG_PICKLE_NONE);
 	return result != NULL &&
-		eng_pickle_call(result, (int) callee->integer, arguments,
-						machine->status) && push(machine, result);
+		(is_new ? eng_pickle_new : eng_pickle_call)
+		(result, (int) callee->integer, arguments, machine->status) &&
+		push(machine, result);
 }
 
 static bool
@@ -402,8 +405,8 @@ persistent(Machine *machine)
 }
 
 /*
- * BUILD gives an object its attributes; a state dict has a table of versions
- * there, which nothing here asks for.
+ * BUILD gives an object its attributes.  A state dict's are kept: a table of
+ * versions in torch's files, texts about the weights in ours.
  */
 static bool
 build(Machine *machine)
@@ -413,8 +416,11 @@ build(Machine *machine)
 
 	if (object == NULL)
 		return false;
-	if (object->type != ENG_PICKLE_DICT || state->type != ENG_PICKLE_DICT)
+	if ((object->type != ENG_PICKLE_DICT &&
+		 object->type != ENG_PICKLE_OPAQUE) ||
+		state->type != ENG_PICKLE_DICT)
 		return pickle_fail(machine, "attributes for what is no dict");
+	object->attributes = state;
 	return true;
 }
 
@@ -538,7 +544,8 @@ run_one(Machine *machine, uint8_t operation)
 		case 'c':
 			return read_global(machine);
 		case 'R':
-			return reduce(machine);
+		case 0x81:
+			return reduce(machine, operation != 'R');
 		case 'b':
 			return build(machine);
 		case 'Q':

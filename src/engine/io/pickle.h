@@ -30,6 +30,7 @@ typedef enum EngPickleType
 	ENG_PICKLE_GLOBAL,			/* integer: its place in the table */
 	ENG_PICKLE_STORAGE,
 	ENG_PICKLE_TENSOR,
+	ENG_PICKLE_OPAQUE,			/* an object whose content is dropped */
 	ENG_PICKLE_MARK				/* of the machine; never in a result */
 } EngPickleType;
 
@@ -58,6 +59,7 @@ struct EngPickleValue
 	int64_t		integer;		/* and a boolean */
 	const char *text;			/* STRING: zero-terminated; LONG: bytes */
 	size_t		length;			/* of text */
+	EngPickleValue *attributes; /* DICT: a dict of what BUILD gave it, or NULL */
 	EngPickleValue **items;		/* TUPLE, LIST, DICT */
 	size_t		count;			/* of items */
 	size_t		capacity;

@@ -16,7 +16,8 @@ typedef enum Rule
 	RULE_ORDERED_DICT,
 	RULE_TENSOR,
 	RULE_PARAMETER,
-	RULE_SIZE
+	RULE_SIZE,
+	RULE_OPAQUE					/* settings and counts beside the weights */
 } Rule;
 
 typedef struct Global
@@ -41,7 +42,10 @@ static const Global globals[] = {
 	{"collections", "OrderedDict", RULE_ORDERED_DICT, 0},
 	{"torch._utils", "_rebuild_tensor_v2", RULE_TENSOR, 0},
 	{"torch._utils", "_rebuild_parameter", RULE_PARAMETER, 0},
-	{"torch", "Size", RULE_SIZE, 0}
+	{"torch", "Size", RULE_SIZE, 0},
+	/* in checkpoints of torchvision's reference scripts: args, lr_scheduler */
+	{"argparse", "Namespace", RULE_OPAQUE, 0},
+	{"collections", "Counter", RULE_OPAQUE, 0}
 };
 
 #define GLOBALS ((int) (sizeof(globals) / sizeof(globals[0])))
@@ -56,6 +60,17 @@ eng_pickle_global_find(const char *module, const char *name)
 			strcmp(globals[i].name, name) == 0)
 			return i;
 	return -1;
+}
+
+const char *
+eng_pickle_storage_class(int dtype)
+{
+	int			i;
+
+	for (i = 0; i < GLOBALS; i++)
+		if (globals[i].rule == RULE_STORAGE && globals[i].dtype == dtype)
+			return globals[i].name;
+	return NULL;
 }
 
 static bool
@@ -230,6 +245,29 @@ call_parameter(EngPickleValue *result, const EngPickleValue *arguments,
 	return true;
 }
 
+/*
+ * A Namespace of nothing yet, a Counter of a dict.
+ */
+static bool
+call_opaque(EngPickleValue *result, const EngPickleValue *arguments,
+			EngStatus *status)
+{
+	if (arguments->count > 1 || (arguments->count == 1 &&
+								 !is_type(arguments, 0, ENG_PICKLE_DICT)))
+		return call_fail(status, "an object");
+	result->type = ENG_PICKLE_OPAQUE;
+	return true;
+}
+
+bool
+eng_pickle_new(EngPickleValue *result, int global,
+			   const EngPickleValue *arguments, EngStatus *status)
+{
+	if (globals[global].rule != RULE_OPAQUE)
+		return call_fail(status, "a new object");
+	return call_opaque(result, arguments, status);
+}
+
 bool
 eng_pickle_call(EngPickleValue *result, int global,
 				const EngPickleValue *arguments, EngStatus *status)
@@ -248,6 +286,8 @@ eng_pickle_call(EngPickleValue *result, int global,
 				return call_fail(status, "Size");
 			result->type = ENG_PICKLE_TUPLE;
 			return copy_items(result, arguments->items[0], status);
+		case RULE_OPAQUE:
+			return call_opaque(result, arguments, status);
 		default:
 			return call_fail(status, "a storage");
 	}

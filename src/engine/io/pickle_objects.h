@@ -32,10 +32,18 @@ extern bool eng_pickle_list_storage(EngPickle *pickle,
 /* Place of a name in the table, or -1. */
 extern int	eng_pickle_global_find(const char *module, const char *name);
 
+/* Name of torch's class of storages of a type, or NULL. */
+extern const char *eng_pickle_storage_class(int dtype);
+
 /* Set result, a fresh value, to what the name makes of a tuple. */
 extern bool eng_pickle_call(EngPickleValue *result, int global,
 							const EngPickleValue *arguments,
 							EngStatus *status);
+
+/* Set result, a fresh value, to an object that NEWOBJ makes of a class. */
+extern bool eng_pickle_new(EngPickleValue *result, int global,
+						   const EngPickleValue *arguments,
+						   EngStatus *status);
 
 /* Set result to the storage that a persistent id names. */
 extern bool eng_pickle_storage(EngPickleValue *result,

@@ -18,6 +18,7 @@
 #include "engine/io/zip.h"
 
 #define MAX_TENSORS		100000
+#define MAX_TEXTS		1000
 #define GROWTH			4		/* bytes out may be so many times those in */
 #define GROWTH_BASE		((size_t) 1 << 20)
 #define STREAM_VERSION	1001
@@ -48,15 +49,6 @@ typedef struct Source
 	Storage    *storages;		/* stream: sorted by key, each key once */
 	size_t		storage_count;
 } Source;
-
-bool
-eng_pth_recognise(const uint8_t *image, size_t size)
-{
-	static const uint8_t stream[] = {0x80, 0x02, 0x8a, 0x0a};
-
-	return size >= 4 && (memcmp(image, "PK\3\4", 4) == 0 ||
-						 memcmp(image, stream, 4) == 0);
-}
 
 static bool
 pth_fail(EngStatus *status, const char *what)
@@ -229,14 +221,20 @@ read_storages(Source *source, const EngPickleValue *keys, const uint8_t *at,
 }
 
 static bool
-check_facts(const EngPickleValue *number, const EngPickleValue *version,
-			const EngPickleValue *facts, EngStatus *status)
+check_magic(const EngPickleValue *number, EngStatus *status)
+{
+	if (number->type != ENG_PICKLE_LONG || number->length != sizeof(magic) ||
+		memcmp(number->text, magic, sizeof(magic)) != 0)
+		return pth_fail(status, "magic number is wrong: it is a pickle, but not one of torch.save");
+	return true;
+}
+
+static bool
+check_facts(const EngPickleValue *version, const EngPickleValue *facts,
+			EngStatus *status)
 {
 	const EngPickleValue *little;
 
-	if (number->type != ENG_PICKLE_LONG || number->length != sizeof(magic) ||
-		memcmp(number->text, magic, sizeof(magic)) != 0)
-		return pth_fail(status, "magic number is wrong");
 	if (version->type != ENG_PICKLE_INTEGER ||
 		version->integer != STREAM_VERSION)
 		return eng_fail(status, ENG_UNSUPPORTED,
@@ -261,11 +259,11 @@ open_stream(Source *source, EngStatus *status)
 	{
 		values[i] = eng_pickle_read(source->pickle, &at,
 									source->image + source->size, status);
-		if (values[i] == NULL)
+		if (values[i] == NULL || (i == 0 && !check_magic(values[i], status)))
 			return false;
 	}
 	source->root = values[3];
-	if (!check_facts(values[0], values[1], values[2], status))
+	if (!check_facts(values[1], values[2], status))
 		return false;
 	if (source->root->type != ENG_PICKLE_DICT)
 		return pth_fail(status, "object is no state dict");
@@ -306,24 +304,46 @@ find_storage(const Source *source, const EngPickleStorage *wanted,
 }
 
 /*
+ * Dimensions of more than one element: their number, sizes and strides.
+ * The stride of the others may be any number and is never walked.
+ */
+static int
+walked_dimensions(const EngPickleTensor *tensor, int64_t *shape,
+				  int64_t *stride)
+{
+	int			rank = 0;
+	int			i;
+
+	for (i = 0; i < tensor->rank; i++)
+		if (tensor->shape[i] > 1)
+		{
+			shape[rank] = tensor->shape[i];
+			stride[rank++] = tensor->stride[i];
+		}
+	return rank;
+}
+
+/*
  * Copy the elements in row-major order, whatever the strides are.
  */
 static void
 gather(uint8_t *out, const EngPickleTensor *tensor, const uint8_t *data,
 	   int64_t count, int bytes)
 {
+	int64_t		shape[ENG_FILE_MAX_RANK];
+	int64_t		stride[ENG_FILE_MAX_RANK];
 	int64_t		index[ENG_FILE_MAX_RANK] = {0};
 	int64_t		from = tensor->offset;
 	int64_t		expected = 1;
 	bool		plain = true;
+	int			rank = walked_dimensions(tensor, shape, stride);
 	int64_t		n;
 	int			i;
 
-	for (i = tensor->rank - 1; i >= 0; i--)
+	for (i = rank - 1; i >= 0; i--)
 	{
-		plain = plain && (tensor->shape[i] == 1 ||
-						  tensor->stride[i] == expected);
-		expected *= tensor->shape[i];
+		plain = plain && stride[i] == expected;
+		expected *= shape[i];
 	}
 	if (plain)
 	{
@@ -333,12 +353,12 @@ gather(uint8_t *out, const EngPickleTensor *tensor, const uint8_t *data,
 	for (n = 0; n < count; n++)
 	{
 		memcpy(out + n * bytes, data + from * bytes, bytes);
-		for (i = tensor->rank - 1; i >= 0; i--)
+		for (i = rank - 1; i >= 0; i--)
 		{
-			from += tensor->stride[i];
-			if (++index[i] < tensor->shape[i])
+			from += stride[i];
+			if (++index[i] < shape[i])
 				break;
-			from -= tensor->stride[i] * tensor->shape[i];
+			from -= stride[i] * shape[i];
 			index[i] = 0;
 		}
 	}
@@ -350,10 +370,12 @@ gather(uint8_t *out, const EngPickleTensor *tensor, const uint8_t *data,
 static const EngPickleValue *
 state_dict(const EngPickleValue *root)
 {
-	static const char *const keys[] = {"state_dict", "model"};
+	static const char *const keys[] = {
+		"model", "state_dict", "model_state_dict", "model_ema"
+	};
 	int			i;
 
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < 4; i++)
 	{
 		const EngPickleValue *inner = eng_pickle_get(root, keys[i]);
 
@@ -444,6 +466,31 @@ copy_tensors(const Source *source, const EngPickleValue *dict,
 	return true;
 }
 
+/*
+ * Texts that stand as ENG_PTH_TEXTS among the dict's attributes.
+ */
+static bool
+add_texts(const EngPickleValue *dict, EngTensorWriter *writer,
+		  EngStatus *status)
+{
+	const EngPickleValue *texts = dict->attributes == NULL ? NULL :
+		eng_pickle_get(dict->attributes, ENG_PTH_TEXTS);
+	size_t		i;
+
+	if (texts == NULL || texts->type != ENG_PICKLE_DICT)
+		return true;
+	if (texts->count / 2 > MAX_TEXTS)
+		return pth_fail(status, "too many texts");
+	for (i = 0; i < texts->count; i += 2)
+		if (texts->items[i]->type == ENG_PICKLE_STRING &&
+			texts->items[i + 1]->type == ENG_PICKLE_STRING &&
+			strcmp(texts->items[i]->text, "format") != 0 &&
+			!eng_tensor_writer_metadata(writer, texts->items[i]->text,
+										texts->items[i + 1]->text, status))
+			return false;
+	return true;
+}
+
 static bool
 convert(Source *source, const char *prefix, EngBuffer *out,
 		EngStatus *status)
@@ -460,6 +507,7 @@ convert(Source *source, const char *prefix, EngBuffer *out,
 	if (writer == NULL)
 		return false;
 	fine = eng_tensor_writer_metadata(writer, "format", "pt", status) &&
+		add_texts(dict, writer, status) &&
 		add_tensors(dict, prefix, limit, writer, status) &&
 		eng_tensor_writer_finish(writer, out, status) &&
 		copy_tensors(source, dict, prefix, writer, out, status);
@@ -479,8 +527,11 @@ eng_pth_convert(const uint8_t *image, size_t size, const char *prefix,
 		return false;
 	if (size >= 4 && memcmp(image, "PK\3\4", 4) == 0)
 		fine = open_zip(&source, status);
-	else if (eng_pth_recognise(image, size))
+	else if (eng_pth_recognise(image, size) && image[0] == 0x80)
 		fine = open_stream(&source, status);
+	else if (eng_pth_recognise(image, size))
+		fine = eng_fail(status, ENG_UNSUPPORTED,
+						"PyTorch file: tar archives, as its first versions wrote, are not read; save it again with a newer one");
 	else
 		fine = pth_fail(status, "it starts like no file of PyTorch's");
 	fine = fine && convert(&source, prefix, out, status);

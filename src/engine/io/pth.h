@@ -1,6 +1,6 @@
 /*
  * engine/io/pth.h
- *		Read PyTorch's own files of weights (.pth, .pt).
+ *		Read and write PyTorch's own files of weights (.pth, .pt).
  */
 #ifndef ENG_IO_PTH_H
 #define ENG_IO_PTH_H
@@ -8,21 +8,47 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "engine/io/safetensors.h"
 #include "engine/status.h"
 
-/* True if the bytes start as one of PyTorch's files does. */
-extern bool eng_pth_recognise(const uint8_t *image, size_t size);
+/* Attribute of a state dict under which our files have their texts. */
+#define ENG_PTH_TEXTS	"avcurate"
+
+/*
+ * True if the bytes start as one of PyTorch's files does: a zip archive, a
+ * pickle, or the tar archive of its first versions, which is refused later.
+ * Those of a safetensors file start with a length, which can be any bytes,
+ * but then have a brace.  Here, so that the server can ask too.
+ */
+static inline bool
+eng_pth_recognise(const uint8_t *image, size_t size)
+{
+	if (size < 4 || (size > 8 && image[8] == '{'))
+		return false;
+	return memcmp(image, "PK\3\4", 4) == 0 ||
+		(image[0] == 0x80 && image[1] >= 1 && image[1] <= 5) ||
+		(size > 262 && memcmp(image + 257, "ustar", 5) == 0);
+}
 
 /*
  * Turn the state dict of a file, zip archive or older stream, into the image
  * of a safetensors file, appended to out, which must be empty.  A training
- * checkpoint gives what is under "model" or "state_dict".  Tensors become
- * contiguous; prefix, if not NULL, is taken off names that start with it.
+ * checkpoint gives what is under "model", "state_dict", "model_state_dict"
+ * or "model_ema", the first of them that it has.  Tensors become contiguous;
+ * prefix, if not NULL, is taken off names that start with it.  Texts that
+ * eng_pth_write left with the state dict become metadata again.
  */
 extern bool eng_pth_convert(const uint8_t *image, size_t size,
 							const char *prefix, EngBuffer *out,
 							EngStatus *status);
+
+/*
+ * Write the tensors and the metadata of a file as a zip archive of PyTorch's
+ * to out, which must be empty.  Of equal files the bytes are equal.
+ */
+extern bool eng_pth_write(const EngTensorFile *file, EngBuffer *out,
+						  EngStatus *status);
 
 #endif							/* ENG_IO_PTH_H */

@@ -117,8 +117,9 @@ extern const char *eng_tensor_file_metadata(const EngTensorFile *file,
 											const char *key);
 
 /*
- * Copy a tensor of F32, F16, BF16 or F64 into count floats; F64 is rounded,
- * the others are exact.  Another type fails (unsupported).
+ * Copy a tensor of F32, F16, BF16, F64, I32 or I64 into count floats; F64,
+ * I32 and I64 are rounded, the others are exact.  Another type fails
+ * (unsupported): bytes are weights only together with a scale.
  */
 extern bool eng_file_tensor_floats(const EngFileTensor *tensor, float *out,
 								   EngStatus *status);

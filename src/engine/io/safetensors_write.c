@@ -412,6 +412,27 @@ float_from_half(uint16_t half)
 	return (sign ? -1.0f : 1.0f) * (float) fraction * 0x1p-24f;
 }
 
+static float
+float_from_element(EngFileDtype dtype, const uint8_t *at)
+{
+	double		wide;
+	int64_t		whole;
+	int32_t		small;
+
+	switch (dtype)
+	{
+		case ENG_FILE_F64:
+			memcpy(&wide, at, sizeof(wide));
+			return (float) wide;
+		case ENG_FILE_I64:
+			memcpy(&whole, at, sizeof(whole));
+			return (float) whole;
+		default:
+			memcpy(&small, at, sizeof(small));
+			return (float) small;
+	}
+}
+
 bool
 eng_file_tensor_floats(const EngFileTensor *tensor, float *out,
 					   EngStatus *status)
@@ -437,13 +458,12 @@ eng_file_tensor_floats(const EngFileTensor *tensor, float *out,
 			}
 			return true;
 		case ENG_FILE_F64:
+		case ENG_FILE_I64:
+		case ENG_FILE_I32:
 			for (i = 0; i < tensor->count; i++)
-			{
-				double		wide;
-
-				memcpy(&wide, tensor->data + 8 * i, sizeof(wide));
-				out[i] = (float) wide;
-			}
+				out[i] = float_from_element(tensor->dtype, tensor->data +
+											i * (tensor->dtype ==
+												 ENG_FILE_I32 ? 4 : 8));
 			return true;
 		default:
 			return eng_fail(status, ENG_UNSUPPORTED,

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/io/crc32.h"
+
 #define END_SIZE			22	/* end record without its comment */
 #define END_SEARCH			(END_SIZE + 65535)
 #define LOCATOR_SIZE		20	/* of the zip64 end record */
@@ -33,12 +35,30 @@ typedef struct Central
 {
 	uint16_t	flags;
 	uint16_t	method;
+	uint32_t	crc;
 	uint64_t	stored;			/* bytes in the archive */
 	uint64_t	size;			/* bytes once unpacked */
 	uint64_t	local;			/* offset of the local header */
 	const uint8_t *name;
 	uint16_t	name_length;
 } Central;
+
+/* The bytes from an entry's local header to the end of its data. */
+typedef struct Span
+{
+	size_t		start;
+	size_t		end;
+} Span;
+
+/* What is known of an archive only once all its entries have been read. */
+typedef struct Reading
+{
+	const uint8_t *image;
+	Directory	directory;
+	EngZip	   *zip;
+	Span	   *spans;			/* one an entry */
+	uint32_t   *checksums;		/* as recorded, one an entry */
+} Reading;
 
 static uint64_t
 get(const uint8_t *at, int bytes)
@@ -168,6 +188,7 @@ read_central(const uint8_t **at, const uint8_t *end, Central *central,
 		return zip_fail(status, "its directory is damaged");
 	central->flags = (uint16_t) get(entry + 8, 2);
 	central->method = (uint16_t) get(entry + 10, 2);
+	central->crc = (uint32_t) get(entry + 16, 4);
 	central->stored = get(entry + 20, 4);
 	central->size = get(entry + 24, 4);
 	central->name_length = (uint16_t) get(entry + 28, 2);
@@ -183,55 +204,69 @@ read_central(const uint8_t **at, const uint8_t *end, Central *central,
 }
 
 /*
+ * Packed and encrypted entries are refused: PyTorch writes neither, and an
+ * entry that is as long as its data cannot unfold into more than the file.
+ */
+static bool
+check_plain(const Central *central, const uint8_t *local, EngStatus *status)
+{
+	if (((central->flags | get(local + 6, 2)) & 0x2041) != 0)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"zip archive: an entry is encrypted");
+	if (central->method != 0 || get(local + 8, 2) != 0 ||
+		central->stored != central->size)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"zip archive: an entry is compressed; PyTorch stores its own as they are");
+	return true;
+}
+
+/*
  * Find the data of an entry behind its local header; all of it must lie
  * before the directory.
  */
 static bool
-locate(const uint8_t *image, uint64_t limit, const Central *central,
-	   EngZipEntry *entry, EngStatus *status)
+locate(const Reading *reading, const Central *central, EngZipEntry *entry,
+	   Span *span, EngStatus *status)
 {
+	uint64_t	limit = reading->directory.offset;
 	const uint8_t *local;
 	uint64_t	start;
 
-	if (central->method != 0 || (central->flags & 1) != 0 ||
-		central->stored != central->size)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"zip archive: entries are compressed or encrypted");
 	if (limit < LOCAL_SIZE || central->local > limit - LOCAL_SIZE)
 		return zip_fail(status, "an entry lies outside");
-	local = image + central->local;
+	local = reading->image + central->local;
 	if (get(local, 4) != 0x04034b50)
 		return zip_fail(status, "an entry has no local header");
+	if (!check_plain(central, local, status))
+		return false;
 	start = central->local + LOCAL_SIZE + get(local + 26, 2) +
 		get(local + 28, 2);
 	if (start > limit || central->size > limit - start ||
 		get(local + 26, 2) != central->name_length ||
 		memcmp(local + LOCAL_SIZE, central->name, central->name_length) != 0)
 		return zip_fail(status, "an entry lies outside or has two names");
-	entry->data = image + start;
+	entry->data = reading->image + start;
 	entry->size = (size_t) central->size;
+	span->start = (size_t) central->local;
+	span->end = (size_t) (start + central->size);
 	return true;
 }
 
-static int
-compare_entries(const void *a, const void *b)
-{
-	return strcmp(((const EngZipEntry *) a)->name,
-				  ((const EngZipEntry *) b)->name);
-}
-
+/*
+ * Read the directory's entries in its order.
+ */
 static bool
-read_entries(EngZip *zip, const uint8_t *image, const Directory *directory,
-			 EngStatus *status)
+read_entries(Reading *reading, EngStatus *status)
 {
-	const uint8_t *at = image + directory->offset;
-	const uint8_t *end = at + directory->size;
+	EngZip	   *zip = reading->zip;
+	const uint8_t *at = reading->image + reading->directory.offset;
+	const uint8_t *end = at + reading->directory.size;
 	char	   *name = zip->names;
 	uint64_t	i;
 
-	for (i = 0; i < directory->count; i++)
+	for (i = 0; i < reading->directory.count; i++)
 	{
-		EngZipEntry *entry = &zip->entries[zip->count];
+		EngZipEntry *entry = &zip->entries[i];
 		Central		central = {0};
 
 		if (!read_central(&at, end, &central, status))
@@ -244,39 +279,124 @@ read_entries(EngZip *zip, const uint8_t *image, const Directory *directory,
 		name += central.name_length + 1;
 		if (strstr(entry->name, "..") != NULL)
 			return zip_fail(status, "a name holds \"..\"");
-		if (!locate(image, directory->offset, &central, entry, status))
+		if (!locate(reading, &central, entry, &reading->spans[i], status))
 			return false;
+		reading->checksums[i] = central.crc;
 		zip->count++;
 	}
+	return true;
+}
+
+static int
+compare_spans(const void *a, const void *b)
+{
+	size_t		left = ((const Span *) a)->start;
+	size_t		right = ((const Span *) b)->start;
+
+	return (left > right) - (left < right);
+}
+
+/*
+ * Entries that share bytes could make much of a small file.
+ */
+static bool
+check_overlap(const Reading *reading, EngStatus *status)
+{
+	int32_t		i;
+
+	qsort(reading->spans, reading->zip->count, sizeof(*reading->spans),
+		  compare_spans);
+	for (i = 1; i < reading->zip->count; i++)
+		if (reading->spans[i].start < reading->spans[i - 1].end)
+			return zip_fail(status, "entries overlap");
+	return true;
+}
+
+/*
+ * Entries are in the directory's order here.  An archive in which every
+ * checksum is 0 was written without: torch.serialization.set_crc32_options.
+ */
+static bool
+check_sums(const Reading *reading, EngStatus *status)
+{
+	const EngZip *zip = reading->zip;
+	EngCrc32	crc;
+	int32_t		i;
+
+	for (i = 0; i < zip->count && reading->checksums[i] == 0; i++)
+		;
+	if (i == zip->count)
+		return true;
+	eng_crc32_prepare(&crc);
+	for (i = 0; i < zip->count; i++)
+		if (eng_crc32(&crc, zip->entries[i].data, zip->entries[i].size) !=
+			reading->checksums[i])
+			return eng_fail(status, ENG_BAD_FILE,
+							"zip archive: entry \"%.96s\" is damaged: its CRC-32 is wrong",
+							zip->entries[i].name);
+	return true;
+}
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	return strcmp(((const EngZipEntry *) a)->name,
+				  ((const EngZipEntry *) b)->name);
+}
+
+static bool
+sort_names(EngZip *zip, EngStatus *status)
+{
+	int32_t		i;
+
 	qsort(zip->entries, zip->count, sizeof(*zip->entries), compare_entries);
-	for (i = 1; i < (uint64_t) zip->count; i++)
+	for (i = 1; i < zip->count; i++)
 		if (strcmp(zip->entries[i - 1].name, zip->entries[i].name) == 0)
 			return zip_fail(status, "a name appears twice");
 	return true;
 }
 
+static bool
+read_archive(Reading *reading, EngStatus *status)
+{
+	EngZip	   *zip = reading->zip;
+	size_t		count = reading->directory.count + 1;
+	bool		fine;
+
+	zip->entries = malloc(sizeof(*zip->entries) * count);
+	/* a name and its end are shorter than its entry */
+	zip->names = malloc(reading->directory.size + 1);
+	reading->spans = malloc(sizeof(*reading->spans) * count);
+	reading->checksums = malloc(sizeof(*reading->checksums) * count);
+	if (zip->entries == NULL || zip->names == NULL ||
+		reading->spans == NULL || reading->checksums == NULL)
+		fine = eng_fail(status, ENG_NO_MEMORY,
+						"could not allocate an archive");
+	else
+		fine = read_entries(reading, status) &&
+			check_overlap(reading, status) && check_sums(reading, status) &&
+			sort_names(zip, status);
+	free(reading->spans);
+	free(reading->checksums);
+	return fine;
+}
+
 EngZip *
 eng_zip_open(const uint8_t *image, size_t size, EngStatus *status)
 {
-	Directory	directory = {0};
-	EngZip	   *zip;
+	Reading		reading = {.image = image};
 
-	if (!find_directory(image, size, &directory, status))
+	if (!find_directory(image, size, &reading.directory, status))
 		return NULL;
-	zip = calloc(1, sizeof(*zip));
-	if (zip == NULL)
+	reading.zip = calloc(1, sizeof(*reading.zip));
+	if (reading.zip == NULL)
 	{
 		eng_fail(status, ENG_NO_MEMORY, "could not allocate an archive");
 		return NULL;
 	}
-	zip->entries = malloc(sizeof(*zip->entries) * (directory.count + 1));
-	/* a name and its end are shorter than its entry */
-	zip->names = malloc(directory.size + 1);
-	if (zip->entries == NULL || zip->names == NULL)
-		eng_fail(status, ENG_NO_MEMORY, "could not allocate an archive");
-	else if (read_entries(zip, image, &directory, status))
-		return zip;
-	eng_zip_free(zip);
+	if (read_archive(&reading, status))
+		return reading.zip;
+	eng_zip_free(reading.zip);
 	return NULL;
 }
 

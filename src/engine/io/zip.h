@@ -3,7 +3,8 @@
  *		Find stored entries of a zip archive held in memory.
  *
  * Only what a file of weights needs: entries without compression and
- * encryption, zip64 included.  Every offset is checked against the archive.
+ * encryption, zip64 included.  Every offset is checked against the archive,
+ * entries must not overlap, and their checksums must be right.
  */
 #ifndef ENG_IO_ZIP_H
 #define ENG_IO_ZIP_H

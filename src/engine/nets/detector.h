@@ -51,11 +51,16 @@ extern bool eng_detector_init(EngDetector *detector, uint64_t seed,
 
 typedef struct EngLoadOptions
 {
-	bool		strict;			/* a missing, surplus or misshapen tensor is an
-								 * error; else the tensor stays as it is */
+	bool		strict;			/* missing, surplus or misshapen tensors are an
+								 * error that names them; else the net's tensor
+								 * stays as it is */
+	bool		new_head;		/* roi_heads.box_predictor stays as it is,
+								 * whatever the file has there */
 	/* results; the names live as long as detector and file */
 	int32_t		loaded;			/* parameters and buffers taken */
 	int32_t		optimizer_loaded;	/* optimizer.* tensors taken */
+	bool		old_names;		/* those of torchvision's v1 file of 2019, whose
+								 * norms were trained with eps 0 */
 	int32_t		new_count;		/* tensors of the net that the file lacks or
 								 * that have another shape there */
 	const char *const *new_names;
@@ -64,9 +69,12 @@ typedef struct EngLoadOptions
 } EngLoadOptions;
 
 /*
- * Take weights under torchvision's names (old v1 names too), and, when
- * set_optimizer has been called, the optimizer's tensors.  Not strict: call
- * init first, so that new tensors are fresh.
+ * Take weights under torchvision's names (old v1 names too, and all of them
+ * behind what wrappers put before: "module.", "_orig_mod.", "model."), and,
+ * when set_optimizer has been called, the optimizer's tensors.  Numbers of
+ * other types become float32, counters int64.  Nothing is taken if names or
+ * shapes do not fit.  Not strict, or with new_head: call init first, so that
+ * new tensors are fresh.
  */
 extern bool eng_detector_load(EngDetector *detector,
 							  const EngTensorFile *file,

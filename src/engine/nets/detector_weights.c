@@ -6,10 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/nets/detector_match.h"
 #include "engine/nets/detector_private.h"
 #include "engine/optim/optimizer.h"
 
-#define OPTIMIZER_PREFIX	"optimizer."
+#define OPTIMIZER_PREFIX	ENG_OPTIMIZER_PREFIX
 #define OPTIMIZER_STEP		"optimizer.step"
 
 /* ---- single parameters ----------------------------------------------------- */
@@ -109,51 +110,26 @@ eng_detector_parameter_write(EngDetector *detector, int32_t i,
 /* ---- load -------------------------------------------------------------------- */
 
 /*
- * Name of old v1 files: without the ".0" that a later module added.
+ * A count as any type of number may hold it.
  */
 static bool
-old_name(char *out, size_t size, const char *name)
+take_counter(int64_t *counter, const EngFileTensor *tensor,
+			 EngStatus *status)
 {
-	static const char *const prefixes[] = {
-		"rpn.head.conv.0.0.", "backbone.fpn.inner_blocks.",
-		"backbone.fpn.layer_blocks."
-	};
-	int			i;
+	float		value = 0;
 
-	for (i = 0; i < 3; i++)
+	if (tensor->dtype == ENG_FILE_I64)
 	{
-		size_t		length = strlen(prefixes[i]);
-
-		if (strncmp(name, prefixes[i], length) != 0)
-			continue;
-		if (i == 0)
-			snprintf(out, size, "rpn.head.conv.%s", name + length);
-		else if (strlen(name) > length + 4)
-			snprintf(out, size, "%s%c.%s", prefixes[i], name[length],
-					 name + length + 4);
-		else
-			return false;
+		memcpy(counter, tensor->data, sizeof(*counter));
 		return true;
 	}
-	return false;
-}
-
-static const EngFileTensor *
-find_tensor(const EngTensorFile *file, const EngParameter *p)
-{
-	const EngFileTensor *tensor = eng_tensor_file_find(file, p->name);
-	char		old[96];
-
-	if (tensor == NULL && old_name(old, sizeof(old), p->name))
-		tensor = eng_tensor_file_find(file, old);
-	return tensor;
-}
-
-static bool
-same_shape(const EngFileTensor *tensor, const EngParameter *p)
-{
-	return tensor->rank == p->rank &&
-		memcmp(tensor->shape, p->shape, sizeof(int64_t) * p->rank) == 0;
+	if (!eng_file_tensor_floats(tensor, &value, status))
+		return false;
+	if (!(value >= 0 && value < 0x1p62f))
+		return eng_fail(status, ENG_BAD_FILE,
+						"tensor \"%.96s\" is no count", tensor->name);
+	*counter = (int64_t) value;
+	return true;
 }
 
 /*
@@ -167,14 +143,8 @@ take_tensor(EngDetector *detector, const EngParameter *p, float *array,
 	bool		ok;
 
 	if (p->layout == ENG_LAYOUT_COUNTER)
-	{
-		if (tensor->dtype != ENG_FILE_I64)
-			return eng_fail(status, ENG_BAD_FILE,
-							"tensor \"%s\" is not of type I64", tensor->name);
-		memcpy(&detector->parameters.counter_values[p->offset], tensor->data,
-			   sizeof(int64_t));
-		return true;
-	}
+		return take_counter(&detector->parameters.counter_values[p->offset],
+							tensor, status);
 	floats = malloc(sizeof(float) * (p->count + 1));
 	if (floats == NULL)
 		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
@@ -186,82 +156,24 @@ take_tensor(EngDetector *detector, const EngParameter *p, float *array,
 }
 
 static bool
-load_parameter(EngDetector *detector, const EngTensorFile *file,
-			   const EngParameter *p, EngLoadOptions *options,
-			   EngStatus *status)
-{
-	const EngFileTensor *tensor = find_tensor(file, p);
-
-	if (tensor == NULL && options->strict &&
-		p->layout != ENG_LAYOUT_COUNTER)
-		return eng_fail(status, ENG_BAD_FILE,
-						"weights lack tensor \"%s\"", p->name);
-	if (tensor != NULL && !same_shape(tensor, p))
-	{
-		if (options->strict)
-			return eng_fail(status, ENG_BAD_FILE,
-							"tensor \"%s\" of the weights has another shape than the network's",
-							p->name);
-		tensor = NULL;
-	}
-	if (tensor == NULL)
-	{
-		if (p->layout != ENG_LAYOUT_COUNTER)
-			detector->load_names[options->new_count++] = p->name;
-		return true;
-	}
-	if (!take_tensor(detector, p, part_array(detector, p, ENG_PART_VALUE),
-					 tensor, status))
-		return false;
-	options->loaded++;
-	return true;
-}
-
-/*
- * Whether a tensor of the file belongs to the network under any name.
- */
-static bool
-is_known(const EngDetector *detector, const EngFileTensor *tensor)
+take_tensors(EngDetector *detector, const EngMatch *match,
+			 EngLoadOptions *options, EngStatus *status)
 {
 	const EngParameters *all = &detector->parameters;
-	const char *end = strrchr(tensor->name, '.');
-	char		old[96];
 	int32_t		i;
 
-	/* of frozen norms, which count nothing */
-	if (end != NULL && strcmp(end, ".num_batches_tracked") == 0)
-		return true;
-	if (eng_parameters_find(all, tensor->name) >= 0)
-		return true;
+	detector->parameters.version++;
 	for (i = 0; i < all->count; i++)
-		if (old_name(old, sizeof(old), all->list[i].name) &&
-			strcmp(old, tensor->name) == 0)
-			return true;
-	return false;
-}
-
-static bool
-report_unused(EngDetector *detector, const EngTensorFile *file,
-			  EngLoadOptions *options, EngStatus *status)
-{
-	const char **unused = detector->load_names + detector->parameters.count;
-	int32_t		i;
-
-	for (i = 0; i < file->count; i++)
 	{
-		const EngFileTensor *tensor = &file->tensors[i];
+		const EngParameter *p = &all->list[i];
 
-		if (strncmp(tensor->name, OPTIMIZER_PREFIX,
-					strlen(OPTIMIZER_PREFIX)) == 0 ||
-			is_known(detector, tensor))
+		if (match->found[i] == NULL)
 			continue;
-		if (options->strict)
-			return eng_fail(status, ENG_BAD_FILE,
-							"the network has no tensor \"%.200s\"",
-							tensor->name);
-		unused[options->unused_count++] = tensor->name;
+		if (!take_tensor(detector, p, part_array(detector, p, ENG_PART_VALUE),
+						 match->found[i], status))
+			return false;
+		options->loaded++;
 	}
-	options->unused_names = unused;
 	return true;
 }
 
@@ -277,7 +189,7 @@ load_slot(EngDetector *detector, const EngTensorFile *file,
 			 eng_optimizer_slot_name(detector->optimizer.kind, slot),
 			 p->name);
 	tensor = eng_tensor_file_find(file, name);
-	if (tensor == NULL || !same_shape(tensor, p))
+	if (tensor == NULL || !eng_weights_match_shape(tensor, p))
 		return true;
 	if (!take_tensor(detector, p,
 					 part_array(detector, p, ENG_PART_SLOT0 + slot), tensor,
@@ -308,32 +220,54 @@ load_optimizer(EngDetector *detector, const EngTensorFile *file,
 	return true;
 }
 
+/*
+ * Names for the caller, which stay until the next load.
+ */
+static bool
+keep_names(EngDetector *detector, const EngMatch *match,
+		   EngLoadOptions *options, EngStatus *status)
+{
+	size_t		count = (size_t) match->missing_count +
+		match->misshapen_count + match->unexpected_count + 1;
+	const char **names = malloc(sizeof(*names) * count);
+	int32_t		i;
+
+	if (names == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+	free(detector->load_names);
+	detector->load_names = names;
+	options->new_names = names;
+	options->new_count = match->missing_count + match->misshapen_count;
+	for (i = 0; i < match->missing_count; i++)
+		*names++ = match->missing[i];
+	for (i = 0; i < match->misshapen_count; i++)
+		*names++ = match->misshapen[i]->name;
+	options->unused_names = names;
+	options->unused_count = match->unexpected_count;
+	for (i = 0; i < match->unexpected_count; i++)
+		*names++ = match->unexpected[i];
+	options->old_names = match->old_names;
+	return true;
+}
+
 bool
 eng_detector_load(EngDetector *detector, const EngTensorFile *file,
 				  EngLoadOptions *options, EngStatus *status)
 {
-	size_t		names = (size_t) detector->parameters.count + file->count + 1;
-	int32_t		i;
+	EngMatch	match;
+	bool		fine;
 
 	options->loaded = options->optimizer_loaded = 0;
 	options->new_count = options->unused_count = 0;
-	free(detector->load_names);
-	detector->load_names = malloc(sizeof(char *) * names);
-	if (detector->load_names == NULL)
-		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
-	options->new_names = detector->load_names;
-	detector->parameters.version++;
-	for (i = 0; i < detector->parameters.count; i++)
-		if (!load_parameter(detector, file, &detector->parameters.list[i],
-							options, status))
-			return false;
-	if (!report_unused(detector, file, options, status))
+	fine = eng_weights_match(&match, &detector->parameters, file, options, status) &&
+		keep_names(detector, &match, options, status) &&
+		take_tensors(detector, &match, options, status);
+	eng_weights_match_free(&match);
+	if (!fine)
 		return false;
 	detector->updates = 0;
-	if (detector->has_optimizer &&
-		!load_optimizer(detector, file, options, status))
-		return false;
-	return true;
+	return !detector->has_optimizer ||
+		load_optimizer(detector, file, options, status);
 }
 
 /* ---- save -------------------------------------------------------------------- */
