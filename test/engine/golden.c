@@ -128,6 +128,14 @@ main(int argc, char **argv)
 	check("r18_v1_scale1", "cpu", NULL);
 	if (getenv("AVC_SANITIZED") != NULL)
 		return tap_done();		/* the rest is slow there */
+	check("options_boxes", "cpu", NULL);
+	check("options_boxes", "cpu", "--free");
+	check("options_boxes", "cpu", "--draw");
+	check("options_boxes", "ref", NULL);
+	check("options_sizes", "cpu", NULL);
+	check("options_sizes", "cpu", "--draw");
+	check("options_no_truth", "cpu", NULL);
+	check("options_no_truth", "cpu", "--draw");
 	check("r18_v1_frozenbn", "cpu", NULL);
 	check("r18_v1_bn", "cpu", NULL);
 	check("r18_v1_frozenbn", "cpu", "--free");
