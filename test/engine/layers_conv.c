@@ -247,6 +247,11 @@ test_convs(void)
 	test_conv(down, "1x1 stride 2 that adds", false, false);
 	sparse.add_data = true;
 	test_conv(sparse, "sparse that adds", false, false);
+	/* more rows than are multiplied at a time */
+	sparse.n = 3;
+	sparse.h = sparse.w = 200;
+	sparse.c = sparse.oc = 4;
+	test_conv(sparse, "sparse on large maps", false, false);
 }
 
 int
