@@ -8,6 +8,7 @@
  */
 #include "engine/serve.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -222,34 +223,6 @@ check_loaded(const Session *session, bool train, EngStatus *status)
 }
 
 /*
- * Labels depend on what is loaded, which the feed does not know.
- */
-static bool
-check_labels(const Session *session, EngBatchRequest *batch,
-			 EngStatus *status)
-{
-	int32_t		classes = eng_detector_config(session->detector)->num_classes;
-	int32_t		i;
-	int32_t		j;
-
-	for (i = 0; i < batch->frame_count; i++)
-	{
-		const EngFrameRequest *frame = &batch->frames[i];
-
-		for (j = 0; j < frame->box_count; j++)
-			if (batch->labels[frame->first_box + j] >= classes)
-			{
-				batch->has_bad_frame = true;
-				batch->bad_frame = frame->frame_id;
-				return eng_fail(status, ENG_BAD_ARGUMENT,
-								"label %d is not below the number of classes, %d",
-								batch->labels[frame->first_box + j], classes);
-			}
-	}
-	return true;
-}
-
-/*
  * Set session->frames from a prepared item.  Whether a frame is flipped
  * depends on seed, step and position alone, so a resumed training decides
  * the same.
@@ -281,6 +254,26 @@ collect_frames(Session *session, const EngFeedItem *item)
 	}
 }
 
+/*
+ * What of a frame depends on what is loaded, which the feed does not know.
+ */
+static bool
+check_collected(const Session *session, EngBatchRequest *batch, bool train,
+				EngStatus *status)
+{
+	int32_t		i;
+
+	for (i = 0; i < batch->frame_count; i++)
+		if (!eng_detector_check_frame(session->detector, &session->frames[i],
+									  train, status))
+		{
+			batch->has_bad_frame = true;
+			batch->bad_frame = batch->frames[i].frame_id;
+			return false;
+		}
+	return true;
+}
+
 static bool
 handle_step(Session *session, EngFeedItem *item, double wait_s,
 			Answer *answer, EngStatus *status)
@@ -290,10 +283,11 @@ handle_step(Session *session, EngFeedItem *item, double wait_s,
 	EngStepResult result = {0};
 	double		start = eng_feed_clock();
 
-	if (!check_loaded(session, true, status) ||
-		!check_labels(session, batch, status))
+	if (!check_loaded(session, true, status))
 		return false;
 	collect_frames(session, item);
+	if (!check_collected(session, batch, true, status))
+		return false;
 	info.step = (uint64_t) batch->step;
 	info.lr = (float) batch->lr;
 	info.accumulate_index = batch->accumulate_index;
@@ -308,18 +302,21 @@ handle_step(Session *session, EngFeedItem *item, double wait_s,
 }
 
 /*
- * The frames that could be decoded, in session->frames; returns how many.
+ * The frames that were decoded and that the detector takes, in
+ * session->frames; returns how many.
  */
 static int32_t
-collect_decoded(Session *session, const EngFeedItem *item)
+collect_decoded(Session *session, EngFeedItem *item,
+				const EngDetector *detector)
 {
 	int32_t		count = 0;
 	int32_t		i;
 
 	for (i = 0; i < item->batch.frame_count; i++)
 	{
-		const EngPicture *picture = &item->pictures[i];
+		EngPicture *picture = &item->pictures[i];
 		EngFrame   *to = &session->frames[count];
+		EngStatus	refused = {0};
 
 		if (picture->code != ENG_OK)
 			continue;
@@ -328,7 +325,14 @@ collect_decoded(Session *session, const EngFeedItem *item)
 		to->width = picture->width;
 		to->height = picture->height;
 		to->frame_id = item->batch.frames[i].frame_id;
-		count++;
+		if (eng_detector_check_frame(detector, to, false, &refused))
+			count++;
+		else
+		{
+			picture->code = refused.code;
+			snprintf(picture->message, sizeof(picture->message), "%.199s",
+					 refused.message);
+		}
 	}
 	return count;
 }
@@ -395,13 +399,14 @@ detect_kept(Session *session, EngFeedItem *item, double wait_s,
 	double		start = eng_feed_clock();
 	EngDetector *detector = eng_shelf_find(&session->shelf,
 										   item->batch.weights);
-	int32_t		count = collect_decoded(session, item);
+	int32_t		count;
 	int32_t		next = 0;
 	json_t	   *frames;
 	int32_t		i;
 
 	if (detector == NULL)
 		return eng_fail(status, ENG_NOT_LOADED, "weights are not loaded");
+	count = collect_decoded(session, item, detector);
 	if (count > 0 &&
 		!eng_shelf_infer(&session->shelf, detector, session->frames, count,
 						 session->detections, status))
@@ -436,7 +441,8 @@ handle_detect(Session *session, EngFeedItem *item, double wait_s,
 	if (!check_loaded(session, false, status))
 		return false;
 	collect_frames(session, item);
-	if (!eng_detector_infer(session->detector, session->frames,
+	if (!check_collected(session, batch, false, status) ||
+		!eng_detector_infer(session->detector, session->frames,
 							batch->frame_count, session->detections, status))
 		return false;
 	frames = json_array();
@@ -470,6 +476,8 @@ handle_save(Session *session, EngFeedItem *item, double wait_s,
 
 	if (!eng_save_request_parse(&item->message, &with_optimizer, status) ||
 		!check_loaded(session, with_optimizer, status) ||
+		(session->train &&
+		 !eng_detector_check_finite(session->detector, status)) ||
 		!eng_detector_save(session->detector, with_optimizer, &answer->blob,
 						   status))
 		return false;

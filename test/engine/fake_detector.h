@@ -9,6 +9,7 @@
 #ifndef TEST_ENGINE_FAKE_DETECTOR_H
 #define TEST_ENGINE_FAKE_DETECTOR_H
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -127,6 +128,32 @@ eng_detector_set_optimizer(EngDetector *detector,
 	(void) config;
 	(void) status;
 	return true;
+}
+
+/* Frames one pixel high vanish; labels have a limit. */
+bool
+eng_detector_check_frame(const EngDetector *detector, const EngFrame *frame,
+						 bool train, EngStatus *status)
+{
+	int			i;
+
+	if (frame->height == 1)
+		return eng_fail(status, ENG_BAD_ARGUMENT, "frame %d vanishes",
+						(int) frame->frame_id);
+	for (i = 0; train && i < frame->box_count; i++)
+		if (frame->labels[i] >= detector->config.num_classes)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"frame %d has label %d", (int) frame->frame_id,
+							frame->labels[i]);
+	return true;
+}
+
+bool
+eng_detector_check_finite(const EngDetector *detector, EngStatus *status)
+{
+	if (isfinite(detector->weight))
+		return true;
+	return eng_fail(status, ENG_NUMERIC, "weights are not finite");
 }
 
 bool

@@ -354,6 +354,22 @@ test_numeric(EngDetector *detector, EngFrame *frame)
 	tap_ok(!step(detector, frame, 1, &result, &status) &&
 		   status.code == ENG_NUMERIC && strstr(status.message, "step 7"),
 		   "%s", status.message);
+	memset(&status, 0, sizeof(status));
+	tap_ok(!eng_detector_check_finite(detector, &status) &&
+		   status.code == ENG_NUMERIC &&
+		   strstr(status.message, "\"backbone.body.conv1.weight\"") != NULL,
+		   "%s", status.message);
+	x[3] = NAN;
+	eng_detector_parameter_write(detector, 0, ENG_PART_VALUE, x);
+	memset(&status, 0, sizeof(status));
+	tap_ok(!eng_detector_check_finite(detector, &status), "a NaN is seen too");
+	x[3] = 3e38f;
+	eng_detector_parameter_write(detector, 0, ENG_PART_VALUE, x);
+	memset(&status, 0, sizeof(status));
+	/* the statistics behind it are gone since the step */
+	tap_ok(!eng_detector_check_finite(detector, &status) &&
+		   strstr(status.message, "running_mean") != NULL,
+		   "a large weight is finite: %s", status.message);
 	free(x);
 }
 

@@ -96,6 +96,31 @@ is_detection(const uint8_t *at)
 		numbers[3] == 7.25f && numbers[4] == 7.25f;
 }
 
+/* A frame that the detector does not take, before one that it does. */
+static void
+test_vanishing(Server *server)
+{
+	EngBuffer	blob = {0};
+	EngStatus	status = {0};
+	size_t		bytes = append_jpeg(&blob, 320, 1, 1, NULL, 0);
+	json_t	   *frames;
+	Reply		reply;
+
+	eng_buffer_append(&blob, jpegs.data, jpeg_bytes[0], &status);
+	reply = client_call(server->fd, ENG_KIND_DETECT,
+						detect_named("a", bytes, jpeg_bytes[0]), &blob);
+	frames = json_object_get(reply.json, "frames");
+	tap_ok(reply.kind == ENG_KIND_OK && json_array_size(frames) == 2 &&
+		   strstr(json_string_value(json_object_get(json_array_get(frames, 0),
+													"message")),
+				  "vanishes") != NULL &&
+		   json_integer_value(json_object_get(json_array_get(frames, 1),
+											  "count")) == 1,
+		   "a frame that vanishes fails alone");
+	reply_free(&reply);
+	eng_buffer_free(&blob);
+}
+
 static void
 test_answers(void)
 {
@@ -136,6 +161,7 @@ test_answers(void)
 		   reply.blob.size == ENG_PROTOCOL_DETECTION,
 		   "a picture that is cut fails alone");
 	reply_free(&reply);
+	test_vanishing(&server);
 	load_ok(&server);
 	tap_ok(strcmp(code_of(&server, ENG_KIND_DETECT,
 						  detect_named("a", jpeg_bytes[0] - 300, 0), &cut),

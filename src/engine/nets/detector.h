@@ -151,6 +151,18 @@ extern bool eng_detector_train_step(EngDetector *detector,
 									const EngStepInfo *info,
 									EngStepResult *result, EngStatus *status);
 
+/*
+ * Whether a frame, its labels and boxes can be used; the message names it.
+ * The calls that work on frames check this too.
+ */
+extern bool eng_detector_check_frame(const EngDetector *detector,
+									 const EngFrame *frame, bool train,
+									 EngStatus *status);
+
+/* ENG_NUMERIC names the first tensor that holds what is not finite. */
+extern bool eng_detector_check_finite(const EngDetector *detector,
+									  EngStatus *status);
+
 /* ---- inference ---------------------------------------------------------- */
 
 /* Arrays belong to the detector until its next call. */

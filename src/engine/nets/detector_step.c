@@ -15,18 +15,46 @@
 #define MOST_BOXES		100000	/* of a frame */
 #define MOST_SIDE		65500	/* of a JPEG */
 
+/*
+ * Whether the frame keeps a pixel, whatever size it may be resized to.
+ */
 static bool
-check_frame(const EngDetector *detector, const EngFrame *frame, bool train,
-			EngStatus *status)
+check_size(const EngDetector *detector, const EngFrame *frame, bool train,
+		   EngStatus *status)
 {
+	const EngDetectorConfig *c = &detector->config;
+	EngSize		size = {frame->height, frame->width};
+	EngResizeRule rule = eng_detector_resize(c, train);
 	int32_t		i;
 
 	if (frame->rgb == NULL || frame->width < 1 || frame->height < 1 ||
-	    frame->width > MOST_SIDE ||
-		frame->height > MOST_SIDE)
+		frame->width > MOST_SIDE || frame->height > MOST_SIDE)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"frame %" PRId64 " of %dx%d pixels cannot be used",
 						frame->frame_id, frame->width, frame->height);
+	for (i = train ? 0 : c->min_size_count - 1; i < c->min_size_count; i++)
+	{
+		EngSize		resized;
+
+		rule.min_size = c->min_sizes[i];
+		resized = eng_resize_size(size, &rule);
+		if (resized.height < 1 || resized.width < 1)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"frame %" PRId64 " of %dx%d pixels would be resized to %dx%d",
+							frame->frame_id, size.width, size.height,
+							resized.width, resized.height);
+	}
+	return true;
+}
+
+bool
+eng_detector_check_frame(const EngDetector *detector, const EngFrame *frame,
+						 bool train, EngStatus *status)
+{
+	int32_t		i;
+
+	if (!check_size(detector, frame, train, status))
+		return false;
 	if (train && (frame->box_count < 0 || frame->box_count > MOST_BOXES ||
 				  (frame->box_count > 0 &&
 				   (frame->boxes == NULL || frame->labels == NULL))))
@@ -62,7 +90,7 @@ check_frames(const EngDetector *detector, const EngFrame *frames, int n,
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"a batch has 1 to %d frames, not %d", MOST_FRAMES, n);
 	for (i = 0; i < n; i++)
-		if (!check_frame(detector, &frames[i], train, status))
+		if (!eng_detector_check_frame(detector, &frames[i], train, status))
 			return false;
 	return true;
 }
@@ -106,10 +134,9 @@ resize_rule(EngDetector *detector, const EngFrame *frame,
 /*
  * Sizes of the batch: each frame's, and the padded one of all.
  */
-static bool
+static EngSize
 batch_size(EngDetector *detector, const EngFrame *frames, int n,
-		   const EngStepInfo *info, EngSize *resized, EngSize *out,
-		   EngStatus *status)
+		   const EngStepInfo *info, EngSize *resized)
 {
 	EngSize		padded = {0, 0};
 	int			i;
@@ -120,21 +147,16 @@ batch_size(EngDetector *detector, const EngFrame *frames, int n,
 		EngResizeRule rule = resize_rule(detector, &frames[i], info);
 
 		resized[i] = eng_resize_size(size, &rule);
-		if (resized[i].height < 1 || resized[i].width < 1)
-			return eng_fail(status, ENG_BAD_ARGUMENT,
-							"frame %" PRId64 " of %dx%d pixels would be resized to %dx%d",
-							frames[i].frame_id, size.width, size.height,
-							resized[i].width, resized[i].height);
 		if (resized[i].height > padded.height)
 			padded.height = resized[i].height;
 		if (resized[i].width > padded.width)
 			padded.width = resized[i].width;
 	}
-	out->height = eng_padded_size(padded.height,
-								  detector->config.size_divisible);
-	out->width = eng_padded_size(padded.width,
-								 detector->config.size_divisible);
-	return true;
+	padded.height = eng_padded_size(padded.height,
+									detector->config.size_divisible);
+	padded.width = eng_padded_size(padded.width,
+								   detector->config.size_divisible);
+	return padded;
 }
 
 static bool
@@ -216,8 +238,7 @@ start_batch(EngDetector *detector, const EngFrame *frames, int n,
 	EngKeptPlan *kept;
 	int			i;
 
-	if (!batch_size(detector, frames, n, info, resized, &padded, status))
-		return NULL;
+	padded = batch_size(detector, frames, n, info, resized);
 	kept = eng_detector_plan(detector, padded, n, info != NULL, status);
 	if (kept == NULL)
 		return NULL;
@@ -354,6 +375,32 @@ eng_detector_train_step(EngDetector *detector, const EngFrame *frames, int n,
 	if (!update(detector, frames, n, info, result, status))
 		return false;
 	detector->parameters.version++;
+	return true;
+}
+
+bool
+eng_detector_check_finite(const EngDetector *detector, EngStatus *status)
+{
+	const EngParameters *p = &detector->parameters;
+	int32_t		i;
+
+	for (i = 0; i < p->count; i++)
+	{
+		const EngParameter *parameter = &p->list[i];
+		const float *value = p->values + parameter->offset;
+		float		sum = 0;
+		int64_t		j;
+
+		if (parameter->layout == ENG_LAYOUT_COUNTER)
+			continue;
+		/* what is not finite stays so times zero */
+		for (j = 0; j < parameter->count; j++)
+			sum += value[j] * 0.0f;
+		if (sum != 0)
+			return eng_fail(status, ENG_NUMERIC,
+							"weights \"%s\" are not finite after %" PRId64 " updates",
+							parameter->name, detector->updates);
+	}
 	return true;
 }
 
