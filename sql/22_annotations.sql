@@ -11,7 +11,7 @@ CREATE FUNCTION avcurate.has_category(
 	VARIADIC wanted	text[]
 ) RETURNS boolean
 	AS 'MODULE_PATHNAME', 'avc_has_category'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 20
 	SUPPORT _avcurate.has_category_support;
 COMMENT ON FUNCTION avcurate.has_category(text[], text[]) IS
 	'does the frame have a box of one of the classes, in whatever spelling?';
@@ -24,7 +24,7 @@ CREATE FUNCTION avcurate.largest_box_area_pct(
 	category		text
 ) RETURNS real
 	AS 'MODULE_PATHNAME', 'avc_largest_box_area_pct'
-	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 50;
 COMMENT ON FUNCTION avcurate.largest_box_area_pct(text[], real[], integer,
 	integer, text) IS
 	'area of the largest box of a class in percent of the frame; NULL = none';
@@ -36,7 +36,7 @@ CREATE FUNCTION avcurate.scene_text(
 	ann_categories	text[]
 ) RETURNS text
 	AS 'MODULE_PATHNAME', 'avc_scene_text'
-	LANGUAGE C IMMUTABLE PARALLEL SAFE;
+	LANGUAGE C IMMUTABLE PARALLEL SAFE COST 50;
 COMMENT ON FUNCTION avcurate.scene_text(text, text, text, text[]) IS
 	'what a frame shows in words, for full text search';
 

@@ -184,7 +184,7 @@ COMMENT ON COLUMN avcurate.feature_status.feature IS
 COMMENT ON COLUMN avcurate.feature_status.total IS 'rows of the dataset';
 COMMENT ON COLUMN avcurate.feature_status.done IS 'rows that have the value';
 COMMENT ON COLUMN avcurate.feature_status.pending IS
-	'rows that the next backfill computes';
+	'rows still to be computed, once what the feature reads is done in them';
 COMMENT ON COLUMN avcurate.feature_status.failed IS
 	'rows whose expression failed; see feature_errors';
 GRANT SELECT ON avcurate.feature_status TO PUBLIC;

@@ -38,6 +38,12 @@ CREATE FUNCTION avcurate.detect_ahead(
 COMMENT ON FUNCTION avcurate.detect_ahead(bytea, bigint) IS
 	'send an image to the shared engine for a later call of detect in the same transaction';
 
+CREATE FUNCTION avcurate.detect_settle() RETURNS void
+	AS 'MODULE_PATHNAME', 'avc_detect_settle'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000;
+COMMENT ON FUNCTION avcurate.detect_settle() IS
+	'wait for the images that detect_ahead has sent in this transaction';
+
 CREATE FUNCTION avcurate.detector(
 	checkpoint	bigint	DEFAULT NULL
 ) RETURNS bigint

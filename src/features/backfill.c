@@ -107,16 +107,33 @@ walk_all(AvcBackfill *run, Wish *wish)
 	return walk(run, wish, first, last);
 }
 
-static void
-say_end(AvcBackfill *run, int64 busy)
+/* What is left, and why; NULL if nothing is. */
+static char *
+describe_rest(AvcBackfill *run, int64 busy)
 {
+	int64		waiting;
+
+	if (busy > 0)
+		return psprintf("Rows in use by others were passed over: "
+						INT64_FORMAT ".", busy);
+	waiting = avc_backfill_count_waiting(run);
+	if (waiting > 0)
+		return psprintf("Rows that wait for features that this one reads: "
+						INT64_FORMAT ".", waiting);
+	return NULL;
+}
+
+static void
+say_end(AvcBackfill *run, const Wish *wish, int64 busy)
+{
+	char	   *rest = run->rows < wish->max_rows ?
+		describe_rest(run, busy) : NULL;
+
 	ereport(NOTICE,
 			(errmsg("backfilled " INT64_FORMAT " rows of \"%s\", "
 					INT64_FORMAT " errors",
 					run->rows, run->dataset->table_name, run->failed),
-			 busy > 0 ?
-			 errdetail("Rows in use by others were passed over: " INT64_FORMAT ".",
-					   busy) : 0,
+			 rest != NULL ? errdetail("%s", rest) : 0,
 			 run->failed > 0 ?
 			 errhint("See avcurate.feature_errors; avcurate.retry_feature() tries failed rows again.") : 0));
 }
@@ -133,7 +150,7 @@ backfill(FunctionCallInfo fcinfo)
 							wish.feature);
 	busy = walk_all(run, &wish);
 	avc_feature_errors_forget(run->dataset);
-	say_end(run, busy);
+	say_end(run, &wish, busy);
 }
 
 Datum

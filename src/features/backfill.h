@@ -31,6 +31,7 @@ typedef struct AvcLevel
 	List	   *broken;			/* AvcTarget * */
 	SPIPlanPtr	store;			/* all targets at once; NULL if there are none */
 	SPIPlanPtr	ahead;			/* sends images to the engine, or NULL */
+	SPIPlanPtr	settle;			/* waits for its answers, or NULL */
 } AvcLevel;
 
 typedef struct AvcBackfill
@@ -90,6 +91,13 @@ extern SPIPlanPtr avc_backfill_prepare(AvcBackfill *run, const char *sql,
  * needs may be gone since the last.
  */
 extern void avc_backfill_plan_statements(AvcBackfill *run);
+
+/*
+ * Rows that were left because they wait for features that were not asked for:
+ * how many have a target pending, where there is just one and it reads
+ * features; else 0.
+ */
+extern int64 avc_backfill_count_waiting(AvcBackfill *run);
 
 /*
  * backfill_batch.c

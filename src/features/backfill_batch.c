@@ -306,9 +306,12 @@ send_ahead(AvcLevel *level, const Rows *rows)
 {
 	AvcFailure	why;
 
-	if (level->ahead != NULL &&
-		try_range(level->ahead, rows->ids[0], rows->ids[rows->count - 1],
+	if (level->ahead == NULL)
+		return;
+	if (try_range(level->ahead, rows->ids[0], rows->ids[rows->count - 1],
 				  true, &why) >= 0)
+		SPI_freetuptable(SPI_tuptable);
+	if (try_range(level->settle, 0, 0, true, &why) >= 0)
 		SPI_freetuptable(SPI_tuptable);
 }
 

@@ -542,6 +542,7 @@ finish(Share *share)
 	AvcJob	   *job = share->job;
 	AvcRoleScope scope;
 	Totals		totals;
+	int64		waiting;
 
 	begin(share);
 	totals = sum_ranges(share);
@@ -559,6 +560,10 @@ finish(Share *share)
 	if (totals.busy > 0)
 		avc_job_log(job, "notice", "rows in use by others were passed over: "
 					INT64_FORMAT, totals.busy);
+	waiting = avc_backfill_count_waiting(share->run);
+	if (waiting > 0)
+		avc_job_log(job, "notice", "rows that wait for features that this one reads: "
+					INT64_FORMAT, waiting);
 	avc_job_finish(job, totals.failed);
 	commit(share);
 }

@@ -332,6 +332,10 @@ prepare_levels(AvcBackfill *run)
 		else if (level->targets != NIL)
 			level->store = ((AvcTarget *) linitial(level->targets))->store;
 		level->ahead = prepare_ahead(run, level->targets);
+		if (level->ahead != NULL)
+			level->settle =
+				avc_backfill_prepare(run, "SELECT avcurate.detect_settle()",
+									 0, NULL);
 		foreach(target, level->broken)
 			((AvcTarget *) lfirst(target))->open =
 				prepare_open(run, lfirst(target));
@@ -442,6 +446,30 @@ avc_backfill_clear_passed(AvcBackfill *run)
 {
 	run->passed_first = PG_INT64_MAX;
 	run->passed_last = PG_INT64_MIN;
+}
+
+int64
+avc_backfill_count_waiting(AvcBackfill *run)
+{
+	const AvcFeature *feature;
+	AvcRoleScope scope;
+	int64		count;
+
+	if (list_length(run->targets) != 1)
+		return 0;
+	feature = ((AvcTarget *) linitial(run->targets))->feature;
+	if (feature->needs == NIL)
+		return 0;
+	avc_dataset_hold(run->dataset, AccessShareLock);
+	avc_role_enter(&scope, run->dataset->owner);
+	count = avc_spi_int64(psprintf("SELECT pg_catalog.count(*) FROM ONLY %s"
+								   " WHERE avcurate.feature_state("
+								   AVC_MARKS_COLUMN ", %d)"
+								   " OPERATOR(pg_catalog.=) 0",
+								   run->dataset->quoted_name,
+								   feature->number), 0, NULL, 0);
+	avc_role_leave(&scope);
+	return count;
 }
 
 AvcBackfill *

@@ -23,6 +23,7 @@
 #include "utils/ruleutils.h"
 #include "utils/syscache.h"
 
+#include "common/catalog.h"
 #include "features/engine_calls.h"
 
 static bool
@@ -57,8 +58,27 @@ resolve_checkpoint(const Const *given)
 	return DatumGetInt64(FunctionCallInvoke(fcinfo));
 }
 
+typedef struct PinContext
+{
+	const AvcDataset *dataset;
+	bool		is_pinned;		/* a NULL was replaced */
+} PinContext;
+
+/* The argument's value, computed as backfill would. */
+static Node *
+evaluate(const AvcDataset *dataset, Node *argument)
+{
+	AvcRoleScope scope;
+	Node	   *value;
+
+	avc_role_enter(&scope, dataset->owner);
+	value = eval_const_expressions(NULL, argument);
+	avc_role_leave(&scope);
+	return value;
+}
+
 static void
-pin_call(FuncExpr *call, bool *is_pinned)
+pin_call(FuncExpr *call, PinContext *context)
 {
 	HeapTuple	function = SearchSysCache1(PROCOID,
 										   ObjectIdGetDatum(call->funcid));
@@ -69,14 +89,14 @@ pin_call(FuncExpr *call, bool *is_pinned)
 	call->args = expand_function_arguments(call->args, false,
 										   call->funcresulttype, function);
 	ReleaseSysCache(function);
-	checkpoint = eval_const_expressions(NULL, lsecond(call->args));
+	checkpoint = evaluate(context->dataset, lsecond(call->args));
 	if (!IsA(checkpoint, Const))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("expression of a feature cannot choose a checkpoint row by row"),
 				 errhint("Give the checkpoint of %s() as a number; a column never mixes two networks.",
 						 get_func_name(call->funcid))));
-	*is_pinned |= ((Const *) checkpoint)->constisnull;
+	context->is_pinned |= ((Const *) checkpoint)->constisnull;
 	lsecond(call->args) = makeConst(INT8OID, -1, InvalidOid, sizeof(int64),
 									Int64GetDatum(resolve_checkpoint((Const *) checkpoint)),
 									false, FLOAT8PASSBYVAL);
@@ -96,9 +116,14 @@ pin_calls(Node *node, void *arg)
 }
 
 Node *
-avc_engine_calls_pin(Node *expression, bool *is_pinned)
+avc_engine_calls_pin(const AvcDataset *dataset, Node *expression,
+					 bool *is_pinned)
 {
-	return pin_calls(expression, is_pinned);
+	PinContext	context = {dataset, false};
+
+	expression = pin_calls(expression, &context);
+	*is_pinned = context.is_pinned;
+	return expression;
 }
 
 /* ---- ahead ----------------------------------------------------------- */

@@ -15,7 +15,8 @@
  * networks.  Error if one is no constant, or the current user cannot use it.
  * *is_pinned is set if NULL stood for one.
  */
-extern Node *avc_engine_calls_pin(Node *expression, bool *is_pinned);
+extern Node *avc_engine_calls_pin(const AvcDataset *dataset, Node *expression,
+								  bool *is_pinned);
 
 /*
  * What a backfill may evaluate for a row before it computes the feature in

@@ -20,6 +20,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
+#include "utils/syscache.h"
 
 #include "common/catalog.h"
 #include "features/engine_calls.h"
@@ -102,6 +103,37 @@ add_read(ReadsContext *context, AttrNumber number)
 	context->reads = lappend(context->reads, column);
 }
 
+/* What lives in the schema of a session is not there for a worker. */
+static void
+refuse_temporary(Oid schema, const char *kind, const char *name)
+{
+	if (isAnyTempNamespace(schema))
+		refuse(psprintf("temporary %s \"%s\"", kind, name),
+			   "Other sessions compute it, too: make it in another schema.");
+}
+
+static bool
+check_function(Oid function, void *arg)
+{
+	refuse_temporary(get_func_namespace(function), "function",
+					 get_func_name(function));
+	return false;
+}
+
+static void
+check_type(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			schema = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		schema = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+		ReleaseSysCache(tuple);
+	}
+	refuse_temporary(schema, "type", format_type_be(type));
+}
+
 static bool
 collect_reads(Node *node, void *arg)
 {
@@ -109,6 +141,7 @@ collect_reads(Node *node, void *arg)
 
 	if (node == NULL)
 		return false;
+	(void) check_functions_in_node(node, check_function, NULL);
 	if (IsA(node, Var))
 	{
 		Var		   *var = (Var *) node;
@@ -223,13 +256,14 @@ avc_expression_analyze(const AvcDataset *dataset, const char *text)
 	node = (Node *) linitial_node(TargetEntry, query->targetList)->expr;
 	(void) collect_reads(node, &context);
 	type = exprType(node);
+	check_type(type);
 	if (get_typtype(type) == TYPTYPE_PSEUDO)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("expression of a feature has type %s, which no column can have",
 						format_type_be(type)),
 				 errhint("Cast it to the type that the feature is to have.")));
-	node = avc_engine_calls_pin(node, &is_pinned);
+	node = avc_engine_calls_pin(dataset, node, &is_pinned);
 	/* with its typmod: "bit" alone would be bit(1) */
 	expression->type = format_type_extended(type, find_typmod(node),
 											FORMAT_TYPE_TYPEMOD_GIVEN |

@@ -91,16 +91,35 @@ sources_of(Relation rel, const char *input)
 	return sources;
 }
 
-/* What the trigger fires for, and its arguments. */
-typedef struct TriggerText
+/* A column, and the features that depend on it. */
+typedef struct Dependents
 {
-	List	   *columns;		/* char * */
-	StringInfoData args;
-} TriggerText;
+	char	   *column;
+	StringInfoData numbers;		/* with commas */
+} Dependents;
 
-/* Add the pairs of a feature's number and a column that it depends on. */
+static Dependents *
+find_dependents(List **all, char *column)
+{
+	Dependents *dependents;
+	ListCell   *cell;
+
+	foreach(cell, *all)
+	{
+		dependents = lfirst(cell);
+		if (strcmp(dependents->column, column) == 0)
+			return dependents;
+	}
+	dependents = palloc(sizeof(Dependents));
+	dependents->column = column;
+	initStringInfo(&dependents->numbers);
+	*all = lappend(*all, dependents);
+	return dependents;
+}
+
+/* Note the columns that a feature depends on. */
 static void
-add_pairs(TriggerText *trigger, Relation rel, const AvcFeature *feature)
+add_feature(List **all, Relation rel, const AvcFeature *feature)
 {
 	List	   *sources = NIL;
 	ListCell   *cell,
@@ -113,16 +132,50 @@ add_pairs(TriggerText *trigger, Relation rel, const AvcFeature *feature)
 	}
 	foreach(cell, sources)
 	{
-		char	   *column = lfirst(cell);
+		StringInfo	numbers = &find_dependents(all, lfirst(cell))->numbers;
 
-		trigger->columns = avc_add_name(trigger->columns, column);
-		if (follows_image(column) &&
-			get_attnum(RelationGetRelid(rel), "image_bytes") != InvalidAttrNumber)
-			trigger->columns = avc_add_name(trigger->columns, "image_bytes");
-		appendStringInfo(&trigger->args, "%s'%d', %s",
-						 trigger->args.len > 0 ? ", " : "", feature->number,
-						 quote_literal_cstr(column));
+		appendStringInfo(numbers, "%s%d", numbers->len > 0 ? "," : "",
+						 feature->number);
 	}
+}
+
+/* The features' columns and numbers, of all features. */
+static List *
+load_dependents(const AvcDataset *dataset)
+{
+	Relation	rel = table_open(dataset->relid, AccessShareLock);
+	List	   *all = NIL;
+	ListCell   *cell;
+
+	foreach(cell, avc_features_load(dataset->relid))
+		add_feature(&all, rel, lfirst(cell));
+	/* the DDL to come wants nobody to have it open */
+	table_close(rel, NoLock);
+	return all;
+}
+
+/* The columns that the trigger fires for, as a list of SQL. */
+static char *
+column_list(const AvcDataset *dataset, List *all)
+{
+	List	   *columns = NIL;
+	StringInfoData sql;
+	ListCell   *cell;
+
+	foreach(cell, all)
+	{
+		char	   *column = ((Dependents *) lfirst(cell))->column;
+
+		columns = avc_add_name(columns, column);
+		if (follows_image(column) &&
+			get_attnum(dataset->relid, "image_bytes") != InvalidAttrNumber)
+			columns = avc_add_name(columns, "image_bytes");
+	}
+	initStringInfo(&sql);
+	foreach(cell, columns)
+		appendStringInfo(&sql, "%s%s", foreach_current_index(cell) ? ", " : "",
+						 quote_identifier(lfirst(cell)));
+	return sql.data;
 }
 
 /*
@@ -133,30 +186,32 @@ add_pairs(TriggerText *trigger, Relation rel, const AvcFeature *feature)
 void
 avc_feature_trigger_make(const AvcDataset *dataset)
 {
-	Relation	rel = table_open(dataset->relid, AccessShareLock);
-	TriggerText trigger = {NIL};
+	List	   *all = load_dependents(dataset);
 	StringInfoData sql;
 	ListCell   *cell;
 
 	initStringInfo(&sql);
-	initStringInfo(&trigger.args);
-	foreach(cell, avc_features_load(dataset->relid))
-		add_pairs(&trigger, rel, lfirst(cell));
 	appendStringInfo(&sql, "DROP TRIGGER IF EXISTS " TRIGGER_NAME " ON %s;",
 					 dataset->quoted_name);
-	if (trigger.columns != NIL)
+	if (all != NIL)
 	{
-		appendStringInfoString(&sql, "CREATE TRIGGER " TRIGGER_NAME
-							   " BEFORE UPDATE OF ");
-		foreach(cell, trigger.columns)
-			appendStringInfo(&sql, "%s%s", foreach_current_index(cell) ? ", " : "",
-							 quote_identifier(lfirst(cell)));
-		appendStringInfo(&sql, " ON %s FOR EACH ROW EXECUTE FUNCTION"
-						 " avcurate.reset_features(%s)", dataset->quoted_name,
-						 trigger.args.data);
+		appendStringInfo(&sql, "CREATE TRIGGER " TRIGGER_NAME
+						 " BEFORE UPDATE OF %s ON %s FOR EACH ROW"
+						 " EXECUTE FUNCTION avcurate.reset_features(",
+						 column_list(dataset, all), dataset->quoted_name);
+		foreach(cell, all)
+		{
+			Dependents *dependents = lfirst(cell);
+
+			appendStringInfo(&sql, "%s%s, '%s'",
+							 foreach_current_index(cell) ? ", " : "",
+							 quote_literal_cstr(dependents->column),
+							 dependents->numbers.data);
+		}
+		/* what replication writes is an update like any other */
+		appendStringInfo(&sql, ");ALTER TABLE %s ENABLE ALWAYS TRIGGER "
+						 TRIGGER_NAME, dataset->quoted_name);
 	}
-	/* the DDL to come wants nobody to have it open */
-	table_close(rel, NoLock);
 	run_trigger_ddl(dataset, sql.data);
 }
 

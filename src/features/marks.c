@@ -27,11 +27,14 @@ AvcMark
 avc_mark_get(const bytea *marks, int feature_no)
 {
 	int			byte = feature_no / 4;
+	int			mark;
 
 	if (marks == NULL || byte >= VARSIZE_ANY_EXHDR(marks))
 		return AVC_MARK_PENDING;
-	return (((const uint8 *) VARDATA_ANY(marks))[byte] >>
+	mark = (((const uint8 *) VARDATA_ANY(marks))[byte] >>
 			(2 * (feature_no % 4))) & 3;
+	/* nobody but a user's UPDATE of the column sets both bits */
+	return mark <= AVC_MARK_FAILED ? mark : AVC_MARK_PENDING;
 }
 
 bytea *
@@ -194,10 +197,30 @@ is_changed(TriggerData *trigger, const char *column)
 						attribute->attlen);
 }
 
+/* Set features back whose numbers the text lists; NULL if none changes. */
+static bytea *
+reset_listed(const bytea *marks, const char *numbers)
+{
+	bytea	   *reset = NULL;
+
+	while (*numbers != '\0')
+	{
+		char	   *end;
+		int			number = check_feature_no((int) strtol(numbers, &end, 10));
+
+		if (avc_mark_get(marks, number) != AVC_MARK_PENDING)
+			marks = reset = avc_mark_set(marks, number, AVC_MARK_PENDING);
+		if (end == numbers)
+			elog(ERROR, "\"%s\" is no list of features", numbers);
+		numbers = *end == ',' ? end + 1 : end;
+	}
+	return reset;
+}
+
 /*
  * Row trigger of datasets with features: what reads a column that changes
- * is pending again.  The arguments are pairs of a feature's number and one
- * column that it depends on, directly or through other features.
+ * is pending again.  The arguments are pairs of a column and the numbers of
+ * the features that depend on it, directly or through others, with commas.
  */
 Datum
 avc_reset_features(PG_FUNCTION_ARGS)
@@ -231,12 +254,14 @@ avc_reset_features(PG_FUNCTION_ARGS)
 
 	for (i = 0; i + 1 < trigger->tg_trigger->tgnargs; i += 2)
 	{
-		int			number = pg_strtoint32(trigger->tg_trigger->tgargs[i]);
+		bytea	   *reset;
 
-		if (avc_mark_get(marks, check_feature_no(number)) != AVC_MARK_PENDING &&
-			is_changed(trigger, trigger->tg_trigger->tgargs[i + 1]))
+		if (!is_changed(trigger, trigger->tg_trigger->tgargs[i]))
+			continue;
+		reset = reset_listed(marks, trigger->tg_trigger->tgargs[i + 1]);
+		if (reset != NULL)
 		{
-			marks = avc_mark_set(marks, number, AVC_MARK_PENDING);
+			marks = reset;
 			is_reset = true;
 		}
 	}

@@ -66,4 +66,7 @@ extern AvcDetections avc_detections_of(const AvcDetector *detector,
 extern void avc_detections_ahead(const AvcDetector *detector,
 								 const bytea *image);
 
+/* Wait for the answers of all that was sent ahead. */
+extern void avc_detections_settle(void);
+
 #endif

@@ -445,6 +445,13 @@ avc_detections_of(const AvcDetector *detector, const bytea *image)
 }
 
 void
+avc_detections_settle(void)
+{
+	while (ahead_count > 0)
+		(void) settle_oldest();
+}
+
+void
 avc_detections_ahead(const AvcDetector *detector, const bytea *image)
 {
 	AnswerKey	key;

@@ -25,6 +25,7 @@
 
 PG_FUNCTION_INFO_V1(avc_detect);
 PG_FUNCTION_INFO_V1(avc_detect_ahead);
+PG_FUNCTION_INFO_V1(avc_detect_settle);
 PG_FUNCTION_INFO_V1(avc_detector_number);
 PG_FUNCTION_INFO_V1(avc_person_bbox_area_pct);
 
@@ -273,6 +274,17 @@ avc_detect_ahead(PG_FUNCTION_ARGS)
 {
 	if (!PG_ARGISNULL(0))
 		avc_detections_ahead(get_detector(fcinfo), PG_GETARG_BYTEA_PP(0));
+	PG_RETURN_VOID();
+}
+
+/*
+ * detect_settle(): wait for the images that detect_ahead() has sent.  What
+ * came to nothing is asked for again by whoever wants it.
+ */
+Datum
+avc_detect_settle(PG_FUNCTION_ARGS)
+{
+	avc_detections_settle();
 	PG_RETURN_VOID();
 }
 

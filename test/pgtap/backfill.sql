@@ -17,7 +17,7 @@ INSERT INTO filled (image_id, image_bytes, ann_categories, ann_bboxes)
 	SELECT 'f' || n, picture(6000), array_fill('car'::text, ARRAY[20]),
 		(SELECT array_agg(ARRAY[b, b, b + 1, b + n % 50]::real[]) FROM generate_series(1, 20) b)
 	FROM generate_series(1, 2000) n;
-SELECT plan(48);
+SELECT plan(51);
 
 -- ---- what is read ------------------------------------------------------------
 SELECT pg_column_size(image_bytes) > 2000 AND pg_relation_size(reltoastrelid) > 2000 * 6000 AS is_toasted
@@ -79,6 +79,14 @@ UPDATE made_of SET loud = 'quiet' WHERE image_id = 'a';
 SELECT is(pending, 1::bigint, 'so is what reads a column that was one') FROM avcurate.feature_status WHERE feature = 'cry';
 SELECT throws_ok('ALTER TABLE made_of RENAME weather TO sky', '55000', 'cannot rename a column to "sky" because features read it', 'columns that features read keep their names');
 SELECT lives_ok('ALTER TABLE made_of RENAME timeofday TO hours', 'others need not');
+CALL avcurate.backfill('made_of');
+SET session_replication_role = replica;
+UPDATE made_of SET loud = 'louder' WHERE image_id = 'a';
+RESET session_replication_role;
+SELECT is(pending, 1::bigint, 'what replication changes is noticed') FROM avcurate.feature_status WHERE feature = 'cry';
+CREATE FUNCTION pg_temp.mine(int) RETURNS int LANGUAGE sql RETURN $1;
+SELECT throws_ok($$SELECT avcurate.add_feature('made_of', 't', 'pg_temp.mine(width)')$$, '0A000',
+	'expression of a feature cannot contain temporary function "mine"', 'a function of this session is not for others');
 
 -- ---- long chains -------------------------------------------------------------------
 SELECT clock_timestamp() AS time \gset before_
@@ -87,6 +95,7 @@ SELECT count(avcurate.add_feature('made_of', ('f' || n)::name, format('(f%s + f%
 SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '10 s', 'features that read the two before them: as long as the chain');
 CALL avcurate.backfill('made_of');
 UPDATE made_of SET image_bytes = set_byte(image_bytes, 7, 1) WHERE image_id = 'a';
+SELECT cmp_ok(tgnargs::int, '<=', 2 * 70, 'and as many arguments of its trigger') FROM pg_trigger WHERE tgrelid = 'made_of'::regclass AND tgname = 'avc_reset_features';
 SELECT is(count(*), 60::bigint, 'one change reaches all of them') FROM avcurate.feature_status WHERE dataset = 'made_of'::regclass AND feature ~ 'f\d' AND pending = 1;
 CALL avcurate.backfill('made_of', 'f60');
 SELECT is(pending, 1::bigint, 'what reads pending features waits') FROM avcurate.feature_status WHERE feature = 'f60';

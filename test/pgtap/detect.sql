@@ -4,7 +4,7 @@ CALL avcurate.ingest_synthetic('public.tap_frames', 3, 1, 'train', '{"width": 96
 BEGIN;
 SET search_path = public, avcurate;
 SET client_min_messages = warning;
-SELECT plan(41);
+SELECT plan(42);
 
 SELECT create_model('m', 'small', '{"min_size": 64, "max_size": 96}') \g /dev/null
 SELECT create_checkpoint('m', 3) AS checkpoint \gset
@@ -69,6 +69,12 @@ SELECT is((SELECT expression FROM features WHERE feature = 'at_least'), format('
 SELECT throws_ok($$SELECT add_feature('tap_frames', 'x', 'person_bbox_area_pct(image_bytes, frame_id)')$$, '0A000',
 	'expression of a feature cannot choose a checkpoint row by row', 'a checkpoint is a constant');
 SELECT throws_ok($$SELECT add_feature('tap_frames', 'x', 'person_bbox_area_pct(image_bytes, 4711)')$$, '42704', 'checkpoint 4711 does not exist', 'and exists');
+CREATE FUNCTION who() RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE EXCEPTION 'run by %', current_user; END$$;
+CREATE ROLE tap_owner;
+ALTER TABLE tap_frames OWNER TO tap_owner;
+SELECT throws_ok($$SELECT add_feature('tap_frames', 'x', 'person_bbox_area_pct(image_bytes, public.who())')$$, 'P0001', 'run by tap_owner',
+	'it is computed with the rights of the dataset''s owner');
+ALTER TABLE tap_frames OWNER TO CURRENT_USER;
 RESET avcurate.detector;
 SELECT throws_ok($$SELECT add_feature('tap_frames', 'x', '(SELECT count(*) FROM detect(image_bytes))')$$, '55000',
 	'no checkpoint is given and avcurate.detector is not set', 'NULL must mean one');

@@ -225,6 +225,21 @@ is(query(q{SELECT avcurate.retry_feature('drive', 'picky')}), 200, 'until they a
 like(backfill("'drive', 'picky'"), qr/backfilled 200 rows of "drive", 0 errors/, 'and computed');
 is(query('SELECT count(*) FROM avcurate.feature_errors'), 0, 'their errors are gone');
 
+# ---- three sessions and rows that fail -------------------------------------
+query(q{SELECT avcurate.add_feature('drive', 'third', 'slowly(1, 0.0003) / (frame_id % 3)')});
+@runs = map { $node->background_psql('postgres', on_error_stop => 0) } 1 .. 3;
+$_->query_until(qr/begun/, "\\echo begun\nCALL avcurate.backfill('drive', 'third', batch_size => 50);\n\\echo ended\n") for @runs;
+foreach my $run (@runs)
+{
+	$run->query_until(qr/ended/, "\n");
+	unlike($run->{stderr}, qr/ERROR/, 'sessions do not hinder each other');
+	$run->quit;
+}
+is(status('third'), '400|0|200', 'three sessions over rows of which some fail');
+is(query(q{SELECT count(*) FROM avcurate.feature_errors WHERE feature = 'third'}), 200, 'lose no error');
+query(q{SELECT avcurate.retry_feature('drive', 'third'); SELECT avcurate.add_feature('drive', 'reads_it', 'third + 1')});
+like(backfill("'drive', 'reads_it'"), qr/backfilled 400 rows of "drive", 0 errors\n.*Rows that wait for features that this one reads: 200\./, 'rows that wait are told of');
+
 # ---- real frames -----------------------------------------------------------
 my $shared = $ENV{AVC_SHARED} ? "$ENV{AVC_SHARED}/bdd100k" : '';
 SKIP:

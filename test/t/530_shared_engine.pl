@@ -150,7 +150,7 @@ isnt(workers($node), $worker, 'there is another');
 # --- settings
 configure($node, q{avcurate.engine_memory_limit = '6MB'});
 ($rc, $out, $err) = $node->psql('postgres', ask_sql(1));
-like($err, qr/ERROR:  (weights need|batch of 1 at).* the limit is 6 MiB/, 'the memory limit is kept');
+like($err, qr/ERROR:  detector needs \d+ bytes, the limit is 6291456 /, 'the memory limit is kept');
 like($err, qr/HINT:  Raise avcurate.engine_memory_limit/, 'and named');
 configure($node, q{avcurate.engine_memory_limit = '48MB'});
 my @turns = map { $node->safe_psql('postgres', ask_sql(1, $_)) } 1, 2, 3, 1, 2, 3;
