@@ -296,6 +296,31 @@ test_sizes(EngDetector *detector)
 	}
 }
 
+/* Of every shape in one batch, and one with hundreds of boxes. */
+static void
+test_mixed(EngDetector *detector)
+{
+	static const int32_t sizes[][3] = {
+		{1, 1, 0}, {8192, 26, 1}, {64, 60, 400}, {26, 8192, 1}, {320, 180, 0}
+	};
+	EngStatus	status = {ENG_OK, ""};
+	EngFrame	frames[5];
+	EngStepResult result;
+	EngDetections lists[5];
+	bool		pass;
+	int			i;
+
+	for (i = 0; i < 5; i++)
+		frame_make(&frames[i], 40 + i, sizes[i][0], sizes[i][1], sizes[i][2],
+				   4);
+	pass = step(detector, frames, 5, &result, &status) &&
+		eng_detector_infer(detector, frames, 5, lists, &status);
+	tap_ok(pass && result.boxes == 402 && isfinite(result.loss),
+		   "a batch of five shapes, 402 boxes %s", status.message);
+	for (i = 0; i < 5; i++)
+		frame_free(&frames[i]);
+}
+
 static void
 test_refused(EngDetector *detector, EngFrame *frame)
 {
@@ -391,6 +416,7 @@ test_frames(void)
 	tap_ok(step(detector, frames, 3, &result, &status) && result.boxes == 3,
 		   "frames of three sizes, one without a box %s", status.message);
 	test_sizes(detector);
+	test_mixed(detector);
 	test_refused(detector, &frames[2]);
 	eng_detector_set_memory_limit(detector, 1 << 20);
 	tap_ok(!step(detector, frames, 2, &result, &status) &&
