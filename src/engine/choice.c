@@ -11,6 +11,22 @@
 #include <string.h>
 
 bool
+eng_choice_precision(const EngOption *options, EngType *out,
+					 EngStatus *status)
+{
+	const char *word = eng_option_value(options, "precision");
+
+	if (word == NULL)
+		return true;
+	if (strcmp(word, "f32") != 0 && strcmp(word, "bf16") != 0)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"precision \"%.64s\" is not known: f32 and bf16 are",
+						word);
+	*out = strcmp(word, "bf16") == 0 ? ENG_BF16 : ENG_F32;
+	return true;
+}
+
+bool
 eng_choice_read(EngChoice *choice, const EngOption *options,
 				EngStatus *status)
 {
@@ -28,7 +44,8 @@ eng_choice_read(EngChoice *choice, const EngOption *options,
 		eng_option_integer(options, "threads", 0, 1024, &choice->threads,
 						   status) &&
 		eng_option_integer(options, "seed", INT64_MIN, INT64_MAX,
-						   &choice->seed, status);
+						   &choice->seed, status) &&
+		eng_choice_precision(options, &choice->precision, status);
 }
 
 bool
@@ -61,13 +78,21 @@ EngDetector *
 eng_choice_create(const EngChoice *choice, bool train, EngStatus *status)
 {
 	EngDetectorConfig config;
+	EngDetector *detector;
 
 	if (!eng_detector_config_parse(&config, choice->architecture,
 								   choice->options, (int) choice->classes,
 								   status))
 		return NULL;
-	return eng_detector_create(&config, choice->device,
-							   (int) choice->threads, train, status);
+	detector = eng_detector_create(&config, choice->device,
+								   (int) choice->threads, train, status);
+	if (detector != NULL &&
+		!eng_detector_set_precision(detector, choice->precision, status))
+	{
+		eng_detector_free(detector);
+		return NULL;
+	}
+	return detector;
 }
 
 #define STAMPED	5				/* keys that a stamp sets */

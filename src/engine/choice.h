@@ -24,21 +24,28 @@ typedef struct EngChoice
 	int64_t		classes;		/* 0: the architecture's default */
 	const char *device;			/* "cpu" */
 	int64_t		threads;		/* 0: all processors */
+	EngType		precision;
 	int64_t		seed;
 } EngChoice;
 
 /* The options that eng_choice_read knows, for a table of EngOption. */
 #define ENG_CHOICE_OPTIONS \
-	{"options"}, {"classes"}, {"device"}, {"threads"}, {"seed"}
+	{"options"}, {"classes"}, {"device"}, {"threads"}, {"seed"}, \
+	{"precision"}
 
 #define ENG_CHOICE_HELP \
 "  --options JSON   constructor options by torchvision's names\n" \
 "  --classes N      classes, background included\n" \
 "  --device NAME    cpu (default) or ref\n" \
-"  --threads N      default: every processor\n"
+"  --threads N      default: every processor\n" \
+"  --precision NAME f32 (default) or bf16\n"
 
 extern bool eng_choice_read(EngChoice *choice, const EngOption *options,
 							EngStatus *status);
+
+/* The option "precision"; *out stays as it is if it is not given. */
+extern bool eng_choice_precision(const EngOption *options, EngType *out,
+								 EngStatus *status);
 
 /* What the choice leaves open, from the file; texts belong to the file. */
 extern bool eng_choice_complete(EngChoice *choice, const EngTensorFile *file,

@@ -3,39 +3,11 @@
  *		What this program is made of and what it runs on.
  */
 #include "engine/commands.h"
+#include "engine/cpu/onednn.h"
 #include "engine/machine.h"
 
-#include <oneapi/dnnl/dnnl.h>
 #include <sched.h>
 #include <stdio.h>
-
-static const struct
-{
-	dnnl_cpu_isa_t isa;
-	const char *name;
-}			isa_names[] = {
-	{dnnl_cpu_isa_sse41, "sse41"},
-	{dnnl_cpu_isa_avx, "avx"},
-	{dnnl_cpu_isa_avx2, "avx2"},
-	{dnnl_cpu_isa_avx512_mic, "avx512_mic"},
-	{dnnl_cpu_isa_avx512_mic_4ops, "avx512_mic_4ops"},
-	{dnnl_cpu_isa_avx512_core, "avx512_core"},
-	{dnnl_cpu_isa_avx512_core_vnni, "avx512_core_vnni"},
-	{dnnl_cpu_isa_avx512_core_bf16, "avx512_core_bf16"},
-	{dnnl_cpu_isa_avx512_core_amx, "avx512_core_amx"},
-	{dnnl_cpu_isa_avx2_vnni, "avx2_vnni"}
-};
-
-static const char *
-isa_name(dnnl_cpu_isa_t isa)
-{
-	size_t		i;
-
-	for (i = 0; i < sizeof(isa_names) / sizeof(isa_names[0]); i++)
-		if (isa_names[i].isa == isa)
-			return isa_names[i].name;
-	return "other";
-}
 
 int32_t
 eng_machine_processors(void)
@@ -52,21 +24,17 @@ eng_machine_processors(void)
 json_t *
 eng_machine_describe(void)
 {
-	const dnnl_version_t *dnnl = dnnl_version();
-	dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
 	char		dnnl_text[64];
 
-	snprintf(dnnl_text, sizeof(dnnl_text), "%d.%d.%d", dnnl->major,
-			 dnnl->minor, dnnl->patch);
+	eng_dnnl_version(dnnl_text, sizeof(dnnl_text));
 	return json_pack("{s:s, s:{s:s, s:s, s:s}, s:s, s:b, s:i, s:[s, s]}",
 					 "engine_version", AVC_VERSION,
 					 "libraries",
 					 "onednn", dnnl_text,
 					 "jansson", jansson_version_str(),
 					 "compiler", __VERSION__,
-					 "isa", isa_name(isa),
-					 "bf16", isa == dnnl_cpu_isa_avx512_core_bf16 ||
-					 isa == dnnl_cpu_isa_avx512_core_amx,
+					 "isa", eng_dnnl_isa(),
+					 "bf16", eng_dnnl_has_bf16(),
 					 "cpu_threads", (int) eng_machine_processors(),
 					 "devices", "cpu", "ref");
 }

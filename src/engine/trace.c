@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/arguments.h"
+#include "engine/choice.h"
 #include "engine/trace.h"
 #include "engine/trace_steps.h"
 
@@ -16,7 +17,7 @@ const char	eng_trace_help[] =
 "every output that the case holds, under its name and in its form.\n"
 "\n"
 "  --backend ref|cpu    what computes it (default cpu)\n"
-"  --precision f32      arithmetic (default f32; no other one yet)\n"
+"  --precision f32|bf16 of a detector's activations (default f32)\n"
 "  --threads N          threads, 0 for all processors (default 0)\n"
 "  --frames DIR         folder that frame names of the case are relative to\n"
 "  --free               inference: later stages take what earlier ones gave,\n"
@@ -101,6 +102,9 @@ run_case(EngTraceCase *trace, const EngTraceOptions *options)
 {
 	const char *kind = eng_trace_text(trace, "kind");
 
+	if (strcmp(kind, "operation_golden") == 0 && options->precision != ENG_F32)
+		return eng_fail(eng_trace_status(trace), ENG_UNSUPPORTED,
+						"single operations are traced in f32 alone");
 	if (strcmp(kind, "operation_golden") == 0)
 		return trace_operations(trace, options);
 	if (strcmp(kind, "faster_rcnn_golden") == 0)
@@ -122,20 +126,16 @@ eng_trace_run(int argc, char **argv, FILE *out, EngStatus *status)
 		{NULL, false, NULL}
 	};
 	EngArguments arguments;
-	EngTraceOptions how = {"cpu", 0, NULL, false, false};
+	EngTraceOptions how = {.backend = "cpu"};
 	EngTraceCase *trace;
-	const char *precision;
 	int64_t		threads = 0;
 	bool		done;
 
 	if (!eng_arguments_read(&arguments, argc, argv, options, 2, 2, status) ||
 		!eng_option_integer(options, "threads", 0, 1024, &threads, status))
 		return false;
-	precision = eng_option_value(options, "precision");
-	if (precision != NULL && strcmp(precision, "f32") != 0)
-		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"precision \"%s\" is not known: f32 is",
-						precision);
+	if (!eng_choice_precision(options, &how.precision, status))
+		return false;
 	if (eng_option_value(options, "backend") != NULL)
 		how.backend = eng_option_value(options, "backend");
 	if (strcmp(how.backend, "cpu") != 0 && strcmp(how.backend, "ref") != 0)

@@ -493,7 +493,9 @@ eng_trace_detector(EngTraceCase *trace, const EngTraceOptions *options)
 										eng_trace_status(trace));
 	if (net->detector == NULL)
 		return false;
-	done = set_optimizer(net) && set_weights(net) &&
+	done = eng_detector_set_precision(net->detector, options->precision,
+									  eng_trace_status(trace)) &&
+		set_optimizer(net) && set_weights(net) &&
 		run_inference(net, options->free_running);
 	for (int step = 1; done && !options->free_running && step <= steps; step++)
 		done = run_step(net, step);

@@ -16,6 +16,7 @@ typedef struct EngTraceOptions
 	const char *frames;			/* folder that frame names are relative to */
 	bool		free_running;	/* inference without recorded proposals */
 	bool		draw;			/* training without recorded samples */
+	EngType		precision;		/* of a detector's activations */
 } EngTraceOptions;
 
 /*

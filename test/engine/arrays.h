@@ -33,13 +33,36 @@ noise(int64_t count)
 	return x;
 }
 
-static float *
+static inline float *
 copy(const float *x, int64_t count)
 {
 	float	   *y = make(count);
 
 	memcpy(y, x, sizeof(float) * count);
 	return y;
+}
+
+/* x as an array of a type. */
+static inline void *
+typed(const float *x, EngType type, int64_t count)
+{
+	void	   *y = malloc(eng_type_size(type) * (count + 1));
+	int64_t		i;
+
+	for (i = 0; i < count; i++)
+		eng_store(y, type, i, x[i]);
+	return y;
+}
+
+/* The array y of a type back into x; y is freed. */
+static inline void
+untyped(float *x, void *y, EngType type, int64_t count)
+{
+	int64_t		i;
+
+	for (i = 0; i < count; i++)
+		x[i] = eng_load(y, type, i);
+	free(y);
 }
 
 static double
@@ -82,6 +105,16 @@ static bool
 agrees(double a, double b)
 {
 	return fabs(a - b) <= 2e-3 * (fabs(b) + 0.05);
+}
+
+/*
+ * Two results of one type may differ by the last digit that it holds, of the
+ * largest element.
+ */
+static inline double
+allowed(EngType type)
+{
+	return type == ENG_BF16 ? 1.0 / 128 : 1e-5;
 }
 
 static bool

@@ -39,6 +39,38 @@ norm_backward(EngBackend *backend, EngNormArgs *a)
 	eng_arena_free(a->workspace, size);
 }
 
+/*
+ * Forward and backward of a norm whose tensors are floats, in its type; y is
+ * kept from the way back on demand.
+ */
+static void
+run_norm(EngBackend *backend, Norm *norm, bool without_y)
+{
+	EngNormArgs a = norm->a;
+	void	   *y;
+	EngType		type = a.type;
+	int64_t		n = norm->count;
+
+	a.x = typed(norm->a.x, type, n);
+	a.add = a.add ? typed(norm->a.add, type, n) : NULL;
+	a.y = typed(norm->a.y, type, n);
+	a.dy = typed(norm->a.dy, type, n);
+	a.dx = typed(norm->a.dx, type, n);
+	a.dadd = a.dadd ? typed(norm->a.dadd, type, n) : NULL;
+	norm_forward(backend, &a);
+	y = a.y;
+	if (without_y)
+		a.y = NULL;
+	norm_backward(backend, &a);
+	untyped(norm->a.y, y, type, n);
+	untyped(norm->a.dy, a.dy, type, n);
+	untyped(norm->a.dx, a.dx, type, n);
+	if (a.dadd != NULL)
+		untyped(norm->a.dadd, a.dadd, type, n);
+	free((void *) a.x);
+	free((void *) a.add);
+}
+
 /* A copy with result arrays of its own. */
 static Norm
 norm_twin(const Norm *norm)
@@ -136,20 +168,20 @@ norm_gradients(const Norm *norm, const Norm *done, const char *name)
 	free(down);
 }
 
-static double
-norm_distance(const Norm *a, const Norm *b)
+/* Of the tensors, and of what is float in every type. */
+static void
+norm_distance(const Norm *a, const Norm *b, double worst[2])
 {
 	int32_t		c = a->a.channels;
-	double		worst = distance(a->a.y, b->a.y, a->count);
 
-	worst = fmax(worst, distance(a->a.dx, b->a.dx, a->count));
-	worst = fmax(worst, distance(a->a.running_mean, b->a.running_mean, c));
-	worst = fmax(worst, distance(a->a.running_var, b->a.running_var, c));
-	worst = fmax(worst, distance(a->a.dweight, b->a.dweight, c));
-	worst = fmax(worst, distance(a->a.dbias, b->a.dbias, c));
+	worst[0] = fmax(distance(a->a.y, b->a.y, a->count),
+					distance(a->a.dx, b->a.dx, a->count));
 	if (a->a.dadd != NULL)
-		worst = fmax(worst, distance(a->a.dadd, b->a.dadd, a->count));
-	return worst;
+		worst[0] = fmax(worst[0], distance(a->a.dadd, b->a.dadd, a->count));
+	worst[1] = fmax(distance(a->a.running_mean, b->a.running_mean, c),
+					distance(a->a.running_var, b->a.running_var, c));
+	worst[1] = fmax(worst[1], distance(a->a.dweight, b->a.dweight, c));
+	worst[1] = fmax(worst[1], distance(a->a.dbias, b->a.dbias, c));
 }
 
 /* Without y, what the ReLU hid is found from x: not a bit differs. */
@@ -158,14 +190,12 @@ norm_masked_by_x(const Norm *norm, const Norm *done, EngBackend *backend,
 				 const char *name)
 {
 	Norm		twin = norm_twin(norm);
-	void	   *y = twin.a.y;
+	double		worst[2];
 
-	norm_forward(backend, &twin.a);
-	twin.a.y = NULL;
-	norm_backward(backend, &twin.a);
-	twin.a.y = y;
-	tap_ok(norm_distance(&twin, done) == 0, "%s: %s needs no y", name,
-		   backend->name);
+	run_norm(backend, &twin, true);
+	norm_distance(&twin, done, worst);
+	tap_ok(worst[0] == 0 && worst[1] == 0, "%s of %s: %s needs no y", name,
+		   eng_type_name(norm->a.type), backend->name);
 	norm_free(&twin);
 }
 
@@ -176,7 +206,7 @@ test_norm(EngNormArgs a, const char *name, bool add, bool small)
 	Norm		left;
 	Norm		right;
 	int32_t		c;
-	double		worst;
+	double		worst[2];
 
 	norm.a.eps = 1e-5f;
 	norm.a.momentum = 0.1f;
@@ -191,10 +221,8 @@ test_norm(EngNormArgs a, const char *name, bool add, bool small)
 	norm.dy = noise(norm.count);
 	left = norm_twin(&norm);
 	right = norm_twin(&norm);
-	norm_forward(ref, &left.a);
-	norm_backward(ref, &left.a);
-	norm_forward(cpu, &right.a);
-	norm_backward(cpu, &right.a);
+	run_norm(ref, &left, false);
+	run_norm(cpu, &right, false);
 	if (small)
 		norm_gradients(&norm, &left, name);
 	if (a.relu && !add)
@@ -202,8 +230,10 @@ test_norm(EngNormArgs a, const char *name, bool add, bool small)
 		norm_masked_by_x(&norm, &left, ref, name);
 		norm_masked_by_x(&norm, &right, cpu, name);
 	}
-	worst = norm_distance(&right, &left);
-	tap_ok(worst < 2e-5, "%s: cpu is ref (%.0e)", name, worst);
+	norm_distance(&right, &left, worst);
+	tap_ok(worst[0] < 2 * allowed(a.type) && worst[1] < 2e-5,
+		   "%s of %s: cpu is ref (%.0e %.0e)", name, eng_type_name(a.type),
+		   worst[0], worst[1]);
 	norm_free(&left);
 	norm_free(&right);
 	free((void *) norm.a.x);
@@ -216,41 +246,49 @@ test_norm(EngNormArgs a, const char *name, bool add, bool small)
 }
 
 static void
+test_norm_types(EngNormArgs a, const char *name, bool add, bool small)
+{
+	test_norm(a, name, add, small);
+	a.type = ENG_BF16;
+	test_norm(a, name, add, false);
+}
+
+static void
 test_norms(void)
 {
 	EngNormArgs a = {.rows = 40, .live = 40, .channels = 6, .batch = true};
 
-	test_norm(a, "norm", false, true);
+	test_norm_types(a, "norm", false, true);
 	a.relu = true;
-	test_norm(a, "norm and ReLU", false, false);
-	test_norm(a, "norm, sum and ReLU", true, false);
+	test_norm_types(a, "norm and ReLU", false, false);
+	test_norm_types(a, "norm, sum and ReLU", true, false);
 	a.dx_add = a.dadd_add = true;
-	test_norm(a, "norm that adds", true, false);
+	test_norm_types(a, "norm that adds", true, false);
 	a.dx_add = a.dadd_add = false;
 	a.live = 27;
-	test_norm(a, "norm of live rows", false, false);
+	test_norm_types(a, "norm of live rows", false, false);
 	a.relu = false;
-	test_norm(a, "norm of live rows, gradient", false, true);
+	test_norm_types(a, "norm of live rows, gradient", false, true);
 	a.batch = false;
 	a.live = 40;
-	test_norm(a, "frozen norm", false, true);
+	test_norm_types(a, "frozen norm", false, true);
 	a.relu = true;
-	test_norm(a, "frozen norm and ReLU", false, false);
-	test_norm(a, "frozen norm, sum and ReLU", true, false);
+	test_norm_types(a, "frozen norm and ReLU", false, false);
+	test_norm_types(a, "frozen norm, sum and ReLU", true, false);
 	a.batch = true;
 	a.rows = a.live = 3001;
 	a.channels = 80;
-	test_norm(a, "norm of many rows", true, false);
+	test_norm_types(a, "norm of many rows", true, false);
 }
 
 /* ---- maps ---------------------------------------------------------------------------- */
 
 static void
-test_maxpool(int32_t h, int32_t w, int32_t channels, bool ties)
+test_maxpool(int32_t h, int32_t w, bool ties, EngType type)
 {
-	EngPoolShape s = {2, h, w, channels, (h + 1) / 2, (w + 1) / 2, ENG_F32};
-	int64_t		in = (int64_t) 2 * h * w * channels;
-	int64_t		out = (int64_t) 2 * s.oh * s.ow * channels;
+	EngPoolShape s = {2, h, w, 80, (h + 1) / 2, (w + 1) / 2, type};
+	int64_t		in = (int64_t) 2 * h * w * s.c;
+	int64_t		out = (int64_t) 2 * s.oh * s.ow * s.c;
 	float	   *x = noise(in);
 	float	   *dy = noise(out);
 	float	   *y[2] = {make(out), make(out)};
@@ -264,18 +302,28 @@ test_maxpool(int32_t h, int32_t w, int32_t channels, bool ties)
 		x[i] = x[i] > 0 ? 1 : 0;
 	for (b = 0; b < 2; b++)
 	{
-		backends[b]->maxpool_forward(backends[b], y[b], which[b], x, &s);
-		backends[b]->maxpool_backward(backends[b], dx[b], dy, which[b], &s,
-									  false);
-		backends[b]->maxpool_backward(backends[b], dx[b], dy, which[b], &s,
-									  true);
+		EngBackend *k = backends[b];
+		void	   *from = typed(x, type, in);
+		void	   *to = typed(y[b], type, out);
+		void	   *back = typed(dy, type, out);
+		void	   *down = typed(dx[b], type, in);
+
+		k->maxpool_forward(k, to, which[b], from, &s);
+		k->maxpool_backward(k, down, back, which[b], &s, false);
+		k->maxpool_backward(k, down, back, which[b], &s, true);
+		untyped(y[b], to, type, out);
+		untyped(dx[b], down, type, in);
+		free(from);
+		free(back);
 	}
 	tap_ok(memcmp(y[0], y[1], out * sizeof(float)) == 0 &&
 		   memcmp(which[0], which[1], out) == 0 &&
-		   distance(dx[1], dx[0], in) < 1e-6,
-		   "max-pool of %dx%d%s: cpu is ref", w, h, ties ? " with ties" : "");
-	tap_ok(fabs(2 * inner(y[0], dy, out) - inner(dx[0], x, in)) < 1e-3,
-		   "max-pool of %dx%d: gradient", w, h);
+		   distance(dx[1], dx[0], in) < 4 * allowed(type),
+		   "max-pool of %dx%d%s, %s: cpu is ref", w, h,
+		   ties ? " with ties" : "", eng_type_name(type));
+	if (type == ENG_F32)
+		tap_ok(fabs(2 * inner(y[0], dy, out) - inner(dx[0], x, in)) < 1e-3,
+			   "max-pool of %dx%d: gradient", w, h);
 	free(x);
 	free(dy);
 	for (b = 0; b < 2; b++)
@@ -290,9 +338,9 @@ test_maxpool(int32_t h, int32_t w, int32_t channels, bool ties)
  * Both linear maps: <f(x), dy> = <x, f'(dy)>.
  */
 static void
-test_scaling(int32_t h, int32_t w, bool up)
+test_scaling(int32_t h, int32_t w, bool up, EngType type)
 {
-	EngScaleShape s = {2, h, w, 20, (h + 1) / 2, (w + 1) / 2, ENG_F32};
+	EngScaleShape s = {2, h, w, 20, (h + 1) / 2, (w + 1) / 2, type};
 	int64_t		large = (int64_t) 2 * h * w * 20;
 	int64_t		little = (int64_t) 2 * s.oh * s.ow * 20;
 	float	   *x = noise(up ? little : large);
@@ -305,26 +353,37 @@ test_scaling(int32_t h, int32_t w, bool up)
 	for (b = 0; b < 2; b++)
 	{
 		EngBackend *k = backends[b];
+		void	   *from = typed(x, type, up ? little : large);
+		void	   *to = typed(y[b], type, large);
+		void	   *back = typed(dy, type, up ? large : little);
+		void	   *down = typed(dx[b], type, large);
 
 		if (up)
 		{
-			k->upsample_add(k, y[b], x, &s);
-			k->upsample_backward(k, dx[b], dy, &s, false);
-			k->upsample_backward(k, dx[b], dy, &s, true);
+			k->upsample_add(k, to, from, &s);
+			k->upsample_backward(k, down, back, &s, false);
+			k->upsample_backward(k, down, back, &s, true);
 		}
 		else
 		{
-			k->subsample(k, y[b], x, &s);
-			k->subsample_backward(k, dx[b], dy, &s, false);
-			k->subsample_backward(k, dx[b], dy, &s, true);
+			k->subsample(k, to, from, &s);
+			k->subsample_backward(k, down, back, &s, false);
+			k->subsample_backward(k, down, back, &s, true);
 		}
+		untyped(y[b], to, type, large);
+		untyped(dx[b], down, type, large);
+		free(from);
+		free(back);
 	}
-	tap_ok(distance(y[1], y[0], large) < 1e-6 &&
-		   distance(dx[1], dx[0], large) < 1e-6,
-		   "%s of %dx%d: cpu is ref", up ? "upsampling" : "subsampling", w, h);
-	tap_ok(fabs(2 * inner(y[0], dy, up ? large : little) -
-				inner(dx[0], x, up ? little : large)) < 1e-3,
-		   "%s of %dx%d: gradient", up ? "upsampling" : "subsampling", w, h);
+	tap_ok(distance(y[1], y[0], large) < allowed(type) &&
+		   distance(dx[1], dx[0], large) < allowed(type),
+		   "%s of %dx%d, %s: cpu is ref", up ? "upsampling" : "subsampling",
+		   w, h, eng_type_name(type));
+	if (type == ENG_F32)
+		tap_ok(fabs(2 * inner(y[0], dy, up ? large : little) -
+					inner(dx[0], x, up ? little : large)) < 1e-3,
+			   "%s of %dx%d: gradient", up ? "upsampling" : "subsampling", w,
+			   h);
 	free(x);
 	free(dy);
 	for (b = 0; b < 2; b++)
@@ -335,23 +394,43 @@ test_scaling(int32_t h, int32_t w, bool up)
 }
 
 static void
-test_rest(void)
+test_relu(EngType type)
+{
+	int64_t		n = 40001;
+	size_t		size = eng_type_size(type) * n;
+	float	   *values[2] = {noise(n), noise(n)};
+	void	   *a = typed(values[0], type, n);
+	void	   *b = typed(values[1], type, n);
+	void	   *left = typed(values[0], type, n);
+	void	   *right = typed(values[0], type, n);
+
+	eng_store(b, type, 5, NAN);
+	ref->relu_backward(ref, type, left, b, n);
+	cpu->relu_backward(cpu, type, right, b, n);
+	tap_ok(memcmp(left, right, size) == 0, "ReLU backward of %s: cpu is ref",
+		   eng_type_name(type));
+	ref->add_relu(ref, type, left, a, b, n);
+	cpu->add_relu(cpu, type, right, a, b, n);
+	tap_ok(memcmp(left, right, size) == 0 &&
+		   isnan(eng_load(right, type, 5)),
+		   "sum and ReLU of %s: cpu is ref, NaN stays",
+		   eng_type_name(type));
+	free(values[0]);
+	free(values[1]);
+	free(a);
+	free(b);
+	free(left);
+	free(right);
+}
+
+static void
+test_sums(void)
 {
 	int64_t		n = 40001;
 	float	   *a = noise(n);
-	float	   *b = noise(n);
-	float	   *left = copy(a, n);
 	float	   *right = copy(a, n);
 	double		sums[2];
 
-	ref->relu_backward(ref, ENG_F32, left, b, n);
-	cpu->relu_backward(cpu, ENG_F32, right, b, n);
-	tap_ok(memcmp(left, right, n * sizeof(float)) == 0,
-		   "ReLU backward: cpu is ref");
-	ref->add_relu(ref, ENG_F32, left, a, b, n);
-	cpu->add_relu(cpu, ENG_F32, right, a, b, n);
-	tap_ok(memcmp(left, right, n * sizeof(float)) == 0,
-		   "sum and ReLU: cpu is ref");
 	sums[0] = ref->square_sum(ref, a, n);
 	sums[1] = cpu->square_sum(cpu, a, n);
 	tap_ok(fabs(sums[0] - sums[1]) < 1e-9 * sums[0],
@@ -359,9 +438,42 @@ test_rest(void)
 	cpu->fill(cpu, right, n);
 	tap_ok(cpu->square_sum(cpu, right, n) == 0, "filled with zeros");
 	free(a);
-	free(b);
-	free(left);
 	free(right);
+}
+
+/*
+ * Rounding to bf16: nearest, ties to even, what is not finite kept.
+ */
+static void
+test_rounding(void)
+{
+	static const struct
+	{
+		float		from;
+		float		to;
+	}			cases[] = {
+		{1.0f, 1.0f}, {-0.0f, -0.0f}, {0x1.01p0f, 0x1.00p0f},
+		{0x1.03p0f, 0x1.04p0f}, {0x1.0101p0f, 0x1.02p0f},
+		{-0x1.03p0f, -0x1.04p0f}, {0x1.ffp0f, 0x1p1f},
+		{0x1p-130f, 0x1p-130f}, {0x1.ffffp127f, INFINITY},
+		{INFINITY, INFINITY}, {-INFINITY, -INFINITY}
+	};
+	uint32_t	quiet = 0x7f800001;
+	float		nan;
+	bool		right = true;
+	size_t		i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		float		got = eng_bf16_to_float(eng_bf16_from_float(cases[i].from));
+
+		right = right && memcmp(&got, &cases[i].to, sizeof(got)) == 0;
+	}
+	tap_ok(right, "floats are rounded to bf16, ties to even");
+	memcpy(&nan, &quiet, sizeof(nan));
+	tap_ok(isnan(eng_bf16_to_float(eng_bf16_from_float(nan))) &&
+		   isnan(eng_bf16_to_float(eng_bf16_from_float(-NAN))),
+		   "what is not a number stays so in bf16");
 }
 
 static void
@@ -414,16 +526,22 @@ int
 main(void)
 {
 	EngStatus	status = {ENG_OK, ""};
+	int			type;
 
 	if (!open_backends())
 		return tap_done();
 	test_norms();
-	test_maxpool(9, 12, 20, false);
-	test_maxpool(8, 7, 16, true);
-	test_scaling(8, 6, true);
-	test_scaling(7, 5, false);
-	test_scaling(8, 6, false);
-	test_rest();
+	for (type = ENG_F32; type <= ENG_BF16; type++)
+	{
+		test_maxpool(9, 12, false, type);
+		test_maxpool(8, 7, true, type);
+		test_scaling(8, 6, true, type);
+		test_scaling(7, 5, false, type);
+		test_scaling(8, 6, false, type);
+		test_relu(type);
+	}
+	test_rounding();
+	test_sums();
 	test_update(false);
 	test_update(true);
 	tap_ok(eng_backend_open("gpu", 1, &status) == NULL &&

@@ -131,7 +131,8 @@ struct EngBackend
 	const char *name;
 	void	   *state;			/* of the backend */
 	int32_t		threads;
-	const char *lacks_bf16;		/* what it would need for it; NULL: nothing */
+	const char *lacks_bf16;		/* what the processor needs for it; NULL: it
+								 * can */
 
 	void		(*close) (EngBackend *backend);
 	void		(*enter) (EngBackend *backend); /* before a call from outside */

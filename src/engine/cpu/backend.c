@@ -157,6 +157,6 @@ eng_backend_open_cpu(int threads, EngStatus *status)
 		return NULL;
 	}
 	if (!eng_dnnl_has_bf16())
-		backend->lacks_bf16 = "a processor with AVX512_BF16";
+		backend->lacks_bf16 = "AVX512_BF16";
 	return backend;
 }

@@ -11,9 +11,10 @@
  * for strided 1x1 convolutions read memory they never wrote when channels do
  * not fill a vector.)
  *
- * In bf16 oneDNN's own weight gradients are good; they come out in float.
- * Strided 1x1 kernels work on every stride-th cell, gathered.  A gradient of
- * float is rounded first.  Linear layers are inner products here.
+ * In bf16 oneDNN's own kernels are good both ways back: data is turned only
+ * where that pays for turning the weights.  Weight gradients come out in
+ * float.  Strided 1x1 kernels work on every stride-th cell, gathered.  A
+ * gradient of float is rounded first.  Linear layers are inner products here.
  *
  * Weights change with every step of a training, so what they are packed into
  * is part of the workspace; without a way back they are kept.
@@ -25,8 +26,9 @@
 #include "engine/core/arena.h"
 #include "engine/cpu/cpu.h"
 
-#define FLIP_CHANNELS	16		/* transposed at a time: a cache line */
+#define FLIP_TILE		16		/* transposed at a time: a cache line */
 #define COLUMNS_MIN_MAP	2500	/* output cells of one image */
+#define FLIP_MIN_ROWS	4000	/* output cells, in bf16 */
 
 static bool
 trains(const EngConvShape *s)
@@ -75,7 +77,7 @@ dnnl_shape(const EngKernel *kernel, EngDnnlWhat what)
 		shape.n = s->n * s->h * s->w;
 		shape.h = shape.w = shape.oh = shape.ow = 1;
 	}
-	if (kernel->compact && what == ENG_DNNL_WEIGHT)
+	if (kernel->compact && what != ENG_DNNL_FORWARD)
 	{
 		shape.h = s->oh;
 		shape.w = s->ow;
@@ -85,28 +87,32 @@ dnnl_shape(const EngKernel *kernel, EngDnnlWhat what)
 }
 
 /*
- * dx as a convolution of dy; that of the gathered cells if it is compact.
+ * dx as a convolution of dy.
  */
 static EngDnnlShape
 flipped_shape(const EngKernel *kernel)
 {
 	const EngConvShape *s = &kernel->shape;
-	EngDnnlShape shape = dnnl_shape(kernel, ENG_DNNL_DATA);
-	int32_t		c = shape.c;
-	int32_t		h = kernel->compact ? shape.oh : shape.h;
-	int32_t		w = kernel->compact ? shape.ow : shape.w;
+	EngDnnlShape shape = {
+		.what = ENG_DNNL_FORWARD,
+		.n = s->n, .h = s->oh, .w = s->ow, .c = s->oc,
+		.oh = s->h, .ow = s->w, .oc = s->c,
+		.k = s->k, .stride = 1, .pad = s->k - 1 - s->pad, .sum = s->add_data,
+		.source_type = s->x_type, .target_type = s->x_type
+	};
 
-	shape.what = ENG_DNNL_FORWARD;
-	shape.h = shape.oh;
-	shape.w = shape.ow;
-	shape.c = shape.oc;
-	shape.oh = h;
-	shape.ow = w;
-	shape.oc = c;
-	shape.stride = 1;
-	shape.pad = s->k - 1 - s->pad;
-	shape.sum = s->add_data && !kernel->compact;
 	return shape;
+}
+
+static bool
+pays_to_flip(const EngKernel *kernel)
+{
+	const EngConvShape *s = &kernel->shape;
+
+	if (s->x_type == ENG_F32)
+		return s->stride == 1;
+	return s->stride == 1 && s->k > 1 &&
+		(int64_t) s->n * s->oh * s->ow >= FLIP_MIN_ROWS;
 }
 
 static size_t
@@ -184,7 +190,7 @@ plan_data(EngKernel *kernel, EngStatus *status)
 	size_t		size = rounded_bytes(s);
 
 	kernel->scatter = s->k == 1 && s->stride > 1;
-	kernel->flip = s->stride == 1 || kernel->compact;
+	kernel->flip = pays_to_flip(kernel);
 	if (kernel->scatter)
 		size += compact_bytes(s);
 	if (kernel->scatter && !kernel->compact)
@@ -200,7 +206,7 @@ plan_data(EngKernel *kernel, EngStatus *status)
 		return false;
 	if (kernel->flip)
 		size += weight_bytes(s);
-	else if (s->add_data)
+	else if (s->add_data && !kernel->scatter)
 		size += input_bytes(s);
 	need(kernel, size + eng_dnnl_conv_scratch(kernel->data));
 	return true;
@@ -243,32 +249,51 @@ conv_forward(EngKernel *kernel, void *y, const void *x, const float *weight,
 }
 
 /*
+ * out (c, o) = in (o, c) for at most FLIP_TILE rows and columns of two
+ * matrices with these distances of rows.
+ */
+static void
+transpose_tile(float *out, int64_t out_row, const float *in, int64_t in_row,
+			   int32_t rows, int32_t columns)
+{
+	float		tile[FLIP_TILE][FLIP_TILE];
+	int32_t		o;
+	int32_t		c;
+
+	for (o = 0; o < rows; o++)
+		for (c = 0; c < columns; c++)
+			tile[c][o] = in[o * in_row + c];
+	for (c = 0; c < columns; c++)
+		memcpy(out + c * out_row, tile[c], sizeof(float) * rows);
+}
+
+/*
  * out (c, k, k, oc) = weight (oc, k, k, c), turned by half a turn.
  */
 static void
 flip_weight(float *out, const float *weight, const EngConvShape *s)
 {
 	int32_t		cells = s->k * s->k;
+	int64_t		out_row = (int64_t) cells * s->oc;
+	int64_t		in_row = (int64_t) cells * s->c;
 	int32_t		first;
 
 #pragma omp parallel for schedule(static)
-	for (first = 0; first < s->c; first += FLIP_CHANNELS)
+	for (first = 0; first < s->c; first += FLIP_TILE)
 	{
-		int32_t		last = s->c - first < FLIP_CHANNELS ? s->c :
-			first + FLIP_CHANNELS;
+		int32_t		columns = s->c - first < FLIP_TILE ? s->c - first :
+			FLIP_TILE;
 		int32_t		cell;
 		int32_t		o;
-		int32_t		c;
 
 		for (cell = 0; cell < cells; cell++)
-			for (o = 0; o < s->oc; o++)
-			{
-				const float *in = weight +
-					((int64_t) o * cells + cells - 1 - cell) * s->c;
-
-				for (c = first; c < last; c++)
-					out[((int64_t) c * cells + cell) * s->oc + o] = in[c];
-			}
+			for (o = 0; o < s->oc; o += FLIP_TILE)
+				transpose_tile(out + first * out_row +
+							   (int64_t) cell * s->oc + o, out_row,
+							   weight + o * in_row +
+							   (int64_t) (cells - 1 - cell) * s->c + first,
+							   in_row, s->oc - o < FLIP_TILE ? s->oc - o :
+							   FLIP_TILE, columns);
 	}
 }
 
@@ -340,7 +365,7 @@ rounded_gradient(const EngConvShape *s, const void *dy, void **workspace)
 }
 
 /*
- * dx, or the gradients of the gathered cells, on turned weights.
+ * dx on turned weights.
  */
 static bool
 flipped_data(EngKernel *kernel, void *dx, const void *dy,
@@ -355,20 +380,21 @@ flipped_data(EngKernel *kernel, void *dx, const void *dy,
 }
 
 /*
- * dx by oneDNN's own kernel, which cannot add.
+ * dx, or the gradients of the gathered cells, by oneDNN's own kernel, which
+ * cannot add.
  */
 static bool
 native_data(EngKernel *kernel, void *dx, const void *dy, const float *weight,
-			void *workspace, EngStatus *status)
+			bool add, void *workspace, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
-	void	   *out = s->add_data ? take(&workspace, input_bytes(s)) : dx;
+	void	   *out = add ? take(&workspace, input_bytes(s)) : dx;
 
 	if (!eng_dnnl_conv_pack(kernel->data, weight, workspace, status) ||
 		!eng_dnnl_conv_run(kernel->data, out, dy, NULL, NULL, workspace,
 						   status))
 		return false;
-	if (s->add_data)
+	if (add)
 		eng_cpu_add(dx, out, s->x_type, input_count(s));
 	return true;
 }
@@ -388,10 +414,11 @@ conv_backward_data(EngKernel *kernel, void *dx, const void *dy,
 	if (!kernel->scatter)
 		return kernel->flip ?
 			flipped_data(kernel, dx, dy, weight, workspace, status) :
-			native_data(kernel, dx, dy, weight, workspace, status);
+			native_data(kernel, dx, dy, weight, s->add_data, workspace,
+						status);
 	cells = take(&workspace, compact_bytes(s));
 	if (kernel->compact ?
-		!flipped_data(kernel, cells, dy, weight, workspace, status) :
+		!native_data(kernel, cells, dy, weight, false, workspace, status) :
 		!eng_gemm(&gemm, cells, dy, weight, status))
 		return false;
 	scatter_cells(s, dx, cells);

@@ -12,6 +12,7 @@
 #include "engine/cpu/cpu.h"
 
 #define PIECE_COUNT	8192		/* elements of a flat piece */
+#define BLOCK		64			/* channels worked on at a time */
 
 static int64_t
 piece_size(int64_t first, int64_t count)
@@ -187,21 +188,34 @@ typedef struct Windows
 ENG_INLINE void
 unpool_cell_typed(void *dx, const Windows *w, int32_t channels, EngType type)
 {
-	int			p;
-	int32_t		c;
+	int32_t		first;
 
-	for (p = 0; p < 4; p++)
+	for (first = 0; first < channels; first += BLOCK)
 	{
-		const void *dy = w->dy[p];
-		const uint8_t *which = w->which[p];
-		uint8_t		here = w->place[p];
+		int32_t		count = channels - first < BLOCK ? channels - first : BLOCK;
+		float		sum[BLOCK];
+		int			p;
+		int32_t		c;
 
-		if (dy == NULL)
-			continue;
-#pragma omp simd
-		for (c = 0; c < channels; c++)
-			eng_store(dx, type, c, eng_load(dx, type, c) +
-					  (which[c] == here ? eng_load(dy, type, c) : 0));
+		for (c = 0; c < count; c++)
+			sum[c] = eng_load(dx, type, first + c);
+		for (p = 0; p < 4; p++)
+		{
+			const void *dy = w->dy[p];
+			const uint8_t *which = w->which[p];
+			uint32_t	here = w->place[p];
+
+			if (dy == NULL)
+				continue;
+			for (c = 0; c < count; c++)
+			{
+				float		d = eng_load(dy, type, first + c);
+
+				sum[c] += which[first + c] == here ? d : 0;
+			}
+		}
+		for (c = 0; c < count; c++)
+			eng_store(dx, type, first + c, sum[c]);
 	}
 }
 

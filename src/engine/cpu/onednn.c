@@ -95,25 +95,29 @@ eng_dnnl_version(char *out, size_t size)
 const char *
 eng_dnnl_isa(void)
 {
-	switch (dnnl_get_effective_cpu_isa())
+	static const struct
 	{
-		case dnnl_cpu_isa_sse41:
-			return "sse4.1";
-		case dnnl_cpu_isa_avx:
-			return "avx";
-		case dnnl_cpu_isa_avx2:
-			return "avx2";
-		case dnnl_cpu_isa_avx512_core:
-			return "avx512";
-		case dnnl_cpu_isa_avx512_core_vnni:
-			return "avx512_vnni";
-		case dnnl_cpu_isa_avx512_core_bf16:
-			return "avx512_bf16";
-		case dnnl_cpu_isa_avx512_core_amx:
-			return "amx";
-		default:
-			return "other";
-	}
+		dnnl_cpu_isa_t isa;
+		const char *name;
+	}			names[] = {
+		{dnnl_cpu_isa_sse41, "sse41"},
+		{dnnl_cpu_isa_avx, "avx"},
+		{dnnl_cpu_isa_avx2, "avx2"},
+		{dnnl_cpu_isa_avx512_mic, "avx512_mic"},
+		{dnnl_cpu_isa_avx512_mic_4ops, "avx512_mic_4ops"},
+		{dnnl_cpu_isa_avx512_core, "avx512_core"},
+		{dnnl_cpu_isa_avx512_core_vnni, "avx512_core_vnni"},
+		{dnnl_cpu_isa_avx512_core_bf16, "avx512_core_bf16"},
+		{dnnl_cpu_isa_avx512_core_amx, "avx512_core_amx"},
+		{dnnl_cpu_isa_avx2_vnni, "avx2_vnni"}
+	};
+	dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+	size_t		i;
+
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (names[i].isa == isa)
+			return names[i].name;
+	return "other";
 }
 
 bool

@@ -107,6 +107,7 @@ eng_detector_free(EngDetector *detector)
 		detector->backend->close(detector->backend);
 	}
 	free(detector->rows);
+	free(detector->stage);
 	free(detector->texts);
 	free(detector->load_names);
 	free(detector);
@@ -296,7 +297,7 @@ eng_detector_plan(EngDetector *detector, EngSize padded, int32_t n,
 {
 	EngPlanRequest request = {
 		.n = n, .h = padded.height, .w = padded.width, .c = 3,
-		.train = train,
+		.train = train, .type = detector->precision,
 		.keep_all = detector->has_hooks && detector->hooks.keep_all,
 		.freeze_norm = detector->optimizer.freeze_norm
 	};
@@ -377,6 +378,26 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 	}
 }
 
+bool
+eng_detector_set_precision(EngDetector *detector, EngType type,
+						   EngStatus *status)
+{
+	if (type == ENG_BF16 && detector->backend->lacks_bf16 != NULL)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"precision bf16 cannot be used: the processor lacks %s",
+						detector->backend->lacks_bf16);
+	if (type != detector->precision)
+		eng_detector_drop_plans(detector);
+	detector->precision = type;
+	return true;
+}
+
+EngType
+eng_detector_precision(const EngDetector *detector)
+{
+	return detector->precision;
+}
+
 void
 eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
 {
@@ -430,7 +451,7 @@ plan_row(const EngDetector *detector, const EngPlan *plan, const EngOp *op)
 		row.output[1] = out->h;
 		row.output[2] = out->w;
 		row.output[3] = out->c;
-		row.bytes = sizeof(float) * eng_tensor_count(out) *
+		row.bytes = eng_tensor_bytes(out) *
 			(out->grad_first >= 0 ? 2 : 1);
 	}
 	if (op->kernel != NULL)
@@ -472,12 +493,32 @@ eng_detector_explain(EngDetector *detector, EngSize padded, int n, bool train,
 	return true;
 }
 
+/*
+ * Values of a tensor as floats: themselves, or a copy that the detector
+ * keeps.  NULL: out of memory.
+ */
+static const float *
+as_floats(EngDetector *detector, const EngTensor *tensor, const void *data)
+{
+	int64_t		count = eng_tensor_count(tensor);
+	int64_t		i;
+
+	if (tensor->type == ENG_F32)
+		return data;
+	free(detector->stage);
+	detector->stage = malloc(sizeof(float) * count);
+	for (i = 0; detector->stage != NULL && i < count; i++)
+		detector->stage[i] = eng_load(data, tensor->type, i);
+	return detector->stage;
+}
+
 static bool
-find_stage(const EngDetector *detector, const char *name, EngStage *stage,
+find_stage(EngDetector *detector, const char *name, EngStage *stage,
 		   bool gradient)
 {
 	const EngPlan *plan;
 	const EngTensor *tensor;
+	const void *data;
 	int32_t		index;
 
 	if (detector->current == NULL)
@@ -487,8 +528,11 @@ find_stage(const EngDetector *detector, const char *name, EngStage *stage,
 	if (index < 0)
 		return false;
 	tensor = &plan->tensors[index];
-	stage->data = gradient ? eng_plan_gradient_seen(plan, index) :
+	data = gradient ? eng_plan_gradient_seen(plan, index) :
 		eng_plan_value(plan, index);
+	if (data == NULL)
+		return false;
+	stage->data = as_floats(detector, tensor, data);
 	stage->n = tensor->n;
 	stage->h = tensor->h;
 	stage->w = tensor->w;
@@ -498,14 +542,14 @@ find_stage(const EngDetector *detector, const char *name, EngStage *stage,
 }
 
 bool
-eng_detector_stage(const EngDetector *detector, const char *name,
+eng_detector_stage(EngDetector *detector, const char *name,
 				   EngStage *stage)
 {
 	return find_stage(detector, name, stage, false);
 }
 
 bool
-eng_detector_stage_gradient(const EngDetector *detector, const char *name,
+eng_detector_stage_gradient(EngDetector *detector, const char *name,
 							EngStage *stage)
 {
 	return find_stage(detector, name, stage, true);

@@ -193,6 +193,15 @@ extern void eng_detector_memory(const EngDetector *detector,
 /* Bytes of all of them. */
 extern size_t eng_memory_total(const EngMemory *memory);
 
+/*
+ * Compute in ENG_BF16, or in ENG_F32 as at first: activations and what is
+ * multiplied are of that type; weights, statistics, losses and boxes stay
+ * float.  Fails (unsupported) where the processor cannot multiply bf16.
+ */
+extern bool eng_detector_set_precision(EngDetector *detector, EngType type,
+									   EngStatus *status);
+extern EngType eng_detector_precision(const EngDetector *detector);
+
 /* Refuse plans that need more than limit bytes in all; 0: no limit. */
 extern void eng_detector_set_memory_limit(EngDetector *detector,
 										  size_t limit);
@@ -262,10 +271,11 @@ extern void eng_detector_set_hooks(EngDetector *detector,
 								   const EngDetectorHooks *hooks);
 
 /*
- * A stage of the last call, NHWC float32 (linear layers: (rows, 1, 1, c)):
+ * A stage of the last call, NHWC, as float32 (linear layers: (rows, 1, 1, c)):
  * batch, c2..c5, p2..p6, rpn_logits.L, rpn_deltas.L, roi_align, box_feature,
  * class_logits, box_deltas.  rows: live rows of the RoI stages (frames after
- * one another), else n.
+ * one another), else n.  Data of a net in bf16 is a copy, valid until the next
+ * stage is asked for; that of the last two is not.
  */
 typedef struct EngStage
 {
@@ -277,11 +287,11 @@ typedef struct EngStage
 	int32_t		rows;
 } EngStage;
 
-extern bool eng_detector_stage(const EngDetector *detector, const char *name,
+extern bool eng_detector_stage(EngDetector *detector, const char *name,
 							   EngStage *stage);
 
 /* The gradient of a stage, after a training step with keep_all. */
-extern bool eng_detector_stage_gradient(const EngDetector *detector,
+extern bool eng_detector_stage_gradient(EngDetector *detector,
 										const char *name, EngStage *stage);
 
 /* Detection data of frame i of the last call; pointers into the plan. */

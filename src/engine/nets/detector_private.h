@@ -34,6 +34,8 @@ struct EngDetector
 	uint8_t    *workspace;
 	size_t		workspace_size;
 	size_t		memory_limit;
+	EngType		precision;		/* of activations */
+	float	   *stage;			/* a stage's values as floats, or NULL */
 	EngOptimizerConfig optimizer;
 	bool		has_optimizer;
 	int64_t		updates;		/* optimizer steps made */

@@ -194,7 +194,8 @@ fill_input(EngDetector *detector, EngKeptPlan *kept, const EngFrame *frames,
 {
 	const EngDetectorConfig *c = &detector->config;
 	EngRegions *r = kept->regions;
-	float	   *batch = eng_plan_value(kept->plan, kept->plan->input);
+	EngType		type = kept->plan->tensors[kept->plan->input].type;
+	void	   *batch = eng_plan_value(kept->plan, kept->plan->input);
 	size_t		need = 0;
 	int32_t		i;
 
@@ -214,13 +215,13 @@ fill_input(EngDetector *detector, EngKeptPlan *kept, const EngFrame *frames,
 		EngPixels	pixels = {
 			.rgb = frames[i].rgb, .size = r->original[i],
 			.resized = r->resized[i], .padded = r->padded,
-			.flip = frames[i].flip
+			.flip = frames[i].flip, .type = type
 		};
+		int64_t		size = (int64_t) r->padded.height * r->padded.width * 3;
 
 		memcpy(pixels.mean, c->image_mean, sizeof(pixels.mean));
 		memcpy(pixels.std, c->image_std, sizeof(pixels.std));
-		eng_image_input(batch + (size_t) i * r->padded.height *
-						r->padded.width * 3, 3, &pixels,
+		eng_image_input(eng_at(batch, type, i * size), 3, &pixels,
 						eng_regions_thread_scratch(r, omp_get_thread_num()));
 	}
 	return true;

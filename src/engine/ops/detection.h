@@ -92,6 +92,7 @@ typedef struct EngPixels
 	float		mean[3];
 	float		std[3];
 	bool		flip;			/* mirror before resizing */
+	EngType		type;			/* of the input made */
 } EngPixels;
 
 /*
@@ -103,7 +104,7 @@ typedef struct EngPixels
  * eng_image_input_scratch_bytes().
  */
 extern size_t eng_image_input_scratch_bytes(EngSize resized, EngSize image);
-extern void eng_image_input(float *out, int32_t channels,
+extern void eng_image_input(void *out, int32_t channels,
 							const EngPixels *image, void *scratch);
 
 /* ---- anchors.c ---------------------------------------------------------- */

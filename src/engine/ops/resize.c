@@ -149,19 +149,21 @@ stretch_row(float *out, const uint8_t *row, const Tap *taps, int32_t width,
 	}
 }
 
-static void
-blend_rows(float *out, int32_t channels, const float *upper,
-		   const float *lower, float weight, int32_t width)
+ENG_INLINE void
+blend_rows(void *out, int32_t channels, float *const row[2], float weight,
+		   int32_t width, EngType type)
 {
 	float		w0 = 1.0f - weight;
+	int64_t		at = 0;
 
 	for (int32_t x = 0; x < width; x++)
 	{
 		for (int c = 0; c < 3; c++)
-			out[c] = w0 * upper[3 * x + c] + weight * lower[3 * x + c];
+			eng_store(out, type, at + c,
+					  w0 * row[0][3 * x + c] + weight * row[1][3 * x + c]);
 		for (int c = 3; c < channels; c++)
-			out[c] = 0.0f;
-		out += channels;
+			eng_store(out, type, at + c, 0.0f);
+		at += channels;
 	}
 }
 
@@ -173,9 +175,10 @@ eng_image_input_scratch_bytes(EngSize resized, EngSize image)
 }
 
 void
-eng_image_input(float *out, int32_t channels, const EngPixels *image,
+eng_image_input(void *out, int32_t channels, const EngPixels *image,
 				void *scratch)
 {
+	EngType		type = image->type;
 	int32_t		width = image->resized.width;
 	int32_t		height = image->resized.height;
 	Tap		   *taps = scratch;
@@ -203,7 +206,7 @@ eng_image_input(float *out, int32_t channels, const EngPixels *image,
 	{
 		Tap			tap = sample_tap(y, height, image->size.height);
 		int32_t		want[2] = {tap.low, tap.high};
-		float	   *to = out + (size_t) y * pitch;
+		void	   *to = eng_at(out, type, (int64_t) (y * pitch));
 
 		if (held[1] == tap.low && held[0] != tap.low)
 		{
@@ -222,10 +225,14 @@ eng_image_input(float *out, int32_t channels, const EngPixels *image,
 						image->size.width, taps, width, table);
 			held[k] = want[k];
 		}
-		blend_rows(to, channels, row[0], row[1], tap.weight, width);
-		memset(to + (size_t) width * channels, 0,
-			   (pitch - (size_t) width * channels) * sizeof(float));
+		if (type == ENG_BF16)
+			blend_rows(to, channels, row, tap.weight, width, ENG_BF16);
+		else
+			blend_rows(to, channels, row, tap.weight, width, ENG_F32);
+		memset(eng_at(to, type, (int64_t) width * channels), 0,
+			   (pitch - (size_t) width * channels) * eng_type_size(type));
 	}
-	memset(out + (size_t) height * pitch, 0,
-		   (size_t) (image->padded.height - height) * pitch * sizeof(float));
+	memset(eng_at(out, type, (int64_t) (height * pitch)), 0,
+		   (size_t) (image->padded.height - height) * pitch *
+		   eng_type_size(type));
 }
