@@ -45,7 +45,7 @@ eng_choice_read(EngChoice *choice, const EngOption *options,
 						   status) &&
 		eng_option_integer(options, "seed", INT64_MIN, INT64_MAX,
 						   &choice->seed, status) &&
-		eng_choice_precision(options, &choice->precision, status);
+		eng_choice_precision(options, &choice->type, status);
 }
 
 bool
@@ -87,7 +87,7 @@ eng_choice_create(const EngChoice *choice, bool train, EngStatus *status)
 	detector = eng_detector_create(&config, choice->device,
 								   (int) choice->threads, train, status);
 	if (detector != NULL &&
-		!eng_detector_set_precision(detector, choice->precision, status))
+		!eng_detector_set_precision(detector, choice->type, status))
 	{
 		eng_detector_free(detector);
 		return NULL;

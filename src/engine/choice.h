@@ -24,7 +24,7 @@ typedef struct EngChoice
 	int64_t		classes;		/* 0: the architecture's default */
 	const char *device;			/* "cpu" */
 	int64_t		threads;		/* 0: all processors */
-	EngType		precision;
+	EngType		type;			/* of activations */
 	int64_t		seed;
 } EngChoice;
 
