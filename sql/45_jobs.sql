@@ -4,11 +4,13 @@ CREATE TABLE _avcurate.jobs (
 	job			bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	attempts	integer NOT NULL DEFAULT 0,
 	max_attempts integer NOT NULL DEFAULT 3,
+	fruitless	integer NOT NULL DEFAULT 0,
 	worker_pid	integer,
 	created_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	started_at	timestamptz,
 	finished_at	timestamptz,
 	heartbeat_at timestamptz,
+	not_before	timestamptz,
 	slice_id	bigint,
 	version		bigint,
 	checkpoint	bigint,
@@ -31,6 +33,10 @@ CREATE TABLE _avcurate.jobs (
 
 COMMENT ON TABLE _avcurate.jobs IS
 	'the queue: one row a job, whatever its state';
+COMMENT ON COLUMN _avcurate.jobs.fruitless IS
+	'starts since it last stored something to go on from; max_attempts of them are enough';
+COMMENT ON COLUMN _avcurate.jobs.not_before IS
+	'a pending job that failed for a passing reason is not started before';
 
 CREATE INDEX jobs_open ON _avcurate.jobs (job)
 	WHERE state IN ('pending', 'running');
@@ -173,7 +179,8 @@ SELECT j.job, j.kind, j.state, j.role, j.dataset, s.slice, j.version, j.model,
 	CASE WHEN j.state = 'running' AND j.progress > 0 THEN
 		(pg_catalog.clock_timestamp() - j.started_at)
 			* ((1 - j.progress) / j.progress) END AS eta,
-	j.images_per_s, j.failed_rows, j.error, j.result
+	j.images_per_s, j.failed_rows, j.error, j.result,
+	CASE WHEN j.state = 'pending' THEN j.not_before END AS retry_at
 FROM _avcurate.jobs AS j
 	LEFT JOIN _avcurate.slices AS s ON s.slice_id = j.slice_id
 WHERE _avcurate.role_sees(j.role);
@@ -218,9 +225,11 @@ COMMENT ON COLUMN avcurate.jobs.images_per_s IS
 COMMENT ON COLUMN avcurate.jobs.failed_rows IS
 	'rows that could not be computed although the job succeeded';
 COMMENT ON COLUMN avcurate.jobs.error IS
-	'why it failed';
+	'why it failed, or why the last attempt did';
 COMMENT ON COLUMN avcurate.jobs.result IS
 	'what reproduce found: same weights, different weights or not comparable';
+COMMENT ON COLUMN avcurate.jobs.retry_at IS
+	'a pending job that failed for a passing reason is started again then; error says why';
 
 CREATE VIEW avcurate.job_progress WITH (security_barrier) AS
 SELECT p.job, p.step, p.epoch, p.at, p.lr, p.loss, p.loss_classifier,

@@ -1,12 +1,14 @@
 /*
  * avcurate.c
- *		Module magic and settings; nothing else happens at load.
+ *		Module magic, settings and, where preloaded, the launcher.
  */
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
 
 #include "common/settings.h"
+#include "common/worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -16,4 +18,6 @@ void
 _PG_init(void)
 {
 	avc_settings_define();
+	if (process_shared_preload_libraries_in_progress)
+		avc_worker_preload("avc_launcher_main", "avcurate launcher");
 }

@@ -264,7 +264,6 @@ engine_lost(AvcEngine *engine, const char *problem)
 	const char *words;
 	dlist_iter	iter;
 	int			status;
-	int			level = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
 
 	/* It closed its socket, so it is on its way out; let it tell how. */
 	if (problem == NULL)
@@ -290,14 +289,14 @@ engine_lost(AvcEngine *engine, const char *problem)
 				 words ? errdetail("Last line of the engine: %s", words) : 0));
 	if (WIFSIGNALED(status))
 		ereport(ERROR,
-				(errcode(level),
+				(errcode(ERRCODE_SYSTEM_ERROR),
 				 errmsg("engine was ended by signal %d: %s", WTERMSIG(status),
 						pg_strsignal(WTERMSIG(status))),
 				 words ? errdetail("Last line of the engine: %s", words) : 0,
 				 WTERMSIG(status) == SIGKILL ?
 				 errhint("The system ends it this way when memory runs out.") : 0));
 	ereport(ERROR,
-			(errcode(level),
+			(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 			 errmsg("engine ended with exit code %d", WEXITSTATUS(status)),
 			 words ? errdetail("Last line of the engine: %s", words) : 0));
 }

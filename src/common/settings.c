@@ -16,6 +16,9 @@ int			avc_threads = 0;
 int			avc_detector = 0;
 int			avc_clip_model = 0;
 int			avc_max_workers = 4;
+int			avc_max_device_jobs = 0;
+int			avc_retry_delay = 5000;
+int			avc_launcher_interval = 60;
 int			avc_engine_idle_timeout = 300;
 int			avc_engine_memory_limit = 0;
 char	   *avc_engine_path = NULL;
@@ -71,6 +74,21 @@ avc_settings_define(void)
 							"Jobs that may run at the same time.",
 							NULL, &avc_max_workers, 4, 1, 256, PGC_SUSET, 0,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.max_device_jobs",
+							"Jobs that may run on one device at the same time.",
+							"0 means one on a GPU and any number on the CPU.",
+							&avc_max_device_jobs, 0, 0, 256, PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.retry_delay",
+							"Time before a job that failed for a passing reason is started again.",
+							"It doubles with each start that leads to nothing; 0 never starts again by itself.",
+							&avc_retry_delay, 5000, 0, 3600000, PGC_SUSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.launcher_interval",
+							"Time between two looks of the launcher for jobs that nobody runs.",
+							"The launcher exists where the library is preloaded.",
+							&avc_launcher_interval, 60, 1, 86400, PGC_SIGHUP,
+							GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("avcurate.engine_idle_timeout",
 							"Time after which a shared engine is stopped.",
 							NULL, &avc_engine_idle_timeout, 300, 1, 86400,

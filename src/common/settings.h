@@ -10,6 +10,9 @@ extern int	avc_threads;				/* 0 = all cores */
 extern int	avc_detector;				/* checkpoint number, 0 = unset */
 extern int	avc_clip_model;				/* checkpoint number, 0 = unset */
 extern int	avc_max_workers;			/* jobs running at once */
+extern int	avc_max_device_jobs;		/* 0 = one on a GPU, any number on the CPU */
+extern int	avc_retry_delay;			/* milliseconds, 0 = no retries */
+extern int	avc_launcher_interval;		/* seconds */
 extern int	avc_engine_idle_timeout;	/* seconds */
 extern int	avc_engine_memory_limit;	/* megabytes, 0 = half of the memory */
 extern char *avc_engine_path;			/* "" = beside the server's programs */

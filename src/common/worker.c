@@ -2,8 +2,8 @@
  * common/worker.c
  *		Dynamic background workers of this library: start and first steps.
  *
- * Nothing is preloaded, so there is no shared memory of ours: what a worker
- * has to know travels in the registration itself.
+ * Nothing has to be preloaded, so there is no shared memory of ours: what a
+ * worker has to know travels in the registration itself.
  */
 #include "postgres.h"
 
@@ -22,6 +22,8 @@
 
 #include "common/worker.h"
 
+#define RESTART_S 10			/* after a preloaded worker has failed */
+
 /* Travels in bgw_extra. */
 typedef struct WorkerStart
 {
@@ -31,13 +33,13 @@ typedef struct WorkerStart
 
 static void
 describe(BackgroundWorker *worker, const char *entry, const char *name,
-		 TransactionId after)
+		 Oid database, TransactionId after)
 {
 	WorkerStart start;
 
 	StaticAssertStmt(sizeof(WorkerStart) <= BGW_EXTRALEN,
 					 "start of a worker must fit into bgw_extra");
-	start.database = MyDatabaseId;
+	start.database = database;
 	start.after = after;
 
 	memset(worker, 0, sizeof(*worker));
@@ -58,9 +60,29 @@ avc_worker_register(const char *entry, const char *name, bool after_commit)
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
-	describe(&worker, entry, name,
+	describe(&worker, entry, name, MyDatabaseId,
 			 after_commit ? GetTopTransactionIdIfAny() : InvalidTransactionId);
 	return RegisterDynamicBackgroundWorker(&worker, &handle);
+}
+
+bool
+avc_worker_register_in(Oid database, const char *entry, const char *name)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	describe(&worker, entry, name, database, InvalidTransactionId);
+	return RegisterDynamicBackgroundWorker(&worker, &handle);
+}
+
+void
+avc_worker_preload(const char *entry, const char *name)
+{
+	BackgroundWorker worker;
+
+	describe(&worker, entry, name, InvalidOid, InvalidTransactionId);
+	worker.bgw_restart_time = RESTART_S;
+	RegisterBackgroundWorker(&worker);
 }
 
 struct BackgroundWorkerHandle *
@@ -69,7 +91,7 @@ avc_worker_start(const char *entry, const char *name, Datum arg)
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
-	describe(&worker, entry, name, InvalidTransactionId);
+	describe(&worker, entry, name, MyDatabaseId, InvalidTransactionId);
 	worker.bgw_main_arg = arg;
 	worker.bgw_notify_pid = MyProcPid;
 	return RegisterDynamicBackgroundWorker(&worker, &handle) ? handle : NULL;

@@ -1,6 +1,6 @@
 /*
  * common/worker.h
- *		Dynamic background workers of this library.
+ *		Background workers of this library.
  */
 #ifndef AVC_COMMON_WORKER_H
 #define AVC_COMMON_WORKER_H
@@ -13,6 +13,16 @@
  */
 extern bool avc_worker_register(const char *entry, const char *name,
 								bool after_commit);
+
+/* The same at once in another database. */
+extern bool avc_worker_register_in(Oid database, const char *entry,
+								   const char *name);
+
+/*
+ * While the library is preloaded: register a worker that is there as long as
+ * the server is, in no database.
+ */
+extern void avc_worker_preload(const char *entry, const char *name);
 
 /*
  * Start a worker at once that calls entry(arg).  The caller is told of its

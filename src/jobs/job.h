@@ -27,6 +27,8 @@ typedef struct AvcJob
 	char	   *model;			/* NULL if none */
 	int64		checkpoint;		/* what it works on, 0 if none */
 	Jsonb	   *options;		/* complete: defaults were filled in */
+	char	   *device;			/* NULL if none */
+	int			device_slot;	/* of the device's, -1 if it has no limit */
 	int			attempt;		/* 1 at the first start */
 	MemoryContext context;		/* lives as long as the job runs */
 	bool		is_finished;	/* avc_job_finish was called */
@@ -75,6 +77,12 @@ extern void avc_job_commit(AvcJob *job);
  */
 extern void avc_job_progress(AvcJob *job, double fraction,
 							 double images_per_s);
+
+/*
+ * Something was stored that the next attempt goes on from: the starts so far
+ * were not in vain.
+ */
+extern void avc_job_advanced(AvcJob *job);
 
 /* One line of job_log; level is "info", "notice" or "warning". */
 extern void avc_job_log(AvcJob *job, const char *level,

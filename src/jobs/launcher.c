@@ -6,7 +6,8 @@
  * A worker takes one of avcurate.max_workers slots or leaves.  Its first act
  * is to put jobs back whose worker is gone.  When it finds nothing more to
  * do it gives its slot back and looks once more: a job queued while all
- * slots were taken is thus never left behind.
+ * slots were taken is thus never left behind.  A job that fails for a passing
+ * reason goes back with a delay, which one worker without a slot waits for.
  *
  * A job's memory is one context that is deleted when the job ends.
  */
@@ -18,6 +19,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -32,6 +34,9 @@
 #include "jobs/queue.h"
 #include "jobs/state.h"
 
+#define MAX_RETRY_DELAY_MS	3600000
+#define RETRY_LOOK_MS		10000	/* looks for other jobs while waiting */
+
 PG_FUNCTION_INFO_V1(avc_run_pending);
 
 extern PGDLLEXPORT void avc_job_worker_main(Datum arg);
@@ -39,14 +44,14 @@ extern PGDLLEXPORT void avc_job_worker_main(Datum arg);
 /* ---- recovery ------------------------------------------------------- */
 
 static void
-recover_one(int64 job, int attempts, int max_attempts)
+recover_one(int64 job, int fruitless, int max_attempts)
 {
-	if (attempts < max_attempts)
+	if (fruitless < max_attempts)
 		avc_job_state_change(job, AVC_JOB_RUNNING, AVC_JOB_PENDING, NULL);
 	else
 		avc_job_state_change(job, AVC_JOB_RUNNING, AVC_JOB_FAILED,
 							 psprintf("worker ended without a result, %d times",
-									  attempts));
+									  fruitless));
 }
 
 /* Put running jobs back whose worker is gone. */
@@ -59,7 +64,7 @@ recover_jobs(void)
 	SPITupleTable *table;
 
 	avc_job_access_begin(&scope);
-	rows = avc_spi_exec("SELECT job, attempts, max_attempts, "
+	rows = avc_spi_exec("SELECT job, fruitless, max_attempts, "
 						"cancel_requested FROM _avcurate.jobs "
 						"WHERE state = 'running' ORDER BY job "
 						"FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, false, 0);
@@ -99,36 +104,89 @@ error_text(const ErrorData *edata)
 	return pstrdup(message);
 }
 
+/* How a body came to its end. */
+typedef struct JobEnd
+{
+	char	   *error;			/* NULL = it returned */
+	int			sqlstate;		/* of the error */
+	bool		was_cancelled;
+} JobEnd;
+
 /*
- * Record how a job ended.  error is NULL if its body returned; a cancel
- * that came too late to interrupt the body still counts, unless the body has
- * already marked the job as succeeded.
+ * May the same work well the next time?  What the engine refuses for its
+ * memory limit is the same each time, so running out of memory does not count.
+ */
+static bool
+is_passing(int sqlstate)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
+			return sqlstate != ERRCODE_OUT_OF_MEMORY &&
+				sqlstate != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
+		case ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK):
+			return true;
+		default:
+			return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+/* Put the job back if it may be tried again; false if it may not. */
+static bool
+retry(const AvcJob *job, const JobEnd *end, int fruitless, int max_attempts)
+{
+	int64		delay = (int64) avc_retry_delay << Min(Max(fruitless - 1, 0), 10);
+	AvcParam	params[] = {
+		AVC_INT8(job->job),
+		AVC_TEXT(psprintf("starts again in %.3g s after: %s", delay / 1e3,
+						  end->error))
+	};
+
+	if (!is_passing(end->sqlstate) || avc_retry_delay == 0 ||
+		fruitless >= max_attempts)
+		return false;
+	avc_job_put_back(job->job, end->error, Min(delay, MAX_RETRY_DELAY_MS));
+	avc_spi_exec("INSERT INTO _avcurate.job_log (job, level, message) "
+				 "VALUES ($1, 'warning', $2)", lengthof(params), params,
+				 false, 0);
+	return true;
+}
+
+/*
+ * Record how a job ended.  A cancel that came too late to interrupt the body
+ * still counts, unless the body has already marked the job as succeeded.
  */
 static void
-record_end(AvcJob *job, const char *error, bool was_cancelled)
+record_end(AvcJob *job, const JobEnd *end)
 {
 	AvcRoleScope scope;
 	AvcParam	params[] = {AVC_INT8(job->job)};
 	bool		is_null;
-	bool		requested;
 
 	avc_job_access_begin(&scope);
-	requested = DatumGetBool(avc_spi_value("SELECT cancel_requested FROM "
-										   "_avcurate.jobs WHERE job = $1 "
-										   "AND state = 'running' FOR NO KEY UPDATE",
-										   1, params, CurrentMemoryContext,
-										   &is_null));
-	if (is_null)
-		requested = false;		/* the body finished it, or it is gone */
-	else if (was_cancelled || (requested && error == NULL))
-		avc_job_state_change(job->job, AVC_JOB_RUNNING, AVC_JOB_CANCELLED,
-							 NULL);
-	else if (error != NULL)
-		avc_job_state_change(job->job, AVC_JOB_RUNNING, AVC_JOB_FAILED,
-							 error);
-	else
-		avc_job_state_change(job->job, AVC_JOB_RUNNING, AVC_JOB_SUCCEEDED,
-							 NULL);
+	if (avc_spi_exec("SELECT cancel_requested, fruitless, max_attempts "
+					 "FROM _avcurate.jobs WHERE job = $1 "
+					 "AND state = 'running' FOR NO KEY UPDATE",
+					 1, params, false, 0) > 0)
+	{
+		bool		requested = DatumGetBool(avc_spi_column(0, "cancel_requested",
+															&is_null));
+		int			fruitless = DatumGetInt32(avc_spi_column(0, "fruitless",
+															 &is_null));
+		int			most = DatumGetInt32(avc_spi_column(0, "max_attempts",
+														&is_null));
+
+		if (end->was_cancelled || requested)
+			avc_job_state_change(job->job, AVC_JOB_RUNNING, AVC_JOB_CANCELLED,
+								 NULL);
+		else if (end->error == NULL)
+			avc_job_state_change(job->job, AVC_JOB_RUNNING, AVC_JOB_SUCCEEDED,
+								 NULL);
+		else if (!retry(job, end, fruitless, most))
+			avc_job_state_change(job->job, AVC_JOB_RUNNING, AVC_JOB_FAILED,
+								 end->error);
+	}
 	avc_job_access_end(&scope);
 }
 
@@ -143,15 +201,10 @@ avc_job_call_body(AvcJob *job)
 	body(job);
 }
 
-/*
- * Call the body.  Returns NULL, or the text of the error that it ended with.
- */
-static char *
-try_body(AvcJob *job, bool *was_cancelled)
+static void
+try_body(AvcJob *job, JobEnd *end)
 {
-	volatile bool cancelled = false;
-	char	   *volatile error = NULL;
-
+	memset(end, 0, sizeof(*end));
 	pqsignal(SIGINT, StatementCancelHandler);
 	PG_TRY();
 	{
@@ -170,9 +223,10 @@ try_body(AvcJob *job, bool *was_cancelled)
 		QueryCancelPending = false;
 		MemoryContextSwitchTo(job->context);
 		edata = CopyErrorData();
-		cancelled = edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
-		error = error_text(edata);
-		if (!cancelled)
+		end->was_cancelled = edata->sqlerrcode == ERRCODE_QUERY_CANCELED;
+		end->sqlstate = edata->sqlerrcode;
+		end->error = error_text(edata);
+		if (!end->was_cancelled)
 			EmitErrorReport();
 		AbortOutOfAnyTransaction();
 		FlushErrorState();
@@ -181,40 +235,45 @@ try_body(AvcJob *job, bool *was_cancelled)
 	PG_END_TRY();
 	pqsignal(SIGINT, SIG_IGN);
 	QueryCancelPending = false;
-	*was_cancelled = cancelled;
-	return error;
 }
 
 static void
 run_job(AvcJob *job)
 {
-	char	   *error;
-	bool		was_cancelled;
+	JobEnd		end;
 
 	pgstat_report_activity(STATE_RUNNING,
 						   psprintf("job " INT64_FORMAT ": %s", job->job,
 									job->kind));
-	error = try_body(job, &was_cancelled);
+	try_body(job, &end);
 	avc_engine_stop_all();
-	record_end(job, error, was_cancelled);
+	record_end(job, &end);
+	avc_job_device_release(job->device, job->device_slot);
 	avc_job_unlock(job->job);
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(job->context);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
+/*
+ * Wait until a job is due, or a moment.  False if this worker is not needed:
+ * nothing waits, or another worker waits for it already.
+ */
 static bool
-has_pending(void)
+wait_for_retry(void)
 {
-	AvcRoleScope scope;
-	int64		count;
+	int64		wait = avc_job_next_start();
 
-	avc_job_access_begin(&scope);
-	count = avc_spi_int64("SELECT job FROM _avcurate.jobs "
-						  "WHERE state = 'pending' LIMIT 1 "
-						  "FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, 0);
-	avc_job_access_end(&scope);
-	return count != 0;
+	if (wait <= 0)
+		return wait == 0;
+	if (!avc_job_retries_take())
+		return false;
+	pgstat_report_activity(STATE_IDLE, "waiting for a retry");
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 (long) Min(wait, RETRY_LOOK_MS), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	avc_job_retries_release();
+	return true;
 }
 
 /*
@@ -249,7 +308,7 @@ avc_job_worker_main(Datum arg)
 		}
 		avc_job_slot_release(slot);
 		slot = -1;
-		if (!has_pending())
+		if (!wait_for_retry())
 			return;
 	}
 }

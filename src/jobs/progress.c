@@ -114,6 +114,18 @@ avc_job_progress(AvcJob *job, double fraction, double images_per_s)
 }
 
 void
+avc_job_advanced(AvcJob *job)
+{
+	Access		access;
+	AvcParam	params[] = {AVC_INT8(job->job)};
+
+	access_begin(&access, job);
+	avc_spi_exec("UPDATE _avcurate.jobs SET fruitless = 0 WHERE job = $1",
+				 1, params, false, 0);
+	access_end(&access);
+}
+
+void
 avc_job_log(AvcJob *job, const char *level, const char *format,...)
 {
 	Access		access;

@@ -49,6 +49,7 @@ typedef struct JobRow
 	double		progress;		/* 0..1 */
 	double		images_per_s;	/* 0 = unknown */
 	char	   *error;
+	bool		is_due;			/* a pending one may be started now */
 	bool		is_mine;		/* written or locked by this transaction */
 } JobRow;
 
@@ -170,6 +171,8 @@ read_claimed(void)
 	job->model = text_column("model");
 	job->checkpoint = int8_column("checkpoint");
 	job->options = DatumGetJsonbPCopy(avc_spi_column(0, "options", &is_null));
+	job->device = text_column("device");
+	job->device_slot = -1;
 	job->attempt = DatumGetInt32(avc_spi_column(0, "attempts", &is_null)) + 1;
 	MemoryContextSwitchTo(old);
 	return job;
@@ -197,26 +200,89 @@ avc_job_access_end(AvcRoleScope *scope)
 /* What read_claimed reads. */
 #define CLAIMED_COLUMNS "SELECT job, kind, body, role::oid AS role, " \
 	"dataset::oid AS dataset, slice_id, version, model, checkpoint, " \
-	"options, attempts FROM _avcurate.jobs "
+	"options, device, attempts FROM _avcurate.jobs AS j "
 
+/* How well each role is served: r.running, r.last_start. */
+#define JOIN_ROLES "JOIN (SELECT role, " \
+	"pg_catalog.count(*) FILTER (WHERE state = 'running') AS running, " \
+	"pg_catalog.max(started_at) AS last_start " \
+	"FROM _avcurate.jobs GROUP BY role) AS r USING (role) "
+
+static ArrayType *
+with_device(ArrayType *devices, const char *device)
+{
+	int			count = ArrayGetNItems(ARR_NDIM(devices), ARR_DIMS(devices));
+	int			index = count + 1;
+
+	return DatumGetArrayTypeP(array_set_element(PointerGetDatum(devices), 1,
+												&index, CStringGetTextDatum(device),
+												false, -1, -1, false,
+												TYPALIGN_INT));
+}
+
+/*
+ * Claim a job that is due: of the role with the fewest running jobs, of these
+ * the one that was served longest ago, of its jobs the oldest.  Devices that
+ * turn out to be full are left out.
+ */
 AvcJob *
 avc_job_claim(void)
 {
 	AvcJob	   *job = NULL;
 	AvcRoleScope scope;
+	ArrayType  *full = construct_empty_array(TEXTOID);
 
 	avc_job_access_begin(&scope);
-	if (avc_spi_exec(CLAIMED_COLUMNS
-					 "WHERE state = 'pending' ORDER BY job LIMIT 1 "
-					 "FOR NO KEY UPDATE SKIP LOCKED", 0, NULL, false, 0) > 0)
+	while (avc_spi_exec(CLAIMED_COLUMNS JOIN_ROLES
+						"WHERE state = 'pending' "
+						"AND (not_before IS NULL OR "
+						"not_before <= pg_catalog.clock_timestamp()) "
+						"AND (device = ANY ($1)) IS NOT TRUE "
+						"ORDER BY r.running, r.last_start NULLS FIRST, job "
+						"LIMIT 1 FOR NO KEY UPDATE OF j SKIP LOCKED", 1,
+						(AvcParam[]) {{TEXTARRAYOID, PointerGetDatum(full)}},
+						false, 0) > 0)
 	{
 		job = read_claimed();
-		avc_job_lock(job->job);
-		avc_job_state_change(job->job, AVC_JOB_PENDING, AVC_JOB_RUNNING,
-							 NULL);
+		if (avc_job_device_take(job->device, &job->device_slot))
+		{
+			avc_job_lock(job->job);
+			avc_job_state_change(job->job, AVC_JOB_PENDING, AVC_JOB_RUNNING,
+								 NULL);
+			break;
+		}
+		full = with_device(full, job->device);
+		MemoryContextDelete(job->context);
+		job = NULL;
 	}
 	avc_job_access_end(&scope);
 	return job;
+}
+
+int64
+avc_job_next_start(void)
+{
+	AvcRoleScope scope;
+	int64		next = -1;
+	uint64		i;
+
+	avc_job_access_begin(&scope);
+	avc_spi_exec("SELECT device, (1000 * pg_catalog.min(COALESCE(GREATEST("
+				 "extract(epoch FROM not_before - pg_catalog.clock_timestamp()"
+				 "), 0), 0)))::bigint AS wait FROM _avcurate.jobs "
+				 "WHERE state = 'pending' GROUP BY device", 0, NULL, false, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		bool		is_null;
+		Datum		value = avc_spi_column(i, "device", &is_null);
+		char	   *device = is_null ? NULL : TextDatumGetCString(value);
+		int64		wait = DatumGetInt64(avc_spi_column(i, "wait", &is_null));
+
+		if (!avc_job_device_is_full(device) && (next < 0 || wait < next))
+			next = wait;
+	}
+	avc_job_access_end(&scope);
+	return next;
 }
 
 AvcJob *
@@ -267,6 +333,11 @@ avc_job_count_waiting(void)
 
 /* ---- one row -------------------------------------------------------- */
 
+#define JOB_ROW "SELECT state, role::oid AS role, worker_pid, progress, " \
+	"images_per_s, error, xmin, xmax, (not_before <= " \
+	"pg_catalog.clock_timestamp()) IS NOT FALSE AS is_due " \
+	"FROM _avcurate.jobs "
+
 /*
  * Read a job's row, locked or as the newest snapshot sees it; an error if
  * there is none or the current user has no rights on it.
@@ -286,10 +357,8 @@ read_row(int64 job, bool lock, JobRow *row)
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
 	if (avc_spi_exec(lock ?
-					 "SELECT state, role::oid AS role, worker_pid, progress, "
-					 "images_per_s, error, xmin, xmax FROM _avcurate.jobs WHERE job = $1 FOR NO KEY UPDATE" :
-					 "SELECT state, role::oid AS role, worker_pid, progress, "
-					 "images_per_s, error, xmin, xmax FROM _avcurate.jobs WHERE job = $1",
+					 JOB_ROW "WHERE job = $1 FOR NO KEY UPDATE" :
+					 JOB_ROW "WHERE job = $1",
 					 1, params, !lock, 0) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -298,6 +367,7 @@ read_row(int64 job, bool lock, JobRow *row)
 	row->role = oid_column("role");
 	row->state = avc_job_state_from_name(text_column("state"));
 	row->error = text_column("error");
+	row->is_due = DatumGetBool(avc_spi_column(0, "is_due", &is_null));
 	value = avc_spi_column(0, "worker_pid", &is_null);
 	row->worker_pid = is_null ? 0 : DatumGetInt32(value);
 	row->progress = DatumGetFloat4(avc_spi_column(0, "progress", &is_null));
@@ -424,7 +494,7 @@ look_after(int64 job, const JobRow *row, Waiting *waiting)
 		!TimestampDifferenceExceeds(waiting->looked, now, NUDGE_MS))
 		return;
 	waiting->looked = now;
-	if (row->state == AVC_JOB_RUNNING && avc_job_is_alive(job))
+	if (row->state == AVC_JOB_RUNNING ? avc_job_is_alive(job) : !row->is_due)
 		return;
 	free_slots = avc_job_slot_free_count(avc_max_workers);
 	if (free_slots > 0 && avc_job_worker_register(false))

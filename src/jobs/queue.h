@@ -16,11 +16,17 @@ extern void avc_job_access_begin(AvcRoleScope *scope);
 extern void avc_job_access_end(AvcRoleScope *scope);
 
 /*
- * Claim the oldest pending job for this process: it is running and locked
- * when this returns.  NULL if there is none.  Runs a transaction of its own;
+ * Claim a pending job for this process: it is running and locked, and has a
+ * place on its device, when this returns.  NULL if there is none.  Runs a transaction of its own;
  * the job lives in a new context below TopMemoryContext.
  */
 extern AvcJob *avc_job_claim(void);
+
+/*
+ * Milliseconds until the next pending job is due on a device that is not
+ * full now; -1 if there is none.  Runs a transaction of its own.
+ */
+extern int64 avc_job_next_start(void);
 
 /* The running job of that number, for a helper; NULL if it is not running. */
 extern AvcJob *avc_job_join(int64 number);

@@ -15,16 +15,20 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
 
+#include "common/settings.h"
 #include "common/spi.h"
 #include "jobs/state.h"
 
 /* pg_advisory_lock uses 1 and 2. */
 #define LOCK_SPACE_JOB		0xAC01
 #define LOCK_SPACE_SLOT		0xAC02
+#define LOCK_SPACE_DEVICE	0xAC03
+#define LOCK_SPACE_RETRIES	0xAC04
 
 static const char *const state_names[] = {
 	"pending", "running", "succeeded", "failed", "cancelled"
@@ -64,8 +68,8 @@ also_set(AvcJobState from, AvcJobState to)
 	switch (to)
 	{
 		case AVC_JOB_RUNNING:
-			return ", attempts = attempts + 1, worker_pid = $4"
-				", heartbeat_at = pg_catalog.clock_timestamp(), started_at ="
+			return ", attempts = attempts + 1, fruitless = fruitless + 1"
+				", not_before = NULL, worker_pid = $4, heartbeat_at = pg_catalog.clock_timestamp(), started_at ="
 				" COALESCE(started_at, pg_catalog.clock_timestamp())";
 		case AVC_JOB_SUCCEEDED:
 			return ", finished_at = pg_catalog.clock_timestamp()"
@@ -77,8 +81,9 @@ also_set(AvcJobState from, AvcJobState to)
 		case AVC_JOB_PENDING:
 			if (from == AVC_JOB_RUNNING)
 				return ", worker_pid = NULL";
-			return ", attempts = 0, finished_at = NULL"
-				", cancel_requested = false, worker_pid = NULL";
+			return ", attempts = 0, fruitless = 0, not_before = NULL"
+				", finished_at = NULL, cancel_requested = false"
+				", worker_pid = NULL";
 	}
 	return "";
 }
@@ -111,6 +116,17 @@ avc_job_state_change(int64 job, AvcJobState from, AvcJobState to,
 				   "WHERE job = $1 AND $4 IS NOT NULL", also_set(from, to));
 	if (avc_spi_exec(sql, 4, params, false, 0) != 1)
 		elog(ERROR, "job " INT64_FORMAT " could not be changed", job);
+}
+
+void
+avc_job_put_back(int64 job, const char *error, int64 delay)
+{
+	AvcParam	params[] = {AVC_INT8(job), AVC_INT8(delay)};
+
+	avc_job_state_change(job, AVC_JOB_RUNNING, AVC_JOB_PENDING, error);
+	avc_spi_exec("UPDATE _avcurate.jobs SET not_before = "
+				 "pg_catalog.clock_timestamp() + $2 * interval '1 ms' "
+				 "WHERE job = $1", lengthof(params), params, false, 0);
 }
 
 static void
@@ -164,26 +180,37 @@ avc_job_is_alive(int64 job)
 	return !is_free(&tag);
 }
 
-int
-avc_job_slot_take(int slots)
+/* Take one of "count" locks that differ in field 3; returns its number or -1. */
+static int
+take_one(const LOCKTAG *first, int count)
 {
-	LOCKTAG		tag;
 	int			round;
-	int			slot;
+	int			i;
 
-	/* Whoever counts free slots holds each for a moment: look twice. */
+	/* Whoever counts free ones holds each for a moment: look twice. */
 	for (round = 0; round < 3; round++)
 	{
-		for (slot = 0; slot < slots; slot++)
+		for (i = 0; i < count; i++)
 		{
-			slot_tag(&tag, slot);
+			LOCKTAG		tag = *first;
+
+			tag.locktag_field3 = (uint32) i;
 			if (LockAcquire(&tag, ExclusiveLock, true, true) !=
 				LOCKACQUIRE_NOT_AVAIL)
-				return slot;
+				return i;
 		}
 		pg_usleep(10000L);
 	}
 	return -1;
+}
+
+int
+avc_job_slot_take(int slots)
+{
+	LOCKTAG		tag;
+
+	slot_tag(&tag, 0);
+	return take_one(&tag, slots);
 }
 
 void
@@ -209,4 +236,86 @@ avc_job_slot_free_count(int slots)
 			count++;
 	}
 	return count;
+}
+
+/* Jobs that may run on a device at once; 0 means any number. */
+static int
+device_limit(const char *device)
+{
+	if (device == NULL)
+		return 0;
+	if (avc_max_device_jobs > 0)
+		return avc_max_device_jobs;
+	return strncmp(device, "cuda", 4) == 0 ? 1 : 0;
+}
+
+/* Devices are the machine's, so their database is none, too. */
+static void
+device_tag(LOCKTAG *tag, const char *device, int slot)
+{
+	SET_LOCKTAG_ADVISORY(*tag, InvalidOid,
+						 hash_bytes((const unsigned char *) device,
+									(int) strlen(device)),
+						 (uint32) slot, LOCK_SPACE_DEVICE);
+}
+
+bool
+avc_job_device_take(const char *device, int *slot)
+{
+	int			limit = device_limit(device);
+	LOCKTAG		tag;
+
+	*slot = -1;
+	if (limit == 0)
+		return true;
+	device_tag(&tag, device, 0);
+	*slot = take_one(&tag, limit);
+	return *slot >= 0;
+}
+
+void
+avc_job_device_release(const char *device, int slot)
+{
+	LOCKTAG		tag;
+
+	if (slot < 0)
+		return;
+	device_tag(&tag, device, slot);
+	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+bool
+avc_job_device_is_full(const char *device)
+{
+	int			limit = device_limit(device);
+	int			i;
+
+	for (i = 0; i < limit; i++)
+	{
+		LOCKTAG		tag;
+
+		device_tag(&tag, device, i);
+		if (is_free(&tag))
+			return false;
+	}
+	return limit > 0;
+}
+
+bool
+avc_job_retries_take(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_SPACE_RETRIES);
+	return LockAcquire(&tag, ExclusiveLock, true, true) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+avc_job_retries_release(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, LOCK_SPACE_RETRIES);
+	(void) LockRelease(&tag, ExclusiveLock, true);
 }

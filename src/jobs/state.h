@@ -28,6 +28,12 @@ extern void avc_job_state_change(int64 job, AvcJobState from,
 								 AvcJobState to, const char *error);
 
 /*
+ * Put a running job back, to be started again after "delay" milliseconds.
+ * error: why it could not go on.  SPI as above.
+ */
+extern void avc_job_put_back(int64 job, const char *error, int64 delay);
+
+/*
  * A worker holds the lock of the job that it runs, for its session: it is
  * gone when the worker is, whatever became of its process id.
  */
@@ -44,5 +50,17 @@ extern bool avc_job_is_alive(int64 job);
 extern int	avc_job_slot_take(int slots);
 extern void avc_job_slot_release(int slot);
 extern int	avc_job_slot_free_count(int slots);
+
+/*
+ * Devices limit the jobs that run on each.  take gives *slot (-1: the device
+ * has no limit), which release takes back; device NULL has no limit.
+ */
+extern bool avc_job_device_take(const char *device, int *slot);
+extern void avc_job_device_release(const char *device, int slot);
+extern bool avc_job_device_is_full(const char *device);
+
+/* One worker a database waits for retries that are not due yet. */
+extern bool avc_job_retries_take(void);
+extern void avc_job_retries_release(void);
 
 #endif

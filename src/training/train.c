@@ -99,6 +99,7 @@ store_state(Training *training, const AvcFeedItem *item,
 	row.provenance = avc_train_state_provenance(training->environment);
 	avc_checkpoint_store(&row, reply->blob, reply->blob_len);
 	avc_checkpoint_prune_states(job->job, (int) training->options.keep_last);
+	avc_job_advanced(job);
 	avc_job_commit(job);
 }
 

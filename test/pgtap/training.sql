@@ -10,7 +10,7 @@ SELECT plan(84);
 CREATE FUNCTION columns_of(relation regclass) RETURNS text LANGUAGE sql AS $$
 	SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
 	WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped $$;
-SELECT is(columns_of('avcurate.jobs'), 'job kind state role dataset slice version model checkpoint options device attempts created_at started_at finished_at progress eta images_per_s failed_rows error result', 'columns of jobs');
+SELECT is(columns_of('avcurate.jobs'), 'job kind state role dataset slice version model checkpoint options device attempts created_at started_at finished_at progress eta images_per_s failed_rows error result retry_at', 'columns of jobs');
 SELECT is(columns_of('avcurate.job_progress'), 'job step epoch at lr loss loss_classifier loss_box_reg loss_objectness loss_rpn_box_reg grad_norm images_per_s engine_busy', 'columns of job_progress');
 SELECT is(columns_of('avcurate.job_log'), 'job at level message', 'columns of job_log');
 SELECT is(columns_of('avcurate.checkpoints'), 'checkpoint model job slice version digest rows parent step epoch created_at bytes provenance', 'columns of checkpoints');

@@ -17,6 +17,7 @@ my $double = make_double($node);
 $node->append_conf('postgresql.conf', "avcurate.engine_path = '$double'
 max_worker_processes = 12
 avcurate.max_workers = 3
+avcurate.retry_delay = 0
 fsync = on");
 $node->start;
 setup_frames($node, 20);

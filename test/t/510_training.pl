@@ -18,7 +18,7 @@ note "seed $seed";
 
 my $node = PostgreSQL::Test::Cluster->new('training');
 $node->init;
-$node->append_conf('postgresql.conf', "max_worker_processes = 12\nfsync = on\navcurate.threads = 2");
+$node->append_conf('postgresql.conf', "max_worker_processes = 12\nfsync = on\navcurate.threads = 2\navcurate.retry_delay = 0");
 $node->start;
 $node->safe_psql('postgres', q{
 	CREATE EXTENSION avcurate;

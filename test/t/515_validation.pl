@@ -11,7 +11,7 @@ use JobTest;
 
 my $node = PostgreSQL::Test::Cluster->new('validation');
 $node->init;
-$node->append_conf('postgresql.conf', "max_worker_processes = 12\navcurate.threads = 2");
+$node->append_conf('postgresql.conf', "max_worker_processes = 12\navcurate.threads = 2\navcurate.retry_delay = 0");
 $node->start;
 $node->safe_psql('postgres', q{
 	CREATE EXTENSION avcurate;
