@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include <unistd.h>
+
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -30,10 +32,10 @@ PG_FUNCTION_INFO_V1(avc_ingest_bdd100k);
 typedef struct BddRun
 {
 	AvcFolderRun folder;
-	AvcFolder  *label_folder;	/* NULL with one label file, or none */
 	TimestampTz frame_time;
 	bool		has_frame_time;
-	int64		entries;		/* read from label files so far */
+	int64		entries;		/* read from the label file so far */
+	int64		label_files;	/* of the folder of labels that were used */
 	int			unfinished;		/* label files not read to their end */
 } BddRun;
 
@@ -48,7 +50,6 @@ take_image(BddRun *run, const char *stem, const char *name,
 	frame.has_frame_time = run->has_frame_time;
 	if (entry != NULL)
 	{
-		frame.has_scene = true;
 		frame.has_labels = true;
 		frame.weather = entry->weather;
 		frame.scene = entry->scene;
@@ -60,63 +61,76 @@ take_image(BddRun *run, const char *stem, const char *name,
 		frame.truncated = entry->truncated;
 		frame.ignored = entry->ignored;
 		run->folder.without_box += entry->without_box;
+		run->folder.scored += entry->scored;
 		avc_ingest_counts(run->folder.ingest)->dropped_boxes +=
 			entry->degenerate;
 	}
 	avc_folder_run_take(&run->folder, &frame, stem, name);
 }
 
-/* An entry of a label file for many images. */
+/* An entry that says the name of its image. */
 static void
-take_entry(BddRun *run, const char *file, AvcBddEntry *entry)
+take_named(BddRun *run, const char *file, const AvcBddEntry *entry)
 {
+	int			sqlstate = ERRCODE_INVALID_TEXT_REPRESENTATION;
 	const char *problem = entry->problem;
-	char	   *source;
 	char	   *stem;
 	char	   *name;
-	bool		is_duplicate = false;
-	int			sqlstate = ERRCODE_INVALID_TEXT_REPRESENTATION;
 
-	/* entries without an image write nothing: end the transaction anyway */
-	if (++run->entries % 4096 == 0)
-		avc_ingest_flush(run->folder.ingest);
-	if (entry->name == NULL || entry->name[0] == '\0')
-	{
-		avc_ingest_error(run->folder.ingest, psprintf("%s, entry " INT64_FORMAT,
-											   file, run->entries),
-						 sqlstate, "%s",
-						 problem ? problem : "entry has no name");
-		return;
-	}
-	source = psprintf("%s#%s", file, entry->name);
 	/* its image is claimed even if the entry is bad: its labels are unknown */
-	name = avc_folder_run_claim(&run->folder, entry->name, &stem,
-								&is_duplicate);
-	if (problem == NULL && is_duplicate)
+	AvcClaim	claim = avc_folder_run_claim(&run->folder, entry->name, &stem,
+											 &name);
+
+	if (claim == AVC_CLAIM_LATER || claim == AVC_CLAIM_DONE)
+		return;
+	if (problem == NULL && claim == AVC_CLAIM_AGAIN)
 	{
 		problem = "file has another entry of this name";
 		sqlstate = ERRCODE_UNIQUE_VIOLATION;
 	}
+	else if (problem == NULL && claim == AVC_CLAIM_AMBIGUOUS)
+	{
+		problem = "name fits several images of the folder";
+		sqlstate = ERRCODE_UNIQUE_VIOLATION;
+	}
 	if (problem != NULL)
-		avc_ingest_error(run->folder.ingest, source, sqlstate, "%s", problem);
-	else if (name == NULL)
+		avc_ingest_error(run->folder.ingest,
+						 psprintf("%s#%s", file, entry->name), sqlstate, "%s",
+						 problem);
+	else if (claim == AVC_CLAIM_ABSENT)
 		run->folder.without_image++;
 	else
 		take_image(run, stem, name, entry);
 }
 
-/*
- * Take the entries of an open label file.  False if it could not be read to
- * its end.
- */
-static bool
-take_entries(BddRun *run, const char *file, int fd)
+/* An entry of a label file for many images. */
+static void
+take_entry(BddRun *run, const char *file, const AvcBddEntry *entry)
+{
+	/* entries without an image write nothing: end the transaction anyway */
+	if (++run->entries % 4096 == 0)
+		avc_ingest_flush(run->folder.ingest);
+	if (entry->name != NULL && entry->name[0] != '\0')
+		take_named(run, file, entry);
+	else if (!run->folder.is_second_pass)
+		avc_ingest_error(run->folder.ingest,
+						 psprintf("%s, entry " INT64_FORMAT, file,
+								  run->entries),
+						 ERRCODE_INVALID_TEXT_REPRESENTATION, "%s",
+						 entry->problem ? entry->problem :
+						 "entry has no name");
+}
+
+/* Go over the entries of an open label file.  Returns what is wrong with it. */
+static const char *
+read_entries(BddRun *run, const char *file, int fd)
 {
 	AvcBddReader *reader = avc_bdd_open(fd);
 	MemoryContext old = MemoryContextSwitchTo(run->folder.work);
 	AvcBddEntry *entry;
 	const char *problem;
 
+	run->entries = 0;
 	while ((entry = avc_bdd_next(reader)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -127,13 +141,37 @@ take_entries(BddRun *run, const char *file, int fd)
 	MemoryContextSwitchTo(old);
 	problem = avc_bdd_problem(reader);
 	if (problem != NULL)
-	{
-		run->unfinished++;
-		avc_ingest_error(run->folder.ingest, file,
-						 ERRCODE_INVALID_TEXT_REPRESENTATION, "%s", problem);
-	}
+		problem = pstrdup(problem);
 	avc_bdd_close(reader);
-	return problem == NULL;
+	return problem;
+}
+
+/*
+ * Take the entries of an open label file.  False if it could not be read to
+ * its end.
+ */
+static bool
+take_entries(BddRun *run, const char *file, int fd)
+{
+	const char *problem;
+
+	run->folder.is_second_pass = false;
+	run->folder.put_off = 0;
+	problem = read_entries(run, file, fd);
+	if (problem == NULL && run->folder.put_off > 0)
+	{
+		run->folder.is_second_pass = true;
+		if (lseek(fd, 0, SEEK_SET) < 0)
+			problem = psprintf("could not be read again: %m");
+		else
+			problem = read_entries(run, file, fd);
+	}
+	if (problem == NULL)
+		return true;
+	run->unfinished++;
+	avc_ingest_error(run->folder.ingest, file,
+					 ERRCODE_INVALID_TEXT_REPRESENTATION, "%s", problem);
+	return false;
 }
 
 /* One label file for all images.  True if it could be read to its end. */
@@ -165,7 +203,8 @@ take_video(BddRun *run, const char *file)
 		avc_images_has(run->folder.images, video) ||
 		!avc_images_has_video(run->folder.images, video))
 		return;
-	fd = avc_file_open(run->label_folder, file, 0, &size, &problem,
+	run->label_files++;
+	fd = avc_file_open(run->folder.label_folder, file, 0, &size, &problem,
 					   &is_missing);
 	if (fd < 0)
 	{
@@ -188,7 +227,7 @@ take_videos(BddRun *run)
 	const char *file;
 	AvcEntryKind kind;
 
-	while ((file = avc_folder_next(run->label_folder, &kind)) != NULL)
+	while ((file = avc_folder_next(run->folder.label_folder, &kind)) != NULL)
 	{
 		size_t		len = strlen(file);
 
@@ -215,13 +254,14 @@ take_with_own_labels(BddRun *run, const char *stem, const char *name)
 	bool		is_missing;
 	int			fd;
 
-	fd = avc_file_open(run->label_folder, file, MAX_LABEL_BYTES, &size,
+	fd = avc_file_open(run->folder.label_folder, file, MAX_LABEL_BYTES, &size,
 					   &problem, &is_missing);
 	if (fd < 0 && is_missing)
 	{
 		take_image(run, stem, name, NULL);
 		return;
 	}
+	run->label_files++;
 	if (fd < 0)
 	{
 		avc_ingest_error(run->folder.ingest, source, ERRCODE_IO_ERROR, "%s",
@@ -252,7 +292,7 @@ take_unclaimed(void *arg, const char *stem, const char *name)
 {
 	BddRun	   *run = arg;
 
-	if (run->label_folder != NULL)
+	if (run->folder.label_folder != NULL)
 		take_with_own_labels(run, stem, name);
 	else
 		take_image(run, stem, name, NULL);
@@ -262,13 +302,23 @@ static void
 say_unfinished(BddRun *run)
 {
 	ereport(WARNING,
-			(run->label_folder == NULL ?
+			(run->folder.label_folder == NULL ?
 			 errmsg("label file \"%s\" could not be read to its end",
 					run->folder.labels_path) :
 			 errmsg("%d label files of videos could not be read to their end",
 					run->unfinished),
 			 errdetail("Images without an entry so far were left alone."),
 			 errhint("Repair the file and run the procedure again.")));
+}
+
+static void
+say_unused(const BddRun *run)
+{
+	ereport(WARNING,
+			(errmsg("no label file in folder \"%s\" belongs to an image",
+					run->folder.labels_path),
+			 errdetail("A folder of labels holds one file an image or one a video, called as these are and \".json\"."),
+			 errhint("If one file has the labels of all images, name that file.")));
 }
 
 /* Check the arguments and open what they name. */
@@ -284,7 +334,7 @@ begin_run(FunctionCallInfo fcinfo)
 	avc_folder_run_begin(&run->folder, fcinfo);
 	if (run->folder.labels_path != NULL &&
 		avc_path_is_folder(run->folder.labels_path))
-		run->label_folder = avc_folder_open(run->folder.labels_path);
+		run->folder.label_folder = avc_folder_open(run->folder.labels_path);
 	run->has_frame_time = !PG_ARGISNULL(4);
 	if (run->has_frame_time)
 		run->frame_time = PG_GETARG_TIMESTAMPTZ(4);
@@ -298,7 +348,7 @@ ingest_bdd100k(FunctionCallInfo fcinfo)
 	bool		is_complete = true;
 
 	avc_folder_run_list(&run->folder);
-	if (run->label_folder != NULL)
+	if (run->folder.label_folder != NULL)
 		take_videos(run);
 	else if (run->folder.labels_path != NULL)
 		is_complete = take_label_file(run);
@@ -308,6 +358,8 @@ ingest_bdd100k(FunctionCallInfo fcinfo)
 	avc_folder_run_end(&run->folder);
 	if (run->unfinished > 0)
 		say_unfinished(run);
+	if (run->folder.label_folder != NULL && run->label_files == 0)
+		say_unused(run);
 }
 
 Datum

@@ -49,11 +49,13 @@ typedef enum Key
 	KEY_ATTRIBUTES,
 	KEY_FRAMES,
 	KEY_LABELS,
+	KEY_COCO,					/* a list of COCO's */
 	KEY_WEATHER,
 	KEY_SCENE,
 	KEY_TIMEOFDAY,
 	KEY_CATEGORY,
 	KEY_BOX,
+	KEY_SCORE,
 	KEY_OCCLUDED,
 	KEY_TRUNCATED,
 	KEY_CROWD,
@@ -76,12 +78,16 @@ static const KeyName key_names[] = {
 	{PLACE_ENTRY, KEY_FRAMES, "frames"},
 	{PLACE_ENTRY, KEY_LABELS, "labels"},
 	{PLACE_ENTRY, KEY_LABELS, "objects"},
+	{PLACE_ENTRY, KEY_COCO, "images"},
+	{PLACE_ENTRY, KEY_COCO, "annotations"},
+	{PLACE_ENTRY, KEY_COCO, "categories"},
 	{PLACE_ATTRIBUTES, KEY_WEATHER, "weather"},
 	{PLACE_ATTRIBUTES, KEY_SCENE, "scene"},
 	{PLACE_ATTRIBUTES, KEY_TIMEOFDAY, "timeofday"},
 	{PLACE_LABEL, KEY_CATEGORY, "category"},
 	{PLACE_LABEL, KEY_ATTRIBUTES, "attributes"},
 	{PLACE_LABEL, KEY_BOX, "box2d"},
+	{PLACE_LABEL, KEY_SCORE, "score"},
 	{PLACE_LABEL_ATTRIBUTES, KEY_OCCLUDED, "occluded"},
 	{PLACE_LABEL_ATTRIBUTES, KEY_TRUNCATED, "truncated"},
 	{PLACE_LABEL_ATTRIBUTES, KEY_CROWD, "crowd"},
@@ -97,6 +103,7 @@ typedef struct Label
 	const char *category;		/* NULL until seen */
 	bool		is_ignored;
 	bool		has_box;
+	bool		has_score;
 	int			corners;		/* bit mask of the numbers seen */
 	double		box[4];
 	int8		occluded;
@@ -181,6 +188,7 @@ merge_into_outer(AvcBddReader *reader)
 	outer->ignored = frame->ignored;
 	outer->without_box = frame->without_box;
 	outer->degenerate = frame->degenerate;
+	outer->scored = frame->scored;
 	if (frame->problem != NULL)
 		set_problem(reader, frame->problem);
 }
@@ -211,6 +219,16 @@ end_entry(AvcBddReader *reader)
 		reader->outer_is_list = false;
 		reader->entry = NULL;
 	}
+}
+
+/* Something in a list of entries that is none. */
+static void
+refuse_element(AvcBddReader *reader)
+{
+	reader->outer = reader->entry;
+	start_entry(reader);
+	set_problem(reader, "entry is not an object");
+	end_entry(reader);
 }
 
 static void
@@ -253,6 +271,7 @@ end_label(AvcBddReader *reader)
 	if (number > MAX_LABELS)
 		set_problem(reader, psprintf("entry has more than %d labels",
 									 MAX_LABELS));
+	entry->scored += label->has_score;
 	if (!label->has_box)
 	{
 		entry->without_box++;
@@ -297,7 +316,10 @@ place_inside(AvcBddReader *reader, Place place, Key key, bool is_list)
 		case PLACE_FILE:
 			return is_list ? PLACE_ENTRIES : PLACE_ENTRY;
 		case PLACE_ENTRIES:
-			return is_list ? PLACE_UNKNOWN : PLACE_ENTRY;
+			if (!is_list)
+				return PLACE_ENTRY;
+			refuse_element(reader);
+			return PLACE_UNKNOWN;
 		case PLACE_ENTRY:
 			if (key == KEY_LABELS && is_list)
 				return PLACE_LABELS;
@@ -306,7 +328,11 @@ place_inside(AvcBddReader *reader, Place place, Key key, bool is_list)
 			if (key == KEY_FRAMES && is_list &&
 				reader->places[0] == PLACE_ENTRY && reader->outer == NULL)
 				return PLACE_ENTRIES;
-			if (key == KEY_LABELS || key == KEY_ATTRIBUTES || key == KEY_NAME)
+			if (key == KEY_COCO && is_list && reader->outer == NULL &&
+				reader->places[0] == PLACE_ENTRY)
+				reader->file.problem = "is a COCO document, which ingest_coco() reads";
+			else if (key == KEY_LABELS || key == KEY_ATTRIBUTES ||
+					 key == KEY_NAME)
 				set_problem(reader, "name, attributes or labels of the entry have the wrong type");
 			return PLACE_UNKNOWN;
 		case PLACE_LABELS:
@@ -391,6 +417,9 @@ take_category(AvcBddReader *reader, const AvcJsonValue *value)
 {
 	AvcCategory category;
 
+	/* without one, like a label that lacks the key */
+	if (value->len == 0)
+		return;
 	if (avc_category_fold_label(&category, value->text, value->len))
 	{
 		reader->label.category = category.name;
@@ -442,6 +471,9 @@ take_value(AvcBddReader *reader, Place place, Key key, AvcJsonEvent event,
 
 	switch (place)
 	{
+		case PLACE_ENTRIES:
+			refuse_element(reader);
+			break;
 		case PLACE_ENTRY:
 			if (key == KEY_NAME && event == AVC_JSON_STRING)
 			{
@@ -449,7 +481,7 @@ take_value(AvcBddReader *reader, Place place, Key key, AvcJsonEvent event,
 					pfree(reader->entry->name);
 				reader->entry->name = take_text(reader, value, "name");
 			}
-			else if (key != KEY_UNKNOWN && !is_null)
+			else if (key != KEY_UNKNOWN && key != KEY_COCO && !is_null)
 				set_problem(reader, "name, attributes or labels of the entry have the wrong type");
 			break;
 		case PLACE_ATTRIBUTES:
@@ -462,6 +494,8 @@ take_value(AvcBddReader *reader, Place place, Key key, AvcJsonEvent event,
 		case PLACE_LABEL:
 			if (key == KEY_CATEGORY && event == AVC_JSON_STRING)
 				take_category(reader, value);
+			else if (key == KEY_SCORE)
+				reader->label.has_score = event == AVC_JSON_NUMBER;
 			else if ((key == KEY_CATEGORY || key == KEY_BOX) && !is_null)
 				set_problem(reader, "category or box2d of a label has the wrong type");
 			break;
@@ -491,6 +525,8 @@ handle_event(void *arg, AvcJsonEvent event, const AvcJsonValue *value,
 	AvcBddReader *reader = arg;
 	MemoryContext old = CurrentMemoryContext;
 
+	if (reader->file.problem != NULL)
+		return;
 	if (reader->entry != NULL)
 		MemoryContextSwitchTo(reader->entry->context);
 	switch (event)
@@ -519,6 +555,8 @@ handle_event(void *arg, AvcJsonEvent event, const AvcJsonValue *value,
 			if (depth > 0)
 				take_value(reader, reader->places[depth - 1],
 						   reader->keys[depth - 1], event, value);
+			else
+				reader->file.problem = "is neither a list nor an object";
 			break;
 	}
 	MemoryContextSwitchTo(old);

@@ -26,6 +26,7 @@ typedef struct AvcBddEntry
 	int8	   *truncated;
 	bool	   *ignored;
 	int			without_box;	/* lanes, drivable areas: no box2d */
+	int			scored;			/* labels with a score: predictions */
 	int			degenerate;		/* x1 >= x2, y1 >= y2 or not finite */
 } AvcBddEntry;
 

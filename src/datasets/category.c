@@ -15,7 +15,7 @@
 
 typedef struct CategorySpelling
 {
-	const char *spelling;		/* lower case, blanks between words */
+	const char *spelling;		/* lower case, without blanks */
 	const char *name;
 } CategorySpelling;
 
@@ -45,14 +45,14 @@ static const CategorySpelling spellings[] = {
 	{"motorbike", motorcycle},
 	{"bicycle", bicycle},
 	{"bike", bicycle},
-	{"traffic light", traffic_light},
-	{"traffic sign", traffic_sign},
+	{"trafficlight", traffic_light},
+	{"trafficsign", traffic_sign},
 	{NULL, NULL}
 };
 
 static const CategorySpelling ignored_spellings[] = {
-	{"other person", person},
-	{"other vehicle", car},
+	{"otherperson", person},
+	{"othervehicle", car},
 	{"trailer", truck},
 	{NULL, NULL}
 };
@@ -61,14 +61,18 @@ static const char *
 look_up(const CategorySpelling *table, const char *name, size_t len)
 {
 	char		plain[LONGEST_SPELLING];
+	size_t		plain_len = 0;
 	size_t		i;
 
-	if (len == 0 || len >= sizeof(plain))
-		return NULL;
 	for (i = 0; i < len; i++)
-		plain[i] = (name[i] == '_' || name[i] == '-') ? ' ' :
-			pg_ascii_tolower((unsigned char) name[i]);
-	plain[len] = '\0';
+	{
+		if (strchr(" _-", name[i]) != NULL && name[i] != '\0')
+			continue;
+		if (plain_len == sizeof(plain) - 1)
+			return NULL;
+		plain[plain_len++] = pg_ascii_tolower((unsigned char) name[i]);
+	}
+	plain[plain_len] = '\0';
 	for (; table->spelling != NULL; table++)
 	{
 		if (strcmp(table->spelling, plain) == 0)

@@ -15,7 +15,7 @@ typedef struct AvcCategory
 /*
  * Spelling under which avcurate stores the class ("pedestrian" -> "person",
  * "motor" -> "motorcycle"), or NULL for a name that it does not know.  Case
- * does not matter, and '_', '-' count as a blank.  "name" need not end in a
+ * does not matter, nor do blanks, '_' and '-'.  "name" need not end in a
  * zero byte.  The result is static: equal classes give equal pointers.
  */
 extern const char *avc_category_fold(const char *name, size_t len);

@@ -58,6 +58,7 @@ take_item(CocoRun *run, const AvcCocoItem *item, int64 number)
 {
 	const char *missing = missing_part(item);
 
+	run->folder.scored += item->has_score;
 	if (missing == NULL && (item->problem == NULL ||
 							item->kind == AVC_COCO_ANNOTATION))
 		avc_coco_tables_add(run->tables, item);
@@ -104,23 +105,21 @@ read_annotations(CocoRun *run)
 
 /* Take an image of the folder with its boxes. */
 static void
-take_boxes(CocoRun *run, const char *stem, const char *name,
-		   const AvcCocoBoxes *boxes)
+take_boxes(CocoRun *run, const AvcCocoImage *image, const char *stem,
+		   const char *name, const AvcCocoBoxes *boxes)
 {
 	AvcIngestFrame frame = {0};
 
 	frame.has_labels = run->has_annotations;
-	if (boxes != NULL)
-	{
-		frame.box_count = boxes->count;
-		frame.categories = boxes->categories;
-		frame.boxes = boxes->boxes;
-		frame.ignored = boxes->ignored;
-		frame.area = boxes->area;
-		run->folder.without_box += boxes->without_box;
-		avc_ingest_counts(run->folder.ingest)->dropped_boxes +=
-			boxes->degenerate;
-	}
+	frame.label_width = image->width;
+	frame.label_height = image->height;
+	frame.box_count = boxes->count;
+	frame.categories = boxes->categories;
+	frame.boxes = boxes->boxes;
+	frame.ignored = boxes->ignored;
+	frame.area = boxes->area;
+	run->folder.without_box += boxes->without_box;
+	avc_ingest_counts(run->folder.ingest)->dropped_boxes += boxes->degenerate;
 	avc_folder_run_take(&run->folder, &frame, stem, name);
 }
 
@@ -128,35 +127,39 @@ take_boxes(CocoRun *run, const char *stem, const char *name,
 static void
 take_image(CocoRun *run, const AvcCocoImage *image)
 {
+	int			sqlstate = ERRCODE_UNIQUE_VIOLATION;
 	const char *problem = NULL;
-	bool		is_duplicate;
 	char	   *stem;
-	char	   *name = avc_folder_run_claim(&run->folder, image->name, &stem,
-											&is_duplicate);
+	char	   *name;
+	AvcClaim	claim = avc_folder_run_claim(&run->folder, image->name, &stem,
+											 &name);
 	AvcCocoBoxes boxes;
 
-	if (is_duplicate)
+	if (claim == AVC_CLAIM_LATER || claim == AVC_CLAIM_DONE)
+		return;
+	if (claim == AVC_CLAIM_AGAIN)
 		problem = "file has another image of this name";
+	else if (claim == AVC_CLAIM_AMBIGUOUS)
+		problem = "name fits several images of the folder";
 	else if (image->is_duplicate)
 		problem = "file has another image of this id";
-	else if (name != NULL)
+	else if (claim == AVC_CLAIM_TAKEN)
 	{
+		sqlstate = ERRCODE_INVALID_TEXT_REPRESENTATION;
 		avc_coco_tables_boxes(run->tables, image->id, &boxes);
 		problem = boxes.problem;
 	}
 	if (problem != NULL)
 		avc_ingest_error(run->folder.ingest,
 						 psprintf("%s#%s", run->folder.labels_path,
-								  image->name),
-						 is_duplicate || image->is_duplicate ?
-						 ERRCODE_UNIQUE_VIOLATION :
-						 ERRCODE_INVALID_TEXT_REPRESENTATION, "%s", problem);
-	else if (name == NULL)
+								  image->name), sqlstate, "%s", problem);
+	else if (claim == AVC_CLAIM_ABSENT)
 		run->folder.without_image++;
 	else
-		take_boxes(run, stem, name, &boxes);
+		take_boxes(run, image, stem, name, &boxes);
 }
 
+/* Go over the images that the file names. */
 static void
 take_images(CocoRun *run)
 {
@@ -167,7 +170,6 @@ take_images(CocoRun *run)
 	AvcCocoImage *images = MemoryContextAlloc(old, PAGE_IMAGES *
 											  sizeof(AvcCocoImage));
 	int64		after = 0;
-	int64		orphans;
 	int			count;
 	int			i;
 
@@ -188,15 +190,21 @@ take_images(CocoRun *run)
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
 	} while (count == PAGE_IMAGES);
-	orphans = avc_coco_tables_orphans(run->tables);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+static void
+refuse_orphans(CocoRun *run)
+{
+	int64		orphans = avc_coco_tables_orphans(run->tables);
+
 	if (orphans > 0)
 		avc_ingest_error(run->folder.ingest,
 						 psprintf("%s, annotations", run->folder.labels_path),
 						 ERRCODE_INVALID_TEXT_REPRESENTATION,
 						 INT64_FORMAT " annotations are of images that the file does not name",
 						 orphans);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
 }
 
 /* An image of the folder that the file does not name. */
@@ -232,6 +240,10 @@ ingest_coco(FunctionCallInfo fcinfo)
 	else
 	{
 		take_images(run);
+		run->folder.is_second_pass = true;
+		if (run->folder.put_off > 0)
+			take_images(run);
+		refuse_orphans(run);
 		avc_images_rest(run->folder.images, run->folder.work, take_unclaimed,
 						run);
 	}

@@ -17,7 +17,7 @@
 #include "datasets/label_reader.h"
 #include "datasets/label_text.h"
 
-/* Largest integer that a double, as which JSON is read, holds exactly. */
+/* Largest integer that a double holds exactly. */
 #define MAX_ID 9007199254740992.0
 
 typedef enum Place
@@ -38,7 +38,10 @@ typedef enum Key
 	KEY_NAME,
 	KEY_BBOX,
 	KEY_AREA,
-	KEY_IGNORED
+	KEY_IGNORED,
+	KEY_SCORE,
+	KEY_WIDTH,
+	KEY_HEIGHT
 } Key;
 
 static const struct
@@ -50,6 +53,8 @@ static const struct
 {
 	{AVC_COCO_IMAGE, KEY_ID, "id"},
 	{AVC_COCO_IMAGE, KEY_NAME, "file_name"},
+	{AVC_COCO_IMAGE, KEY_WIDTH, "width"},
+	{AVC_COCO_IMAGE, KEY_HEIGHT, "height"},
 	{AVC_COCO_ANNOTATION, KEY_ID, "id"},
 	{AVC_COCO_ANNOTATION, KEY_IMAGE_ID, "image_id"},
 	{AVC_COCO_ANNOTATION, KEY_CATEGORY_ID, "category_id"},
@@ -57,6 +62,7 @@ static const struct
 	{AVC_COCO_ANNOTATION, KEY_AREA, "area"},
 	{AVC_COCO_ANNOTATION, KEY_IGNORED, "iscrowd"},
 	{AVC_COCO_ANNOTATION, KEY_IGNORED, "ignore"},
+	{AVC_COCO_ANNOTATION, KEY_SCORE, "score"},
 	{AVC_COCO_CATEGORY, KEY_ID, "id"},
 	{AVC_COCO_CATEGORY, KEY_NAME, "name"}
 };
@@ -70,7 +76,6 @@ struct AvcCocoReader
 	AvcLabelReader file;		/* its queue is of "items" */
 	MemoryContext items;
 	bool		has_annotations;
-	const char *problem;		/* of the file as a whole, or NULL */
 	Place		place;			/* innermost one that is known */
 	int			depth;			/* of what is inside it */
 	int			list;			/* AvcCocoKind of the list it is in, or -1 */
@@ -152,7 +157,7 @@ start_level(AvcCocoReader *reader, bool is_list, int depth)
 	if (reader->place == PLACE_OTHER)
 	{
 		if (is_list)
-			reader->problem = "is a list and no COCO instances document";
+			reader->file.problem = "is a list and no COCO instances document";
 		inside = PLACE_FILE;
 	}
 	else if (depth != reader->depth)
@@ -160,7 +165,7 @@ start_level(AvcCocoReader *reader, bool is_list, int depth)
 	else if (reader->place == PLACE_FILE && reader->list >= 0)
 	{
 		if (!is_list)
-			reader->problem = psprintf("\"%s\" is not a list",
+			reader->file.problem = psprintf("\"%s\" is not a list",
 									   list_names[reader->list]);
 		reader->has_annotations |= reader->list == AVC_COCO_ANNOTATION;
 		inside = PLACE_LIST;
@@ -176,7 +181,7 @@ start_level(AvcCocoReader *reader, bool is_list, int depth)
 	{
 		if (reader->key == KEY_BBOX && is_list)
 			inside = PLACE_BBOX;
-		else
+		else if (reader->key < KEY_SCORE)
 			set_problem(reader, "a value is of the wrong type");
 		reader->numbers = 0;
 	}
@@ -224,27 +229,45 @@ take_id(AvcCocoReader *reader, AvcJsonEvent event, const AvcJsonValue *value)
 {
 	AvcCocoItem *item = &reader->item;
 
-	if (event != AVC_JSON_NUMBER || value->number != floor(value->number) ||
-		fabs(value->number) > MAX_ID)
+	int64		id;
+
+	if (event != AVC_JSON_NUMBER ||
+		!(value->is_integer || (value->number == floor(value->number) &&
+								fabs(value->number) <= MAX_ID)))
 	{
-		set_problem(reader, "an id is not an integer");
+		set_problem(reader, "an id is not an integer of 64 bits");
 		return;
 	}
+	id = value->is_integer ? value->integer : (int64) value->number;
 	if (reader->key == KEY_ID)
 	{
-		item->id = (int64) value->number;
+		item->id = id;
 		item->known |= AVC_COCO_ID;
 	}
 	else if (reader->key == KEY_IMAGE_ID)
 	{
-		item->image_id = (int64) value->number;
+		item->image_id = id;
 		item->known |= AVC_COCO_IMAGE_ID;
 	}
 	else
 	{
-		item->category_id = (int64) value->number;
+		item->category_id = id;
 		item->known |= AVC_COCO_CATEGORY_ID;
 	}
+}
+
+/* The width or height of an image, a number of pixels; else not known. */
+static void
+take_side(AvcCocoReader *reader, AvcJsonEvent event, const AvcJsonValue *value)
+{
+	bool		is_known = event == AVC_JSON_NUMBER && value->number >= 1 &&
+		value->number <= PG_INT32_MAX;
+	int			side = is_known ? (int) value->number : 0;
+
+	if (reader->key == KEY_WIDTH)
+		reader->item.width = side;
+	else
+		reader->item.height = side;
 }
 
 static void
@@ -304,6 +327,13 @@ take_value(AvcCocoReader *reader, AvcJsonEvent event,
 			else
 				set_problem(reader, "iscrowd or ignore is not 0 or 1");
 			break;
+		case KEY_SCORE:
+			item->has_score = event == AVC_JSON_NUMBER;
+			break;
+		case KEY_WIDTH:
+		case KEY_HEIGHT:
+			take_side(reader, event, value);
+			break;
 		case KEY_OTHER:
 			break;
 	}
@@ -329,7 +359,7 @@ take_scalar(AvcCocoReader *reader, AvcJsonEvent event,
 	{
 		case PLACE_FILE:
 			if (reader->list >= 0 && event != AVC_JSON_NULL)
-				reader->problem = psprintf("\"%s\" is not a list",
+				reader->file.problem = psprintf("\"%s\" is not a list",
 										   list_names[reader->list]);
 			break;
 		case PLACE_LIST:
@@ -344,7 +374,7 @@ take_scalar(AvcCocoReader *reader, AvcJsonEvent event,
 			take_bbox_number(reader, event, value);
 			break;
 		case PLACE_OTHER:
-			reader->problem = "is no COCO instances document";
+			reader->file.problem = "is no COCO instances document";
 			break;
 	}
 }
@@ -355,7 +385,7 @@ handle_event(void *arg, AvcJsonEvent event, const AvcJsonValue *value,
 {
 	AvcCocoReader *reader = arg;
 
-	if (reader->problem != NULL)
+	if (reader->file.problem != NULL)
 		return;
 	switch (event)
 	{
@@ -402,7 +432,7 @@ avc_coco_next(AvcCocoReader *reader)
 	while ((node = avc_label_reader_take(&reader->file)) == NULL)
 	{
 		MemoryContextReset(reader->items);
-		if (reader->problem != NULL || !avc_label_reader_read(&reader->file))
+		if (!avc_label_reader_read(&reader->file))
 			return NULL;
 	}
 	return slist_container(AvcCocoItem, node, node);
@@ -411,8 +441,7 @@ avc_coco_next(AvcCocoReader *reader)
 const char *
 avc_coco_problem(const AvcCocoReader *reader)
 {
-	return reader->problem ? reader->problem :
-		avc_label_reader_problem(&reader->file);
+	return avc_label_reader_problem(&reader->file);
 }
 
 bool

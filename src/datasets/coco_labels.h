@@ -36,6 +36,9 @@ typedef struct AvcCocoItem
 	double		bbox[4];		/* x y width height, as written */
 	double		area;
 	bool		is_ignored;		/* iscrowd or ignore */
+	bool		has_score;		/* so it is a prediction */
+	int			width;			/* of an image; 0 = not said, as height */
+	int			height;
 	const char *name;			/* file_name or name; NULL = none */
 	const char *problem;		/* why the item cannot be used, or NULL */
 } AvcCocoItem;

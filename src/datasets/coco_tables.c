@@ -28,7 +28,7 @@
 #define MAX_BOXES 10000			/* of one image */
 #define INDEX_MEMORY (16 * 1024)	/* kB to sort the annotations in */
 
-#define IMAGE_COLUMNS 3
+#define IMAGE_COLUMNS 5
 #define BOX_COLUMNS 10
 
 typedef struct CocoCategory
@@ -60,7 +60,9 @@ struct AvcCocoTables
 	ItemPage	boxes;
 };
 
-static const Oid image_types[IMAGE_COLUMNS] = {INT8OID, INT8OID, TEXTOID};
+static const Oid image_types[IMAGE_COLUMNS] = {
+	INT8OID, INT8OID, TEXTOID, INT8OID, INT8OID
+};
 static const Oid box_types[BOX_COLUMNS] = {
 	INT8OID, INT8OID, INT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
 	FLOAT8OID, BOOLOID, TEXTOID
@@ -107,7 +109,7 @@ avc_coco_tables_create(void)
 	tables->images.columns = IMAGE_COLUMNS;
 	tables->images.types = image_types;
 	tables->images.sql = "INSERT INTO pg_temp.avc_ingest_coco_images"
-		" SELECT * FROM unnest($1, $2, $3)";
+		" SELECT * FROM unnest($1, $2, $3, $4, $5)";
 	tables->boxes.columns = BOX_COLUMNS;
 	tables->boxes.types = box_types;
 	tables->boxes.sql = "INSERT INTO pg_temp.avc_ingest_coco_boxes SELECT *"
@@ -117,7 +119,8 @@ avc_coco_tables_create(void)
 	avc_coco_tables_drop(tables);
 	avc_catalog_enter(&scope);
 	avc_spi_exec("CREATE TEMPORARY TABLE avc_ingest_coco_images ("
-				 " number bigint, id bigint, name text)", 0, NULL, false, 0);
+				 " number bigint, id bigint, name text, width bigint,"
+				 " height bigint)", 0, NULL, false, 0);
 	avc_spi_exec("CREATE TEMPORARY TABLE avc_ingest_coco_boxes ("
 				 " number bigint, image bigint, category bigint, x float8,"
 				 " y float8, width float8, height float8, area float8,"
@@ -190,6 +193,8 @@ add_image(AvcCocoTables *tables, const AvcCocoItem *item)
 	page->values[0][n] = Int64GetDatum(++tables->image_count);
 	page->values[1][n] = Int64GetDatum(item->id);
 	page->values[2][n] = page_text(tables, item->name);
+	page->values[3][n] = Int64GetDatum(item->width);
+	page->values[4][n] = Int64GetDatum(item->height);
 	if (page->count == PAGE_ITEMS)
 		write_pages(tables);
 }
@@ -318,7 +323,8 @@ avc_coco_tables_images(AvcCocoTables *tables, int64 after,
 	avc_catalog_enter(&scope);
 	count = avc_spi_exec_kept(&plan, "SELECT number, id, name, EXISTS (SELECT"
 							  " FROM pg_temp.avc_ingest_coco_images o"
-							  " WHERE o.id = i.id AND o.number < i.number)"
+							  " WHERE o.id = i.id AND o.number < i.number),"
+							  " width, height"
 							  " FROM pg_temp.avc_ingest_coco_images i"
 							  " WHERE number > $1 ORDER BY number LIMIT $2",
 							  2, (AvcParam[]) {AVC_INT8(after),
@@ -336,6 +342,10 @@ avc_coco_tables_images(AvcCocoTables *tables, int64 after,
 		images[i].name = SPI_getvalue(row, desc, 3);
 		images[i].is_duplicate = DatumGetBool(SPI_getbinval(row, desc, 4,
 															&is_null));
+		images[i].width = DatumGetInt64(SPI_getbinval(row, desc, 5,
+													  &is_null));
+		images[i].height = DatumGetInt64(SPI_getbinval(row, desc, 6,
+													   &is_null));
 	}
 	SPI_freetuptable(found);
 	return count;

@@ -21,6 +21,8 @@ typedef struct AvcCocoImage
 	int64		id;
 	const char *name;			/* as written */
 	bool		is_duplicate;	/* an earlier image has this id */
+	int			width;			/* 0 = not said, as height */
+	int			height;
 } AvcCocoImage;
 
 /* The boxes of an image, in the order of the file. */

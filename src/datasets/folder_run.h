@@ -11,6 +11,7 @@
 
 #include "datasets/image_folder.h"
 #include "datasets/ingest.h"
+#include "datasets/server_file.h"
 
 typedef struct AvcFolderRun
 {
@@ -20,9 +21,14 @@ typedef struct AvcFolderRun
 	AvcImageFolder *images;
 	const char *images_path;
 	const char *labels_path;	/* NULL = no labels */
+	AvcFolder  *label_folder;	/* NULL if labels are no folder */
 	const char *split;			/* NULL = not known */
+	bool		is_second_pass;
+	int64		put_off;		/* labels for the second pass */
 	int64		without_image;	/* images named by labels that are not there */
 	int64		without_box;	/* labels that are no boxes */
+	int64		boxes;			/* labels that are */
+	int64		scored;			/* labels that are predictions */
 } AvcFolderRun;
 
 /*
@@ -36,12 +42,26 @@ extern void avc_folder_run_begin(AvcFolderRun *run, FunctionCallInfo fcinfo);
 extern void avc_folder_run_list(AvcFolderRun *run);
 
 /*
- * Mark the image that a label means as seen: its name is that of the file,
- * with or without folder and extension.  Returns the file's name, or NULL
- * with *is_duplicate as avc_images_claim, and the stem.  All is palloc'd.
+ * Which image does a label mean?  Its name is that of the file, with or
+ * without folder and extension.  Failing that it may mean, as in LanceDB's
+ * ingest, an image with another extension, or one that is called so and one
+ * more part ("0000f77c" means 0000f77c-6257be58.jpg).  Such labels are put off
+ * (AVC_CLAIM_LATER, counted in put_off) to a second pass over all labels, so
+ * that none takes an image from labels that name it exactly.
  */
-extern char *avc_folder_run_claim(AvcFolderRun *run, const char *label_name,
-								  char **stem, bool *is_duplicate);
+typedef enum AvcClaim
+{
+	AVC_CLAIM_TAKEN,			/* *stem and *name are set, palloc'd */
+	AVC_CLAIM_ABSENT,			/* no such image */
+	AVC_CLAIM_AGAIN,			/* an earlier label has it */
+	AVC_CLAIM_AMBIGUOUS,		/* several might be meant */
+	AVC_CLAIM_LATER,
+	AVC_CLAIM_DONE				/* the first pass has decided */
+} AvcClaim;
+
+extern AvcClaim avc_folder_run_claim(AvcFolderRun *run,
+									 const char *label_name, char **stem,
+									 char **name);
 
 /* Take an image with whatever the caller has put into "frame". */
 extern void avc_folder_run_take(AvcFolderRun *run, AvcIngestFrame *frame,

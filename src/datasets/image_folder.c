@@ -41,7 +41,7 @@ typedef struct NamePage
 	Datum		stems[PAGE_NAMES];
 	Datum		names[PAGE_NAMES];
 	int			count;
-	int64		stored;			/* of this page and those before */
+	int64		stored;			/* of pages before */
 } NamePage;
 
 char *
@@ -124,9 +124,9 @@ make_table(void)
 					 0, NULL, false, 1) > 0)
 		avc_spi_exec("DROP TABLE pg_temp.avc_ingest_files", 0, NULL, false, 0);
 	avc_spi_exec("CREATE TEMPORARY TABLE avc_ingest_files ("
-				 " stem text COLLATE \"C\" PRIMARY KEY,"
-				 " name text COLLATE \"C\" NOT NULL,"
-				 " seen boolean NOT NULL DEFAULT false)"
+				 " stem text COLLATE \"C\", name text COLLATE \"C\","
+				 " seen boolean NOT NULL DEFAULT false,"
+				 " PRIMARY KEY (stem, name))"
 				 " WITH (fillfactor = 70)",
 				 0, NULL, false, 0);
 	avc_catalog_leave(&scope);
@@ -153,52 +153,67 @@ avc_images_close(AvcImageFolder *folder)
 	avc_catalog_leave(&scope);
 }
 
-/* Store a page of names; of two with one stem the second is an error. */
 static void
 store_page(AvcImageFolder *folder, NamePage *page)
 {
 	AvcParam	params[2];
 	AvcRoleScope scope;
-	uint64		stored;
-	uint64		refused = 0;
-	char	  **sources = NULL;
-	uint64		i;
+	Datum	   *const columns[] = {page->stems, page->names};
+	int			i;
 
-	if (page->count == 0)
-		return;
-	params[0] = (AvcParam) {TEXTARRAYOID,
-	PointerGetDatum(construct_array(page->stems, page->count, TEXTOID, -1,
-									false, TYPALIGN_INT)), false};
-	params[1] = (AvcParam) {TEXTARRAYOID,
-	PointerGetDatum(construct_array(page->names, page->count, TEXTOID, -1,
-									false, TYPALIGN_INT)), false};
+	for (i = 0; i < 2; i++)
+		params[i] = (AvcParam) {TEXTARRAYOID,
+		PointerGetDatum(construct_array(columns[i], page->count, TEXTOID, -1,
+										false, TYPALIGN_INT)), false};
 	avc_catalog_enter(&scope);
-	stored = avc_spi_exec("INSERT INTO pg_temp.avc_ingest_files (stem, name)"
-						  " SELECT * FROM unnest($1, $2)"
-						  " ON CONFLICT DO NOTHING",
-						  2, params, false, 0);
-	if (stored < page->count)
-	{
-		refused = avc_spi_exec("SELECT u.name FROM pg_catalog.unnest($1)"
-							   " u(name) WHERE NOT EXISTS (SELECT 1"
-							   " FROM pg_temp.avc_ingest_files f"
-							   " WHERE f.name = u.name)",
-							   1, params + 1, false, 0);
-		sources = palloc(refused * sizeof(char *));
-		for (i = 0; i < refused; i++)
-			sources[i] = image_path(folder,
-									SPI_getvalue(SPI_tuptable->vals[i],
-												 SPI_tuptable->tupdesc, 1));
-		SPI_freetuptable(SPI_tuptable);
-	}
+	avc_spi_exec("INSERT INTO pg_temp.avc_ingest_files (stem, name)"
+				 " SELECT * FROM unnest($1, $2)", 2, params, false, 0);
 	avc_catalog_leave(&scope);
-	for (i = 0; i < refused; i++)
-		avc_ingest_error(folder->ingest, sources[i],
-						 ERRCODE_UNIQUE_VIOLATION,
-						 "another file of the folder has the same name but for its extension");
-	page->stored += stored;
+	page->stored += page->count;
 	page->count = 0;
 	MemoryContextReset(folder->page);
+}
+
+/*
+ * Of files with one stem the first by name stays, whatever the order they
+ * were listed in.  Takes out a page of the others; returns how many.
+ */
+static int
+refuse_page(AvcImageFolder *folder)
+{
+	MemoryContext old = MemoryContextSwitchTo(folder->page);
+	AvcRoleScope scope;
+	char	   *refused[PAGE_NAMES];
+	char	   *taken[PAGE_NAMES];
+	int			count;
+	int			i;
+
+	avc_catalog_enter(&scope);
+	count = avc_spi_exec("DELETE FROM pg_temp.avc_ingest_files f USING ("
+						 "SELECT stem, name, winner FROM (SELECT stem, name,"
+						 " min(name) OVER (PARTITION BY stem) AS winner"
+						 " FROM pg_temp.avc_ingest_files) s"
+						 " WHERE name > winner LIMIT $1) d"
+						 " WHERE f.stem = d.stem AND f.name = d.name"
+						 " RETURNING f.name, d.winner", 1,
+						 (AvcParam[]) {AVC_INT8(PAGE_NAMES)}, false, 0);
+	for (i = 0; i < count; i++)
+	{
+		refused[i] = SPI_getvalue(SPI_tuptable->vals[i],
+								  SPI_tuptable->tupdesc, 1);
+		taken[i] = SPI_getvalue(SPI_tuptable->vals[i],
+								SPI_tuptable->tupdesc, 2);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	avc_catalog_leave(&scope);
+	for (i = 0; i < count; i++)
+		avc_ingest_error(folder->ingest, image_path(folder, refused[i]),
+						 ERRCODE_UNIQUE_VIOLATION,
+						 "would be the same frame as \"%s\", for frames are called by their files' names alone",
+						 taken[i]);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(folder->page);
+	return count;
 }
 
 /*
@@ -287,6 +302,7 @@ avc_images_list(AvcImageFolder *folder, AvcIngest *ingest)
 	const char *name;
 	AvcEntryKind kind;
 	int64		stored;
+	int			refused;
 
 	folder->ingest = ingest;
 	make_table();
@@ -310,13 +326,15 @@ avc_images_list(AvcImageFolder *folder, AvcIngest *ingest)
 		else if (judge_name(folder, NULL, name, kind))
 			add_name(folder, page, NULL, name);
 	}
-	store_page(folder, page);
-	analyze_table();
-	MemoryContextReset(folder->page);
+	if (page->count > 0)
+		store_page(folder, page);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(videos);
+	analyze_table();
 	stored = page->stored;
 	pfree(page);
+	while ((refused = refuse_page(folder)) > 0)
+		stored -= refused;
 	return stored;
 }
 
@@ -366,6 +384,23 @@ avc_images_claim(AvcImageFolder *folder, const char *stem, bool *is_duplicate)
 	if (name == NULL)
 		*is_duplicate = avc_images_has(folder, stem);
 	return name;
+}
+
+char *
+avc_images_guess(AvcImageFolder *folder, const char *stem, bool *is_ambiguous)
+{
+	static SPIPlanPtr plan = NULL;
+	uint64		rows = run_on_text(&plan, "SELECT stem FROM pg_temp.avc_ingest_files"
+								   " WHERE stem > $1 || '-' AND stem < $1 || '.'"
+								   " AND strpos(substr(stem, length($1) + 2), '-') = 0"
+								   " LIMIT 2", stem);
+	char	   *found = NULL;
+
+	if (rows == 1)
+		found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	free_rows();
+	*is_ambiguous = rows > 1;
+	return found;
 }
 
 bool

@@ -39,7 +39,8 @@ extern AvcImageFolder *avc_images_open(const char *path);
 
 /*
  * List the images, also those in folders one level below (one a video).
- * What cannot be an image becomes an error of the ingest.  Returns how many.
+ * What cannot be an image becomes an error of the ingest, and so does all
+ * but the first by name of what would be one frame.  Returns how many.
  */
 extern int64 avc_images_list(AvcImageFolder *folder, AvcIngest *ingest);
 
@@ -52,6 +53,14 @@ extern int64 avc_images_passed_over(const AvcImageFolder *folder);
  */
 extern char *avc_images_claim(AvcImageFolder *folder, const char *stem,
 							  bool *is_duplicate);
+
+/*
+ * The stem, palloc'd, of the one image that is called so and "-" and one more
+ * part: "0000f77c-6257be58" for "0000f77c".  NULL if there is none, and with
+ * *is_ambiguous if there are several.
+ */
+extern char *avc_images_guess(AvcImageFolder *folder, const char *stem,
+							  bool *is_ambiguous);
 
 /*
  * Is there an image of this stem?  Or one of a video of this name: in a

@@ -37,6 +37,7 @@
 #include "datasets/frame.h"
 #include "datasets/ingest_log.h"
 #include "datasets/ingest_row.h"
+#include "image/jpeg.h"
 
 #define BATCH_FRAMES 128
 #define INSERT_ROWS 16			/* of one INSERT, where there are as many */
@@ -302,11 +303,23 @@ avc_ingest_add(AvcIngest *ingest, const AvcIngestFrame *frame)
 
 	CHECK_FOR_INTERRUPTS();
 	problem = avc_frame_size(&width, &height, frame->image, frame->image_len);
+	if (problem == NULL &&
+		!eng_jpeg_has_end(frame->image, frame->image_len))
+		problem = "JPEG is cut off";
 	if (problem != NULL)
 	{
 		avc_ingest_error(ingest, frame->source,
 						 ERRCODE_INVALID_BINARY_REPRESENTATION,
 						 "no usable JPEG: %s", problem);
+		return;
+	}
+	if ((frame->label_width > 0 && frame->label_width != width) ||
+		(frame->label_height > 0 && frame->label_height != height))
+	{
+		avc_ingest_error(ingest, frame->source, ERRCODE_DATA_EXCEPTION,
+						 "image is %d x %d pixels, and its labels are of %d x %d",
+						 width, height, frame->label_width,
+						 frame->label_height);
 		return;
 	}
 	image = keep_image(ingest, frame);

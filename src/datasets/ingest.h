@@ -34,12 +34,13 @@ typedef struct AvcIngestFrame
 	const uint8 *image;			/* JPEG bytes, in avc_ingest_image_room or not */
 	size_t		image_len;
 
+	int			label_width;	/* of the picture that the labels are of; */
+	int			label_height;	/* 0 = they do not say */
+
 	/*
-	 * Does the source say anything of weather, scene and timeofday, and of
-	 * labels?  If not, a row that exists keeps its own, and a new row gets
-	 * NULLs (of labels: "not labelled").
+	 * What the source does not say, a row that exists keeps, and in a new
+	 * row it is NULL.  Does the source say anything of labels?
 	 */
-	bool		has_scene;
 	bool		has_labels;
 	int			box_count;
 	const char *const *categories;	/* box_count names, already folded */

@@ -206,21 +206,16 @@ avc_ingest_row_build(const AvcIngestFrame *frame, bytea *image, int width,
 	row->source = avc_ingest_clean_text(frame->source);
 	row->image_id = pstrdup(frame->image_id);
 	row->image = image;
-	row->has_scene = frame->has_scene;
 	row->has_labels = frame->has_labels;
-	row->has_frame_time = frame->has_frame_time;
 	set_text(row, COL_SPLIT, frame->split);
 	if (frame->has_frame_time)
 	{
 		row->value[COL_FRAME_TIME] = TimestampTzGetDatum(frame->frame_time);
 		row->is_null[COL_FRAME_TIME] = false;
 	}
-	if (frame->has_scene)
-	{
-		set_text(row, COL_WEATHER, frame->weather);
-		set_text(row, COL_SCENE, frame->scene);
-		set_text(row, COL_TIMEOFDAY, frame->timeofday);
-	}
+	set_text(row, COL_WEATHER, frame->weather);
+	set_text(row, COL_SCENE, frame->scene);
+	set_text(row, COL_TIMEOFDAY, frame->timeofday);
 	if (frame->has_labels)
 		set_annotations(counts, row, frame, width, height);
 	return row;
@@ -229,17 +224,5 @@ avc_ingest_row_build(const AvcIngestFrame *frame, bytea *image, int width,
 bool
 avc_ingest_row_is_unsaid(const AvcIngestRow *row, int column)
 {
-	switch (column)
-	{
-		case COL_SPLIT:
-			return row->is_null[COL_SPLIT];
-		case COL_FRAME_TIME:
-			return !row->has_frame_time;
-		case COL_WEATHER:
-		case COL_SCENE:
-		case COL_TIMEOFDAY:
-			return !row->has_scene;
-		default:
-			return !row->has_labels;
-	}
+	return column < COL_ANNOTATIONS ? row->is_null[column] : !row->has_labels;
 }

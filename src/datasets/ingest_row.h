@@ -26,9 +26,7 @@ typedef struct AvcIngestRow
 	char	   *source;
 	char	   *image_id;
 	bytea	   *image;
-	bool		has_scene;
 	bool		has_labels;
-	bool		has_frame_time;
 	Datum		value[INGEST_COLUMNS];
 	bool		is_null[INGEST_COLUMNS];
 } AvcIngestRow;

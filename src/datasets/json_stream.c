@@ -27,6 +27,7 @@ struct AvcJsonStream
 	yajl_handle parser;
 	int			depth;			/* open objects and arrays */
 	int64		offset;			/* bytes read */
+	int64		piece_offset;	/* of the piece being parsed */
 	int64		last_event;		/* offset of the piece of the last event */
 	bool		at_end;
 	const char *problem;
@@ -116,6 +117,12 @@ on_number(void *arg, const char *text, size_t len)
 	memcpy(copy, text, len);
 	copy[len] = '\0';
 	value.number = strtod(copy, NULL);
+	if (strpbrk(copy, ".eE") == NULL)
+	{
+		errno = 0;
+		value.integer = strtoll(copy, NULL, 10);
+		value.is_integer = errno == 0;
+	}
 	return hand_on(stream, AVC_JSON_NUMBER, &value);
 }
 
@@ -203,8 +210,33 @@ take_parser_error(AvcJsonStream *stream)
 	if (text != NULL)
 		yajl_free_error(stream->parser, text);
 	line[strcspn(line, "\n")] = '\0';
-	stream->problem = psprintf("malformed JSON before byte " INT64_FORMAT ": %s",
-							   stream->offset, line);
+	stream->problem = psprintf("malformed JSON at byte " INT64_FORMAT ": %s",
+							   stream->at_end ? stream->offset :
+							   stream->piece_offset +
+							   (int64) yajl_get_bytes_consumed(stream->parser),
+							   line);
+}
+
+/*
+ * Parse a piece, of which there are so many bytes.  The first one may begin
+ * with the mark of its encoding.
+ */
+static yajl_status
+parse_piece(AvcJsonStream *stream, size_t bytes)
+{
+	const unsigned char *piece = (unsigned char *) stream->piece;
+	size_t		mark = 0;
+
+	if (stream->offset == 0 && bytes >= 3 &&
+		memcmp(piece, "\xEF\xBB\xBF", 3) == 0)
+		mark = 3;
+	else if (stream->offset == 0 && bytes >= 2 &&
+			 (memcmp(piece, "\xFF\xFE", 2) == 0 ||
+			  memcmp(piece, "\xFE\xFF", 2) == 0))
+		stream->problem = "is UTF-16, and JSON is UTF-8";
+	stream->piece_offset = stream->offset + mark;
+	stream->offset += bytes;
+	return yajl_parse(stream->parser, piece + mark, bytes - mark);
 }
 
 bool
@@ -225,13 +257,11 @@ avc_json_read(AvcJsonStream *stream)
 		stream->problem = psprintf("could not read the file: %m");
 		return false;
 	}
-	stream->offset += got;
 	stream->at_end = got == 0;
-	if (got == 0)
-		status = yajl_complete_parse(stream->parser);
+	if (got > 0)
+		status = parse_piece(stream, got);
 	else
-		status = yajl_parse(stream->parser, (unsigned char *) stream->piece,
-							got);
+		status = yajl_complete_parse(stream->parser);
 	if (status != yajl_status_ok)
 		take_parser_error(stream);
 	else if (stream->offset - stream->last_event > MAX_TOKEN_BYTES)

@@ -25,6 +25,8 @@ typedef struct AvcJsonValue
 	const char *text;			/* strings and keys: not zero-terminated */
 	size_t		len;
 	double		number;			/* may be infinite */
+	int64		integer;		/* of a number that is_integer, exactly */
+	bool		is_integer;		/* written without fraction and exponent */
 	bool		boolean;
 } AvcJsonValue;
 
@@ -39,6 +41,7 @@ typedef void (*AvcJsonHandler) (void *arg, AvcJsonEvent event,
  * Read from the open file "fd", which stays the caller's.  Memory is taken
  * from the current context, whose end is the stream's.  What it holds does
  * not grow with the file: nesting and the length of one string are limited.
+ * A byte order mark of UTF-8 is passed over.
  */
 extern AvcJsonStream *avc_json_open(int fd, AvcJsonHandler handler, void *arg);
 

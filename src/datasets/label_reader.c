@@ -48,7 +48,7 @@ avc_label_reader_read(AvcLabelReader *reader)
 {
 	MemoryContext old;
 
-	if (reader->is_done)
+	if (reader->is_done || reader->problem != NULL)
 		return false;
 	old = MemoryContextSwitchTo(reader->context);
 	reader->is_done = !avc_json_read(reader->stream);
@@ -59,7 +59,8 @@ avc_label_reader_read(AvcLabelReader *reader)
 const char *
 avc_label_reader_problem(const AvcLabelReader *reader)
 {
-	return avc_json_problem(reader->stream);
+	return reader->problem ? reader->problem :
+		avc_json_problem(reader->stream);
 }
 
 void

@@ -15,6 +15,7 @@ typedef struct AvcLabelReader
 	MemoryContext context;		/* of the reader and all that it makes */
 	AvcJsonStream *stream;
 	bool		is_done;
+	const char *problem;		/* of the file as a whole, or NULL; ends it */
 	slist_head	ready;			/* read and not yet fetched */
 	slist_node *last;
 } AvcLabelReader;

@@ -123,6 +123,12 @@ avc_folder_has_folder(AvcFolder *folder, const char *name)
 				   AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(info.st_mode);
 }
 
+bool
+avc_folder_has(AvcFolder *folder, const char *name)
+{
+	return faccessat(dirfd(folder->dir), name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static AvcEntryKind
 kind_of_mode(mode_t mode)
 {

@@ -37,8 +37,9 @@ extern AvcFolder *avc_folder_open(const char *path);
 extern AvcFolder *avc_folder_open_below(AvcFolder *parent, const char *name,
 										const char **problem);
 
-/* Is "name" a folder inside it? */
+/* Is "name" inside it, and a folder, or anything at all? */
 extern bool avc_folder_has_folder(AvcFolder *folder, const char *name);
+extern bool avc_folder_has(AvcFolder *folder, const char *name);
 
 /* The next name in no certain order, without "." and ".."; NULL at the end. */
 extern const char *avc_folder_next(AvcFolder *folder, AvcEntryKind *kind);

@@ -243,7 +243,6 @@ add_frame(SyntheticRun *run, int number, const AvcSceneTruth *truth)
 	frame.scene = truth->scene;
 	frame.timeofday = truth->timeofday;
 	frame.image = eng_jpeg_encoded(run->encoder, &frame.image_len);
-	frame.has_scene = true;
 	frame.has_labels = true;
 	frame.box_count = truth->label_count;
 	frame.categories = categories;

@@ -181,6 +181,24 @@ eng_jpeg_read_header(EngJpegInfo *info, const uint8_t *data, size_t size,
 	}
 }
 
+bool
+eng_jpeg_has_end(const uint8_t *data, size_t size)
+{
+	size_t		at;
+
+	/* coded bits hold neither marker; the picture ends after its last scan */
+	for (at = size; at >= 2; at--)
+	{
+		if (data[at - 2] != 0xFF)
+			continue;
+		if (data[at - 1] == MARKER_EOI)
+			return true;
+		if (data[at - 1] == MARKER_SOS)
+			return false;
+	}
+	return false;
+}
+
 /* ---- scans ----------------------------------------------------------- */
 
 /*

@@ -55,6 +55,13 @@ typedef struct EngJpegEncoder EngJpegEncoder;
 bool		eng_jpeg_read_header(EngJpegInfo *info, const uint8_t *data,
 								 size_t size, EngStatus *status);
 
+/*
+ * Does the file go on to the end of the picture?  A look at its markers from
+ * behind, where an end mark is found at once unless the file was cut off; what
+ * follows it is passed over.  "data" has a header that can be read.
+ */
+bool		eng_jpeg_has_end(const uint8_t *data, size_t size);
+
 /* Side of a picture decoded at 1/scale, scale 1, 2, 4 or 8. */
 static inline int32_t
 eng_jpeg_scaled_side(int32_t side, int32_t scale)

@@ -33,7 +33,7 @@ sub picture
 	my ($width, $height, $tail) = @_;
 	return "\xff\xd8\xff\xc0\x00\x11\x08"
 	  . pack('nn', $height, $width)
-	  . "\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" . $tail;
+	  . "\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" . $tail . "\xff\xd9";
 }
 
 sub box
@@ -174,7 +174,7 @@ is(query("SELECT replace(source, '$bad/', ''), sqlstate, message FROM avcurate.i
 	join("\n",
 		'images/cut.jpg|22P03|no usable JPEG: JPEG ends before its frame header',
 		'images/empty.jpg|58030|is empty',
-		'images/good1.' . (query("SELECT count(*) FROM avcurate.ingest_errors WHERE source LIKE '%good1.JPEG'") ? 'JPEG' : 'jpg') . '|23505|another file of the folder has the same name but for its extension',
+		'images/good1.jpg|23505|would be the same frame as "good1.JPEG", for frames are called by their files\' names alone',
 		'images/huge.jpg|58030|is larger than 64 MB',
 		'images/latin?.jpg|22021|name is not valid in the encoding of the database',
 		'images/link.jpg|42809|is a symbolic link, which is not followed',
@@ -195,14 +195,14 @@ is(query("SELECT replace(source, '$bad/', ''), sqlstate, message FROM avcurate.i
 unlink "$bad/images/$_" for qw(link.jpg pipe.jpg huge.jpg empty.jpg cut.jpg text.jpg good1.JPEG), "latin\xe9.jpg";
 rmdir "$bad/images/sub.jpg";
 write_file("$bad/labels.json", '[' . entry('good1.jpg', box('car', 1, 1, 5, 5)) . ']');
-like(ingest("'bad', '$bad/images', '$bad/labels.json'"), qr/5 new, 0 updated, 4 unchanged; 8 without labels, 0 errors/, 'repaired');
+like(ingest("'bad', '$bad/images', '$bad/labels.json'"), qr/5 new, 1 updated, 3 unchanged; 8 without labels, 0 errors/, 'repaired');
 is(query("SELECT count(*) FROM avcurate.ingest_errors WHERE dataset = 'bad'::regclass"), 0, 'no errors are left');
 
 # malformed files: what was read before the fault counts, the rest is left alone
 for my $fault (
-	['cut off', '[' . entry('good2.jpg', box('car', 1, 1, 5, 5)) . ', {"name": "good3', 'malformed JSON before byte \d+: parse error: premature EOF'],
-	['no JSON', '[' . entry('good2.jpg', box('bus', 1, 1, 5, 5)) . ', {name: 3}]', 'malformed JSON before byte \d+: lexical error'],
-	['not UTF-8', '[' . entry('good2.jpg', box('car', 1, 1, 5, 5)) . ", {\"name\": \"a\xff\"}]", 'malformed JSON before byte \d+: lexical error: invalid bytes in UTF8 string'],
+	['cut off', '[' . entry('good2.jpg', box('car', 1, 1, 5, 5)) . ', {"name": "good3', 'malformed JSON at byte \d+: parse error: premature EOF'],
+	['no JSON', '[' . entry('good2.jpg', box('bus', 1, 1, 5, 5)) . ', {name: 3}]', 'malformed JSON at byte \d+: lexical error'],
+	['not UTF-8', '[' . entry('good2.jpg', box('car', 1, 1, 5, 5)) . ", {\"name\": \"a\xff\"}]", 'malformed JSON at byte \d+: lexical error: invalid bytes in UTF8 string'],
 	['nested', '[' . entry('good2.jpg', box('bus', 1, 1, 5, 5)) . ', ' . ('[' x 100) . (']' x 100) . ']', 'JSON is nested deeper than 64 levels'],
 	['long token', '[' . entry('good2.jpg', box('car', 1, 1, 5, 5)) . ', "' . ('x' x 3_000_000) . '"]', 'JSON has a token of more than'],
 	['empty list entry', '[' . entry('good2.jpg', box('bus', 1, 1, 5, 5)) . ',]', 'malformed JSON']
@@ -229,7 +229,7 @@ write_file("$a/labels/n3.json", '[]');
 write_file("$a/labels/n4.json", '[' . entry('n4') . ',' . entry('n5') . ']');
 like(ingest("'a', '$a/images', '$a/labels'"), qr/0 of 4 frames: .* 4 errors/, 'A: faults');
 is(query("SELECT replace(source, '$a/', ''), regexp_replace(message, ':.*', '') FROM avcurate.ingest_errors WHERE dataset = 'a'::regclass ORDER BY 1"),
-	"labels/n1.json|is a symbolic link\nlabels/n2.json|malformed JSON before byte 9\nlabels/n3.json|has no entry\nlabels/n4.json|has more than one entry",
+	"labels/n1.json|is a symbolic link\nlabels/n2.json|malformed JSON at byte 9\nlabels/n3.json|has no entry\nlabels/n4.json|has more than one entry",
 	'A: one row a file');
 
 # a folder of videos and a label file for each: the same
@@ -249,7 +249,7 @@ like($said, qr/ingested 5 of 12 frames: 5 new.*; 2 without labels, 6 errors.*1 e
 is(query('SELECT image_id, ann_categories FROM v ORDER BY 1'), "v1-1|{car}\nv1-2|{}\nv2-1|{bus}\nv6-1|\nv6-2|", 'videos: what is known is taken, the rest is left alone');
 is(query("SELECT replace(source, '$v/', ''), regexp_replace(message, ':.*', '') FROM avcurate.ingest_errors WHERE dataset = 'v'::regclass ORDER BY source COLLATE \"C\""),
 	join("\n", 'images/v1/deeper|is a folder; only folders one level below are looked into', 'images/v7|is a symbolic link, which is not followed',
-		map { "labels/$_" } 'v2.json|malformed JSON before byte ' . -s "$v/labels/v2.json", 'v3.json|is not a regular file', 'v4.json|is a folder', 'v5.json|is empty'), 'videos: one row each');
+		map { "labels/$_" } 'v2.json|malformed JSON at byte ' . -s "$v/labels/v2.json", 'v3.json|is not a regular file', 'v4.json|is a folder', 'v5.json|is empty'), 'videos: one row each');
 
 # a row that the dataset itself refuses
 query(q{ALTER TABLE b ADD CONSTRAINT no_a4 CHECK (image_id <> 'a4' OR weather IS NULL);

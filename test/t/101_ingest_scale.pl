@@ -31,7 +31,7 @@ sub make_images
 		my $name = sprintf('m%06d', $n);
 		open my $image, '>:raw', "$folder/images/$name.jpg" or die;
 		print $image "\xff\xd8\xff\xc0\x00\x11\x08\x00\x32\x00\x64\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01",
-			sprintf('%020d', $n) x 1000;
+			sprintf('%020d', $n) x 1000, "\xff\xd9";
 		close $image;
 		open my $labels, '>', "$folder/labels/$name.json" or die;
 		print $labels qq({"name": "$name", "attributes": {"weather": "clear"}, "frames": [{"timestamp": 1, "objects": )

@@ -39,7 +39,7 @@ sub decode
 sub picture
 {
 	my ($tail) = @_;
-	return "\xff\xd8\xff\xc0\x00\x11\x08" . pack('nn', 720, 1280) . "\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" . $tail;
+	return "\xff\xd8\xff\xc0\x00\x11\x08" . pack('nn', 720, 1280) . "\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" . $tail . "\xff\xd9";
 }
 
 sub stem { my ($name) = @_; $name =~ s/\.jpe?g$//; return $name; }
@@ -60,6 +60,8 @@ sub expected_boxes
 	foreach my $label (@{ $labels // [] })
 	{
 		my $box = $label->{box2d};
+		$counts->{scored}++ if defined $label->{score};
+		$counts->{boxes}++ if $box;
 		if (!$box) { $counts->{without_box}++; next; }
 		my ($category, $ignored) = @{ $stored{ lc $label->{category} } // die "class $label->{category}" };
 		my @corners = map { unpack 'f', pack 'f', $_ } @$box{qw(x1 y1 x2 y2)};
@@ -119,7 +121,7 @@ sub compare
 		  . "; SELECT image_id, concat_ws('|', coalesce(weather, ''), coalesce(scene, ''), coalesce(timeofday, '')) FROM $dataset WHERE ann_categories IS NOT NULL ORDER BY image_id COLLATE \"C\"; $call",
 		stdout => \$stdout, stderr => \$stderr);
 	my (undef, $boxes, @attributes) = split /\n/, $stdout;
-	my ($first, $again) = $stderr =~ /^(.*passed over.*?)(psql.*)$/s;
+	my ($first, $again) = $stderr =~ /^(.*?passed over.*?)(psql.*)$/s;
 	my $total = $options{total} // keys %expected;
 	my $unlabelled = $total - keys %expected;
 	like($first, qr/ingested $total of $total frames: $total new, 0 updated, 0 unchanged; $unlabelled without labels, $errors errors/, "$what: all frames go in")
@@ -131,6 +133,10 @@ sub compare
 	$count += @$_ foreach values %expected;
 	is(plain(JSON::PP->new->decode($boxes)), plain(\%expected), "$what: " . keys(%expected) . " frames, $count boxes as in the file");
 	is(join("\n", @attributes), join("\n", map { "$_|$attributes{$_}" } sort keys %attributes), "$what: attributes of the frames") unless $options{coco};
+	my $warned = join ' and ', grep { /(\d+)/ && $1 > 0 } ($counts{scored} // 0) . ' labels have a score',
+		$counts{boxes} || !$without ? () : "none of $without labels has a box";
+	is(join(' and ', $again =~ /WARNING:  (none of \d+ labels has a box|\d+ labels have a score)/g), join(' and ', ($warned) x ($warned ne '' ? 2 : 0)),
+		"$what: what is strange in it is said") unless $options{coco};
 	like($again, qr/: 0 new, 0 updated, $total unchanged/, "$what: the same again changes nothing");
 	return $dataset;
 }

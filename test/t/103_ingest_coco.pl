@@ -32,7 +32,7 @@ sub write_file
 sub picture
 {
 	my ($width, $height, $tail) = @_;
-	return "\xff\xd8\xff\xc0\x00\x11\x08" . pack('nn', $height, $width) . "\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" . $tail;
+	return "\xff\xd8\xff\xc0\x00\x11\x08" . pack('nn', $height, $width) . "\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" . $tail . "\xff\xd9";
 }
 
 sub ingest
@@ -111,7 +111,7 @@ is(query("SELECT replace(source, '$top/', ''), sqlstate, message FROM avcurate.i
 		'bad.json#i5.jpg|23505|file has another image of this name',
 		'bad.json#other.jpg|23505|file has another image of this id',
 		'bad.json, annotation 5|22P02|annotation has no image_id',
-		'bad.json, annotation 7|22P02|an id is not an integer',
+		'bad.json, annotation 7|22P02|an id is not an integer of 64 bits',
 		'bad.json, annotation 8|22P02|is a list and not an object',
 		'bad.json, annotation 9|22P02|is not an object',
 		'bad.json, annotations|22P02|1 annotations are of images that the file does not name',
@@ -120,15 +120,15 @@ is(query("SELECT replace(source, '$top/', ''), sqlstate, message FROM avcurate.i
 		'bad.json, category 4|22P02|is not an object',
 		'bad.json, image 10|22P02|contains a zero character',
 		'bad.json, image 11|22P02|is longer than 1024 bytes',
-		'bad.json, image 8|22P02|an id is not an integer',
+		'bad.json, image 8|22P02|an id is not an integer of 64 bits',
 		'bad.json, image 9|22P02|image has no file_name'),
 	'bad: one row each');
 foreach my $fault (
-	[ 'cut off', '{"images": [{"id": 1, "file_name": "i1.jpg"}], "annotations": [', 'malformed JSON before byte \d+: parse error: premature EOF' ],
+	[ 'cut off', '{"images": [{"id": 1, "file_name": "i1.jpg"}], "annotations": [', 'malformed JSON at byte \d+: parse error: premature EOF' ],
 	[ 'a list', '[{"image_id": 1}]', 'is a list and no COCO instances document' ],
 	[ 'a number', '17', 'is no COCO instances document' ],
 	[ 'wrong type', '{"images": {"id": 1}}', '"images" is not a list' ],
-	[ 'not UTF-8', "{\"images\": [{\"id\": 1, \"file_name\": \"i1\xff.jpg\"}]}", 'malformed JSON before byte \d+: lexical error: invalid bytes in UTF8 string' ],
+	[ 'not UTF-8', "{\"images\": [{\"id\": 1, \"file_name\": \"i1\xff.jpg\"}]}", 'malformed JSON at byte \d+: lexical error: invalid bytes in UTF8 string' ],
 	[ 'nested', '{"x": ' . ('[' x 100) . (']' x 100) . '}', 'JSON is nested deeper than 64 levels' ],
 	[ 'empty', '', 'ERROR:  annotations file ".*" is empty' ])
 {
