@@ -65,9 +65,10 @@ COMMENT ON COLUMN _avcurate.ingest_progress.clipped_boxes IS
 CREATE VIEW avcurate.ingest_errors WITH (security_barrier) AS
 SELECT e.dataset, e.source, e.at, e.sqlstate, e.message
 FROM _avcurate.ingest_errors e
-WHERE pg_catalog.has_table_privilege(e.dataset, 'SELECT');
+WHERE pg_catalog.has_table_privilege(e.dataset, 'SELECT')
+	AND NOT pg_catalog.row_security_active(e.dataset);
 COMMENT ON VIEW avcurate.ingest_errors IS
-	'one row a file that could not be taken into a dataset that the caller may read';
+	'one row a file that could not be taken into a dataset that the caller may read; none where row security applies to him';
 COMMENT ON COLUMN avcurate.ingest_errors.dataset IS 'where it was to go';
 COMMENT ON COLUMN avcurate.ingest_errors.source IS
 	'the file, or the label file and the name of the entry';
@@ -80,7 +81,10 @@ CREATE VIEW avcurate.ingest_progress WITH (security_barrier) AS
 SELECT p.dataset, p.source,
 	CASE WHEN p.state = 'running' AND NOT EXISTS (
 			SELECT 1 FROM pg_catalog.pg_stat_activity a
-			WHERE a.pid = p.pid AND a.backend_start <= p.started_at)
+			WHERE a.pid = p.pid
+				AND coalesce(a.backend_start <= p.started_at, true)
+				AND coalesce(a.query_start <= p.started_at, true)
+				AND coalesce(a.state = 'active', true))
 		THEN 'interrupted' ELSE p.state END AS state,
 	p.pid, p.started_at, p.updated_at, p.total,
 	p.inserted + p.updated + p.unchanged AS done,
@@ -93,7 +97,7 @@ COMMENT ON VIEW avcurate.ingest_progress IS
 COMMENT ON COLUMN avcurate.ingest_progress.dataset IS 'where the frames go';
 COMMENT ON COLUMN avcurate.ingest_progress.source IS 'where they come from';
 COMMENT ON COLUMN avcurate.ingest_progress.state IS
-	'running, finished, or interrupted when its backend is gone';
+	'running, finished, or interrupted when its statement has ended otherwise';
 COMMENT ON COLUMN avcurate.ingest_progress.pid IS 'the backend that runs it';
 COMMENT ON COLUMN avcurate.ingest_progress.started_at IS 'when it began';
 COMMENT ON COLUMN avcurate.ingest_progress.updated_at IS 'the last batch';

@@ -101,6 +101,7 @@ static const KeyName key_names[] = {
 typedef struct Label
 {
 	const char *category;		/* NULL until seen */
+	char	   *own_category;	/* the same, if it is no static name */
 	bool		is_ignored;
 	bool		has_box;
 	bool		has_score;
@@ -259,6 +260,15 @@ grow_boxes(AvcBddEntry *entry)
 }
 
 static void
+drop_category(Label *label)
+{
+	if (label->own_category != NULL)
+		pfree(label->own_category);
+	label->own_category = NULL;
+	label->category = NULL;
+}
+
+static void
 end_label(AvcBddReader *reader)
 {
 	AvcBddEntry *entry = reader->entry;
@@ -268,13 +278,20 @@ end_label(AvcBddReader *reader)
 	int			number = n + entry->without_box + entry->degenerate + 1;
 	int			i;
 
+	/* nothing more is kept of an entry that is refused anyway */
+	if (entry->problem != NULL)
+		return;
 	if (number > MAX_LABELS)
+	{
 		set_problem(reader, psprintf("entry has more than %d labels",
 									 MAX_LABELS));
+		return;
+	}
 	entry->scored += label->has_score;
 	if (!label->has_box)
 	{
 		entry->without_box++;
+		drop_category(label);
 		return;
 	}
 	if (label->corners != 15)
@@ -289,6 +306,7 @@ end_label(AvcBddReader *reader)
 		!isfinite(box[3]) || box[0] >= box[2] || box[1] >= box[3])
 	{
 		entry->degenerate++;
+		drop_category(label);
 		return;
 	}
 	if (n >= MAX_BOXES)
@@ -417,6 +435,7 @@ take_category(AvcBddReader *reader, const AvcJsonValue *value)
 {
 	AvcCategory category;
 
+	drop_category(&reader->label);
 	/* without one, like a label that lacks the key */
 	if (value->len == 0)
 		return;
@@ -426,7 +445,10 @@ take_category(AvcBddReader *reader, const AvcJsonValue *value)
 		reader->label.is_ignored |= category.is_ignored;
 	}
 	else
-		reader->label.category = take_text(reader, value, "category");
+	{
+		reader->label.own_category = take_text(reader, value, "category");
+		reader->label.category = reader->label.own_category;
+	}
 }
 
 static void

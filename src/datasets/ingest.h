@@ -48,7 +48,7 @@ typedef struct AvcIngestFrame
 	const int8 *occluded;		/* box_count of 0, 1, -1 = not known; NULL */
 	const int8 *truncated;		/* the same */
 	const bool *ignored;		/* box_count; NULL = none is ignored */
-	const float *area;			/* box_count, NaN = width x height; NULL = all */
+	const float *area;			/* box_count, NaN = that of the box; NULL: not known */
 } AvcIngestFrame;
 
 typedef struct AvcIngestCounts

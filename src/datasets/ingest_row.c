@@ -143,9 +143,24 @@ float_array(const float4 *numbers, int ndim, int *dims)
 							  sizeof(float4), true, TYPALIGN_INT);
 }
 
+/*
+ * The area of a box as the source means it.  That of a box that is cut to the
+ * frame is said, for it is no longer width times height.
+ */
+static float
+area_of_box(const AvcIngestFrame *frame, int i, const float4 *box)
+{
+	const float *raw = frame->boxes + 4 * i;
+
+	if (!isnan(frame->area[i]) || memcmp(raw, box, 4 * sizeof(float4)) == 0)
+		return frame->area[i];
+	return (float) (((double) raw[2] - raw[0]) * ((double) raw[3] - raw[1]));
+}
+
 /* ann_area: NULL when that of no box is known. */
 static void
-set_area(AvcIngestRow *row, const float *area, const int *kept, int count)
+set_area(AvcIngestRow *row, const AvcIngestFrame *frame, const int *kept,
+		 int count, const float4 *boxes)
 {
 	Datum	   *values = palloc(Max(count, 1) * sizeof(Datum));
 	bool	   *nulls = palloc(Max(count, 1) * sizeof(bool));
@@ -153,10 +168,12 @@ set_area(AvcIngestRow *row, const float *area, const int *kept, int count)
 	int			lower = 1;
 	int			i;
 
-	for (i = 0; i < count && area != NULL; i++)
+	for (i = 0; i < count && frame->area != NULL; i++)
 	{
-		nulls[i] = isnan(area[kept[i]]);
-		values[i] = Float4GetDatum(area[kept[i]]);
+		float		area = area_of_box(frame, kept[i], boxes + 4 * i);
+
+		nulls[i] = isnan(area);
+		values[i] = Float4GetDatum(area);
 		is_known |= !nulls[i];
 	}
 	row->is_null[COL_ANNOTATIONS + AVC_ANN_AREA] = !is_known;
@@ -193,7 +210,7 @@ set_annotations(AvcIngestCounts *counts, AvcIngestRow *row,
 	set_flags(row, AVC_ANN_OCCLUDED, frame->occluded, kept, dims[0]);
 	set_flags(row, AVC_ANN_TRUNCATED, frame->truncated, kept, dims[0]);
 	set_ignored(row, frame->ignored, kept, dims[0]);
-	set_area(row, frame->area, kept, dims[0]);
+	set_area(row, frame, kept, dims[0], boxes);
 }
 
 AvcIngestRow *

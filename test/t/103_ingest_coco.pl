@@ -10,6 +10,7 @@ use Test::More;
 
 use FindBin;
 use lib $FindBin::Bin;
+use IngestTest;
 use ServerTest;
 
 my $node = PostgreSQL::Test::Cluster->new('coco');
@@ -20,20 +21,6 @@ $node->safe_psql('postgres', 'CREATE EXTENSION avcurate');
 my $top = tempdir(CLEANUP => 1);
 
 sub query { return $node->safe_psql('postgres', shift); }
-
-sub write_file
-{
-	my ($name, $bytes) = @_;
-	open my $out, '>:raw', $name or die "$name: $!";
-	print $out $bytes;
-	close $out;
-}
-
-sub picture
-{
-	my ($width, $height, $tail) = @_;
-	return "\xff\xd8\xff\xc0\x00\x11\x08" . pack('nn', $height, $width) . "\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01" . $tail . "\xff\xd9";
-}
 
 sub ingest
 {
@@ -63,7 +50,7 @@ my %list = (
 	categories => '"categories": [{"id": 1, "name": "pedestrian", "supercategory": "human"}, {"id": 3, "name": "Motor"}, {"id": 90, "name": "zebra"}, {"id": 5, "name": "trailer"}]',
 	info => '"info": {"images": [1], "annotations": {"x": []}, "categories": null}, "licenses": [{"id": 1, "name": "x"}]');
 my $expected = join "\n",
-  'i1|val|{person,truck}|{{0,0,50,50},{0,40,20,50}}|{t,t}|',
+  'i1|val|{person,truck}|{{0,0,50,50},{0,40,20,50}}|{t,t}|{NULL,16000}',
   'i2|val|{motorcycle,zebra}|{{10,20,40.5,30},{1,1,3,3}}|{f,t}|{250.25,NULL}',
   'i3|val|{}|{}||', 'i4|val||||', 'i5|val||||';
 foreach my $order ([qw(images annotations categories info)], [qw(info annotations categories images)], [qw(categories info images annotations)])
