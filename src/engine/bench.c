@@ -2,7 +2,7 @@
  * engine/bench.c
  *		Time a detector by operation, on pictures of noise.
  */
-#include "engine/choice.h"
+#include "engine/bench.h"
 #include "engine/commands.h"
 #include "engine/core/random.h"
 #include "engine/feed.h"
@@ -11,19 +11,26 @@
 #include <string.h>
 
 #define BOXES			6		/* of one frame */
-#define MAX_KINDS		64
 
 const char	eng_bench_help[] =
 "usage: avcurate-engine bench ARCHITECTURE [OPTIONS]\n"
 "\n"
-"Train and infer on generated pictures; print images per second and the time\n"
-"by kind of operation.\n"
+"Train and infer on generated pictures; print images per second, the most\n"
+"memory resident at once, and by kind of operation: milliseconds of a step\n"
+"forward and backward, share of the step, GFLOP/s, percent of the peak and the\n"
+"milliseconds that the machine allows.  The peak is the rate of one large matrix\n"
+"product, measured first, as is the rate of memory; operations are bound by one\n"
+"or the other.  GFLOP of backward do not count where the gradient is sparse.\n"
 ENG_CHOICE_HELP
 "  --frames N       frames in a batch (8)\n"
 "  --size WxH       size of a frame in pixels (16:9, as the detector takes)\n"
 "  --steps N        steps that are timed, after one that is not (5)\n"
 "  --rows           the time of each operation too\n"
-"  --infer          inference alone\n";
+"  --infer          inference alone\n"
+"  --train          training alone\n"
+"  --save FILE      write weights and frames to a safetensors file: weights\n"
+"                   under torch's names, bench.frames, bench.boxes,\n"
+"                   bench.labels\n";
 
 typedef struct Bench
 {
@@ -32,17 +39,10 @@ typedef struct Bench
 	int			count;
 	int			steps;
 	EngSize		padded;
+	EngPeak		peak;
 	bool		rows;
 	FILE	   *out;
 } Bench;
-
-/* The sums of one kind of operation. */
-typedef struct Kind
-{
-	const char *name;
-	double		seconds[2];		/* forward, backward */
-	double		flops[2];
-} Kind;
 
 /*
  * Smooth noise and boxes with sides of a tenth to four tenths of the frame.
@@ -116,99 +116,12 @@ run_once(Bench *bench, bool train, int step, EngDetections *found,
 							  found, status);
 }
 
-static int
-add_kind(Kind *kinds, int count, const EngPlanRow *row)
-{
-	int			i;
-
-	for (i = 0; i < count; i++)
-		if (strcmp(kinds[i].name, row->kind) == 0)
-			break;
-	if (i == MAX_KINDS)
-		return count;
-	if (i == count)
-	{
-		memset(&kinds[i], 0, sizeof(kinds[i]));
-		kinds[i].name = row->kind;
-		count++;
-	}
-	kinds[i].seconds[0] += row->seconds_forward;
-	kinds[i].seconds[1] += row->seconds_backward;
-	kinds[i].flops[0] += row->flops_forward;
-	kinds[i].flops[1] += row->flops_backward;
-	return count;
-}
-
-static int
-compare_kinds(const void *a, const void *b)
-{
-	const Kind *left = a;
-	const Kind *right = b;
-	double		difference = right->seconds[0] + right->seconds[1] -
-		left->seconds[0] - left->seconds[1];
-
-	return (difference > 0) - (difference < 0);
-}
-
-static void
-print_line(const Bench *bench, const char *name, const double *seconds,
-		   const double *flops, double total)
-{
-	double		sum = seconds[0] + seconds[1];
-	double		work = (flops[0] + flops[1]) * bench->steps;
-
-	fprintf(bench->out, "  %-44s %9.3f %9.3f %6.1f %9.1f\n", name,
-			1e3 * seconds[0] / bench->steps, 1e3 * seconds[1] / bench->steps,
-			total > 0 ? 100 * sum / total : 0.0,
-			sum > 0 ? work / sum / 1e9 : 0.0);
-}
-
-static bool
-print_operations(Bench *bench, bool train, double total, EngStatus *status)
-{
-	Kind		kinds[MAX_KINDS];
-	const EngPlanRow *rows;
-	double		listed = 0;
-	int32_t		count;
-	int			kind_count = 0;
-	int			i;
-
-	if (!eng_detector_explain(bench->detector, bench->padded, bench->count,
-							  train, &rows, &count, status))
-		return false;
-	fprintf(bench->out, "  %-44s %9s %9s %6s %9s\n", "a step of it",
-			"ms fwd", "ms back", "share", "GFLOP/s");
-	for (i = 0; i < count; i++)
-	{
-		double		seconds[2] = {rows[i].seconds_forward,
-		rows[i].seconds_backward};
-		double		flops[2] = {rows[i].flops_forward,
-		train ? rows[i].flops_backward : 0};
-
-		kind_count = add_kind(kinds, kind_count, &rows[i]);
-		listed += seconds[0] + seconds[1];
-		if (bench->rows)
-			print_line(bench, rows[i].name, seconds, flops, total);
-	}
-	qsort(kinds, kind_count, sizeof(kinds[0]), compare_kinds);
-	for (i = 0; i < kind_count; i++)
-	{
-		if (!train)
-			kinds[i].flops[1] = 0;
-		print_line(bench, kinds[i].name, kinds[i].seconds, kinds[i].flops,
-				   total);
-	}
-	fprintf(bench->out, "  outside of operations: %.1f %%\n",
-			total > 0 ? 100 * (total - listed) / total : 0.0);
-	return true;
-}
-
 static bool
 measure(Bench *bench, bool train, EngStatus *status)
 {
 	EngDetections *found = calloc(bench->count, sizeof(*found));
+	EngBenchTimes times = {.steps = bench->steps, .each = bench->rows};
 	double		start;
-	double		total;
 	bool		fine = found != NULL;
 	int			i;
 
@@ -218,15 +131,20 @@ measure(Bench *bench, bool train, EngStatus *status)
 	start = eng_feed_clock();
 	for (i = 1; fine && i <= bench->steps; i++)
 		fine = run_once(bench, train, i, found, status);
-	total = eng_feed_clock() - start;
+	times.seconds = eng_feed_clock() - start;
 	free(found);
 	if (!fine)
 		return eng_fail(status, ENG_NO_MEMORY, "could not keep detections");
-	fprintf(bench->out, "%s: %.1f images/s, %.1f ms for %d\n",
+	fprintf(bench->out, "%s: %.1f images/s, %.1f ms for %d, resident at most %.0f MB\n",
 			train ? "training" : "inference",
-			bench->count * bench->steps / total, 1e3 * total / bench->steps,
-			bench->count);
-	return print_operations(bench, train, total, status);
+			bench->count * bench->steps / times.seconds,
+			1e3 * times.seconds / bench->steps, bench->count,
+			eng_bench_resident() / 1e6);
+	if (!eng_detector_explain(bench->detector, bench->padded, bench->count,
+							  train, &times.rows, &times.count, status))
+		return false;
+	eng_bench_report(bench->out, &times, &bench->peak);
+	return true;
 }
 
 static bool
@@ -254,9 +172,19 @@ run_bench(Bench *bench, const EngChoice *choice, const EngOption *options,
 		  EngStatus *status)
 {
 	bool		train = eng_option_value(options, "infer") == NULL;
+	bool		infer = eng_option_value(options, "train") == NULL;
+	const char *path = eng_option_value(options, "save");
 	EngOptimizerConfig optimizer;
 	bool		fine;
 
+	if (!train && !infer)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"options \"--train\" and \"--infer\" exclude each other");
+	if (!eng_bench_peak(&bench->peak, choice, status))
+		return false;
+	fprintf(bench->out, "peak: %.1f GFLOP/s of a product of %dx%d matrices, memory %.1f GB/s\n",
+			bench->peak.flops / 1e9, bench->peak.side, bench->peak.side,
+			bench->peak.bytes / 1e9);
 	bench->detector = eng_choice_create(choice, train, status);
 	if (bench->detector == NULL)
 		return false;
@@ -265,8 +193,10 @@ run_bench(Bench *bench, const EngChoice *choice, const EngOption *options,
 		(!train || eng_detector_set_optimizer(bench->detector, &optimizer,
 											  status)) &&
 		eng_detector_init(bench->detector, (uint64_t) choice->seed, status) &&
+		(path == NULL || eng_bench_save(path, bench->detector, bench->frames,
+										bench->count, status)) &&
 		(!train || measure(bench, true, status)) &&
-		measure(bench, false, status);
+		(!infer || measure(bench, false, status));
 	free_frames(bench);
 	eng_detector_free(bench->detector);
 	return fine;
@@ -277,7 +207,7 @@ eng_bench_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
 		ENG_CHOICE_OPTIONS, {"frames"}, {"size"}, {"steps"}, {"rows", true},
-		{"infer", true}, {NULL}
+		{"infer", true}, {"train", true}, {"save"}, {NULL}
 	};
 	EngChoice	choice = {0};
 	Bench		bench = {.out = out};

@@ -10,22 +10,24 @@
 const char	eng_explain_help[] =
 "usage: avcurate-engine explain ARCHITECTURE [OPTIONS]\n"
 "\n"
-"Print the plan: operation, output shape, kernels, GFLOP, bytes.\n"
+"Print the plan: for each operation the shape of its output, its GFLOP and the\n"
+"MB that it moves at least, forward and backward, and its kernels: forward,\n"
+"gradient of the input, gradient of the weights.  Then the bytes of every arena.\n"
 ENG_CHOICE_HELP
 "  --frames N       frames in a batch (1)\n"
 "  --size WxH       size of a frame in pixels (16:9, as the detector takes)\n"
-"  --train          the plan of a training step\n";
+"  --train          the plan of a training step\n"
+"  --limit BYTES    refuse a plan over the limit, as a server's setting does\n";
 
 static void
 print_rows(FILE *out, const EngPlanRow *rows, int32_t count, bool train)
 {
-	double		forward = 0;
-	double		backward = 0;
-	double		bytes = 0;
+	double		sums[4] = {0};
 	int32_t		i;
 
-	fprintf(out, "%-12s %-44s %-20s %10s %10s %9s  %s\n", "operation",
-			"name", "output", "GFLOP", "backward", "MB", "kernel");
+	fprintf(out, "%-12s %-44s %-20s %9s %9s %9s %9s  %s\n", "operation",
+			"name", "output", "GFLOP", "backward", "MB", "backward",
+			"kernel");
 	for (i = 0; i < count; i++)
 	{
 		const EngPlanRow *row = &rows[i];
@@ -33,16 +35,20 @@ print_rows(FILE *out, const EngPlanRow *rows, int32_t count, bool train)
 
 		snprintf(shape, sizeof(shape), "%dx%dx%dx%d", row->output[0],
 				 row->output[1], row->output[2], row->output[3]);
-		fprintf(out, "%-12s %-44s %-20s %10.4f %10.4f %9.3f  %s\n",
+		fprintf(out, "%-12s %-44s %-20s %9.4f %9.4f %9.3f %9.3f  %s%s%s\n",
 				row->kind, row->name, shape, row->flops_forward / 1e9,
-				row->flops_backward / 1e9, row->bytes / 1e6,
-				row->kernel != NULL ? row->kernel : "");
-		forward += row->flops_forward;
-		backward += row->flops_backward;
-		bytes += row->bytes;
+				row->flops_backward / 1e9, row->bytes_forward / 1e6,
+				row->bytes_backward / 1e6,
+				row->kernel != NULL ? row->kernel : "",
+				train && row->sparse ? ", sparse gradient" : "",
+				row->again ? "again in backward" : "");
+		sums[0] += row->flops_forward;
+		sums[1] += row->flops_backward;
+		sums[2] += row->bytes_forward;
+		sums[3] += row->bytes_backward;
 	}
-	fprintf(out, "%-12s %-44d %-20s %10.4f %10.4f %9.3f\n", "all", count, "",
-			forward / 1e9, train ? backward / 1e9 : 0.0, bytes / 1e6);
+	fprintf(out, "%-12s %-44d %-20s %9.4f %9.4f %9.3f %9.3f\n", "all", count,
+			"", sums[0] / 1e9, sums[1] / 1e9, sums[2] / 1e6, sums[3] / 1e6);
 }
 
 static void
@@ -56,6 +62,8 @@ print_memory(FILE *out, const EngDetector *detector)
 			memory.optimizer / 1e6, memory.activations / 1e6,
 			memory.workspace / 1e6, memory.kernels / 1e6,
 			memory.boxes / 1e6);
+	fprintf(out, "activations alive at once, MB: %.1f, so no arena is smaller\n",
+			memory.alive / 1e6);
 }
 
 static bool
@@ -64,6 +72,7 @@ explain(const EngChoice *choice, const EngOption *options, FILE *out,
 {
 	bool		train = eng_option_value(options, "train") != NULL;
 	int64_t		frames = 1;
+	int64_t		limit = 0;
 	const EngDetectorConfig *config;
 	const EngPlanRow *rows;
 	EngDetector *detector;
@@ -71,11 +80,13 @@ explain(const EngChoice *choice, const EngOption *options, FILE *out,
 	EngSize		size;
 	bool		fine;
 
-	if (!eng_option_integer(options, "frames", 1, 1024, &frames, status))
+	if (!eng_option_integer(options, "frames", 1, 1024, &frames, status) ||
+		!eng_option_integer(options, "limit", 1, INT64_MAX, &limit, status))
 		return false;
 	detector = eng_choice_create(choice, train, status);
 	if (detector == NULL)
 		return false;
+	eng_detector_set_memory_limit(detector, (size_t) limit);
 	config = eng_detector_config(detector);
 	size = eng_choice_frame_size(config);
 	fine = eng_choice_size(options, &size, status);
@@ -102,7 +113,8 @@ bool
 eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
-		ENG_CHOICE_OPTIONS, {"frames"}, {"size"}, {"train", true}, {NULL}
+		ENG_CHOICE_OPTIONS, {"frames"}, {"size"}, {"train", true},
+		{"limit"}, {NULL}
 	};
 	EngChoice	choice = {0};
 	EngArguments arguments;

@@ -93,6 +93,7 @@ refused('an option twice', 2, qr/given twice/, 'explain', 'small', '--train', '-
 refused('a flag with a value', 2, qr/takes no value/, 'explain', 'small', '--train=1');
 refused('a wrong size', 2, qr/WIDTHxHEIGHT/, 'explain', 'small', '--size', '12');
 refused('a wrong device', 2, qr/known: cpu, ref/, 'bench', 'small', '--device', 'tpu');
+refused('training alone and inference alone', 2, qr/exclude/, 'bench', 'small', '--train', '--infer');
 refused('no frames', 2, qr/--frames/, 'bench', 'small', '--frames', '0');
 refused('one class', 2, qr/--classes/, 'init', 'small', "$dir/x", '--classes', '1');
 refused('version of something', 2, qr/does not take/, 'version', 'small');
@@ -175,12 +176,21 @@ refused('detect of garbage', 1, qr/garbage/, 'detect', "$dir/a", "$dir/garbage")
 ok($status == 0 && $out =~ /^conv\b/m && $out =~ /GFLOP/ && $out =~ /^memory, MB/m,
 	'explain prints the plan') or diag("$status $out $err");
 like($out, qr/2 x 192 x 320 x 3/, 'explain knows the input of the preset');
+like($out, qr/^norm\b.*again in backward$/m, 'and what is made again');
+like($out, qr/^activations alive at once, MB: [\d.]+/m, 'and the least memory');
+refused('a plan over the limit', 1, qr/bytes.*the limit is 60000000.*activations \d+/,
+	'explain', 'small', '--train', '--frames', '8', '--limit', '60000000');
 ($status, $out, $err) =
-  run_engine('bench', 'small', '--frames', '2', '--steps', '2', '--threads', '1');
+  run_engine('bench', 'small', '--frames', '2', '--steps', '2', '--threads', '1',
+	'--save', "$dir/bench.safetensors");
 ok( $status == 0
 	  && $out =~ /^training: [\d.]+ images\/s/m
 	  && $out =~ /^inference: [\d.]+ images\/s/m
-	  && $out =~ /^  conv /m,
+	  && $out =~ /^  conv 3x3 /m
+	  && $out =~ /^peak: [\d.]+ GFLOP\/s/
+	  && $out =~ /^  convolutions and linear layers +[\d.]+ /m,
 	'bench prints times by operation') or diag("$status $out $err");
+like(slurp("$dir/bench.safetensors"), qr/"bench\.frames":\{"dtype":"U8","shape":\[2,180,320,3\]/,
+	'bench keeps what it worked on');
 
 done_testing();

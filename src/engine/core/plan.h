@@ -199,6 +199,10 @@ extern void eng_plan_free(EngPlan *plan);
 extern bool eng_plan_lives(EngPlan *plan, EngStatus *status);
 extern bool eng_plan_place(EngPlan *plan, EngStatus *status);
 
+/* traffic.c: bytes that an operation moves at least; again: in backward */
+extern void eng_plan_traffic(const EngPlan *plan, const EngOp *op,
+							 double *forward, double *backward);
+
 /* ---- run ----------------------------------------------------------------- */
 
 extern bool eng_plan_forward(EngPlan *plan, EngStatus *status);

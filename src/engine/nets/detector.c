@@ -451,14 +451,16 @@ plan_row(const EngDetector *detector, const EngPlan *plan, const EngOp *op)
 		row.output[1] = out->h;
 		row.output[2] = out->w;
 		row.output[3] = out->c;
-		row.bytes = eng_tensor_bytes(out) *
-			(out->grad_first >= 0 ? 2 : 1);
 	}
 	if (op->kernel != NULL)
 		row.kernel = plan->backend->kernel_text(op->kernel);
 	else if (op->folded >= 0)
 		row.kernel = op->input_count > 1 ? "folded, sum" : "folded";
 	row.again = op->again_before >= 0;
+	row.k = op->k;
+	row.stride = op->stride;
+	row.sparse = op->sparse && plan->request.train;
+	eng_plan_traffic(plan, op, &row.bytes_forward, &row.bytes_backward);
 	row.flops_forward = op->flops_forward;
 	row.flops_backward = op->flops_backward;
 	row.seconds_forward = op->seconds_forward;

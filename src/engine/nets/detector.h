@@ -219,9 +219,14 @@ typedef struct EngPlanRow
 	const char *name;			/* of its weights, or what it makes */
 	int32_t		output[4];		/* n, h, w, c */
 	const char *kernel;			/* "forward/data/weight" as chosen */
+	int32_t		k;				/* convolutions: size of the kernel, else 0 */
+	int32_t		stride;
+	bool		sparse;			/* few rows of its gradient are not zero: its
+								 * backward multiplies only those */
 	double		flops_forward;	/* multiply and add counted as two */
-	double		flops_backward;
-	size_t		bytes;			/* activations and gradients it writes */
+	double		flops_backward; /* as if no row were zero */
+	double		bytes_forward;	/* moved at least */
+	double		bytes_backward;
 	bool		again;			/* made again in backward, not kept */
 	double		seconds_forward;	/* summed while profiling */
 	double		seconds_backward;
