@@ -168,6 +168,7 @@ drop_client(AvcBroker *broker, AvcBrokerClient *client)
 		for (j = 0; j < broker->flights[i].count; j++)
 			if (broker->flights[i].requests[j]->client == client)
 				broker->flights[i].requests[j]->client = NULL;
+	avc_broker_forget_client(broker, client);
 	dlist_delete(&client->node);
 	broker->client_count--;
 	avc_stream_close(&client->stream);
@@ -326,6 +327,7 @@ read_request(AvcBrokerRequest *request, json_t *json)
 		return false;
 	request->width = read_side(json, "width");
 	request->height = read_side(json, "height");
+	request->is_ahead = json_is_true(json_object_get(json, "ahead"));
 	return request->kind == ENG_KIND_LOAD ||
 		(request->width > 0 && request->height > 0);
 }
@@ -412,7 +414,8 @@ add_client_events(AvcBroker *broker, WaitEventSet *set)
 	{
 		AvcBrokerClient *client = dlist_container(AvcBrokerClient, node,
 												  iter.cur);
-		int			events = is_full ? 0 : WL_SOCKET_READABLE;
+		int			events = is_full && !avc_broker_awaits(broker, client) ?
+			0 : WL_SOCKET_READABLE;
 
 		if (client->stream.outgoing_count > 0)
 			events |= WL_SOCKET_WRITEABLE;

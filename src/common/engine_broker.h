@@ -1,10 +1,10 @@
 /*
  * common/engine_broker.h
- *		What the two files of the shared engine's worker have in common.
+ *		What the three files of the shared engine's worker have in common.
  *
  * engine_broker.c speaks with the backends and puts what they ask into a
- * queue; engine_flights.c makes batches of it for the engine, which it starts,
- * watches and ends.
+ * queue; engine_weights.c knows who loads what; engine_flights.c makes batches
+ * of the queue for the engine, which it starts, watches and ends.
  */
 #ifndef AVC_COMMON_ENGINE_BROKER_H
 #define AVC_COMMON_ENGINE_BROKER_H
@@ -40,7 +40,16 @@ typedef struct AvcBrokerRequest
 	int			width;			/* pixels, of a DETECT */
 	int			height;
 	bool		is_alone;		/* a batch with others was too large */
+	bool		is_ahead;		/* its client does not wait for it yet */
 } AvcBrokerRequest;
+
+/* Who was told to load a network that others wait for. */
+typedef struct AvcLoader
+{
+	AvcBrokerClient *client;
+	char		weights[ENG_PROTOCOL_MAX_WEIGHTS + 1];
+	TimestampTz since;
+} AvcLoader;
 
 /* One message that the engine has not answered yet. */
 typedef struct AvcFlight
@@ -61,6 +70,7 @@ typedef struct AvcBroker
 	TimestampTz last_request;
 	AvcEngine  *engine;			/* NULL: none runs */
 	List	   *weights;		/* char *: names that it has loaded */
+	List	   *loaders;		/* AvcLoader *, one a name */
 	bool		is_stale;		/* settings changed since it was started */
 	AvcFlight	flights[AVC_BROKER_FLIGHTS];	/* oldest first */
 	int			flight_count;
@@ -78,6 +88,36 @@ extern void avc_broker_answer(AvcBroker *broker, AvcBrokerRequest *request,
 extern void avc_broker_refuse(AvcBroker *broker, AvcBrokerRequest *request,
 							  const char *code, const char *message,
 							  const char *hint);
+
+/* ---- engine_weights.c ---- */
+
+/* Does the engine have these weights?  What it said of them. */
+extern bool avc_broker_has_weights(const AvcBroker *broker, const char *name);
+extern void avc_broker_remember_weights(AvcBroker *broker, const char *name);
+extern void avc_broker_forget_weights(AvcBroker *broker, const char *name);
+
+/* Who was told to load them, or NULL. */
+extern AvcLoader *avc_broker_loader(const AvcBroker *broker, const char *name);
+
+/* The sender of this request is told to load what it wants. */
+extern void avc_broker_name_loader(AvcBroker *broker,
+								   const AvcBrokerRequest *request);
+extern void avc_broker_forget_loader(AvcBroker *broker, AvcLoader *loader);
+
+/* Is the client one who was told to load? */
+extern bool avc_broker_awaits(const AvcBroker *broker,
+							  const AvcBrokerClient *client);
+
+/* The client is gone. */
+extern void avc_broker_forget_client(AvcBroker *broker,
+									 const AvcBrokerClient *client);
+
+/* Has the engine been sent a LOAD of these weights that it did not answer? */
+extern bool avc_broker_has_load_in_flight(const AvcBroker *broker,
+										  const char *name);
+
+/* Will a LOAD of these weights come, or is one there? */
+extern bool avc_broker_is_loading(AvcBroker *broker, const char *name);
 
 /* ---- engine_flights.c ---- */
 

@@ -5,8 +5,8 @@
  * Frames of one size for one network go together, up to eight, whoever asked:
  * what waits while the engine computes is the next batch.  A batch has 1, 2,
  * 4 or 8 frames, so that the engine plans few shapes.  If the engine is lost,
- * the batch it worked on has failed; whoever waits behind it is told to load
- * again and does not notice more than the delay.
+ * the batch it worked on has failed; whoever waits behind it goes to the next
+ * engine and does not notice more than the delay.
  */
 #include "postgres.h"
 
@@ -20,48 +20,15 @@
 
 #define STALL_MS			5000	/* at work and not one tick of the clock */
 #define ABANDONED_STALL_MS	1000	/* the same when nobody waits any more */
-#define MAX_WEIGHTS			64	/* names remembered; more than an engine has */
-
-/* ---- names of weights ------------------------------------------------ */
-
-static bool
-has_weights(const AvcBroker *broker, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, broker->weights)
-		if (strcmp(lfirst(cell), name) == 0)
-			return true;
-	return false;
-}
-
-static void
-remember_weights(AvcBroker *broker, const char *name)
-{
-	if (has_weights(broker, name))
-		return;
-	if (list_length(broker->weights) >= MAX_WEIGHTS)
-	{
-		pfree(linitial(broker->weights));
-		broker->weights = list_delete_first(broker->weights);
-	}
-	broker->weights = lappend(broker->weights, pstrdup(name));
-}
-
-static void
-forget_weights(AvcBroker *broker, const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, broker->weights)
-		if (strcmp(lfirst(cell), name) == 0)
-		{
-			pfree(lfirst(cell));
-			broker->weights = foreach_delete_current(broker->weights, cell);
-		}
-}
 
 /* ---- loss ------------------------------------------------------------ */
+
+static void
+leave_queue(AvcBroker *broker, AvcBrokerRequest *request)
+{
+	dlist_delete(&request->node);
+	broker->queued_bytes -= request->frame->blob_len;
+}
 
 static void
 put_back(AvcBroker *broker, AvcBrokerRequest *request)
@@ -78,13 +45,12 @@ refuse_not_loaded(AvcBroker *broker, AvcBrokerRequest *request)
 }
 
 /*
- * The engine is gone: what it worked on has failed, a LOAD behind it waits
- * for the next engine, and a DETECT must wait for its weights.
+ * The engine is gone: what it worked on has failed, and what is behind it
+ * waits for the next engine.
  */
 static void
 drop_flights(AvcBroker *broker, const ErrorData *why)
 {
-	dlist_mutable_iter iter;
 	int			i;
 	int			j;
 
@@ -92,31 +58,16 @@ drop_flights(AvcBroker *broker, const ErrorData *why)
 	{
 		AvcFlight  *flight = &broker->flights[i];
 
-		for (j = 0; j < flight->count; j++)
+		for (j = flight->count - 1; j >= 0; j--)
 		{
-			AvcBrokerRequest *request = flight->requests[j];
-
 			if (i == 0)
-				avc_broker_refuse(broker, request, "lost", why->message,
-								  why->hint);
-			else if (request->kind == ENG_KIND_LOAD)
-				put_back(broker, request);
+				avc_broker_refuse(broker, flight->requests[j], "lost",
+								  why->message, why->hint);
 			else
-				refuse_not_loaded(broker, request);
+				put_back(broker, flight->requests[j]);
 		}
 	}
 	broker->flight_count = 0;
-	dlist_foreach_modify(iter, &broker->queue)
-	{
-		AvcBrokerRequest *request = dlist_container(AvcBrokerRequest, node,
-													iter.cur);
-
-		if (request->kind == ENG_KIND_LOAD)
-			continue;
-		dlist_delete(&request->node);
-		broker->queued_bytes -= request->frame->blob_len;
-		refuse_not_loaded(broker, request);
-	}
 }
 
 static void
@@ -221,7 +172,7 @@ refuse_flight(AvcBroker *broker, AvcFlight *flight, json_t *json)
 		code = "internal";
 	is_large = strcmp(code, "no_memory") == 0 && flight->count > 1;
 	if (strcmp(code, "not_loaded") == 0)
-		forget_weights(broker, flight->requests[0]->weights);
+		avc_broker_forget_weights(broker, flight->requests[0]->weights);
 	for (i = flight->count - 1; i >= 0; i--)
 	{
 		AvcBrokerRequest *request = flight->requests[i];
@@ -253,7 +204,7 @@ take_answer(AvcBroker *broker, AvcFrame *frame)
 		refuse_flight(broker, flight, json);
 	else if (flight->requests[0]->kind == ENG_KIND_LOAD)
 	{
-		remember_weights(broker, flight->requests[0]->weights);
+		avc_broker_remember_weights(broker, flight->requests[0]->weights);
 		avc_broker_answer(broker, flight->requests[0], NULL, 0);
 	}
 	else
@@ -274,8 +225,7 @@ static void
 take_from_queue(AvcBroker *broker, AvcBrokerRequest *request,
 				AvcFlight *flight)
 {
-	dlist_delete(&request->node);
-	broker->queued_bytes -= request->frame->blob_len;
+	leave_queue(broker, request);
 	flight->requests[flight->count++] = request;
 }
 
@@ -287,12 +237,10 @@ go_together(const AvcBrokerRequest *a, const AvcBrokerRequest *b)
 		strcmp(a->weights, b->weights) == 0;
 }
 
-/* The oldest request of the queue and, if it is a DETECT, its like. */
+/* A request of the queue and, if it is a DETECT, its like. */
 static void
-gather(AvcBroker *broker, AvcFlight *flight)
+gather(AvcBroker *broker, AvcBrokerRequest *first, AvcFlight *flight)
 {
-	AvcBrokerRequest *first = dlist_container(AvcBrokerRequest, node,
-											  dlist_head_node(&broker->queue));
 	dlist_mutable_iter iter;
 	int			like = 0;
 	int			wanted = 1;
@@ -358,7 +306,7 @@ load_json(const AvcBroker *broker, const AvcBrokerRequest *request)
 }
 
 static void
-send_flight(AvcBroker *broker)
+send_flight(AvcBroker *broker, AvcBrokerRequest *first)
 {
 	AvcFlight  *flight = &broker->flights[broker->flight_count];
 	AvcBlobPart parts[AVC_BROKER_BATCH];
@@ -366,7 +314,7 @@ send_flight(AvcBroker *broker)
 	char	   *json;
 	int			i;
 
-	gather(broker, flight);
+	gather(broker, first, flight);
 	message.kind = flight->requests[0]->kind;
 	message.part_count = flight->count;
 	for (i = 0; i < flight->count; i++)
@@ -384,31 +332,83 @@ send_flight(AvcBroker *broker)
 	broker->batches++;
 }
 
-/* Answer the oldest request if that takes no engine. */
-static bool
-answer_at_once(AvcBroker *broker)
+/* What becomes of a request of the queue now. */
+typedef enum Turn
 {
-	AvcBrokerRequest *first = dlist_container(AvcBrokerRequest, node,
-											  dlist_head_node(&broker->queue));
-	bool		is_load = first->kind == ENG_KIND_LOAD;
+	TURN_OVER,					/* it is answered */
+	TURN_LATER,					/* it waits for weights */
+	TURN_NOW					/* the engine can have it */
+} Turn;
 
-	if (has_weights(broker, first->weights) != is_load)
-		return false;
-	dlist_delete(&first->node);
-	broker->queued_bytes -= first->frame->blob_len;
-	if (is_load)
-		avc_broker_answer(broker, first, NULL, 0);
-	else
-		refuse_not_loaded(broker, first);
-	return true;
+static Turn
+take_turn_of_load(AvcBroker *broker, AvcBrokerRequest *request)
+{
+	AvcLoader  *loader = avc_broker_loader(broker, request->weights);
+
+	if (avc_broker_has_weights(broker, request->weights))
+	{
+		leave_queue(broker, request);
+		avc_broker_answer(broker, request, NULL, 0);
+		return TURN_OVER;
+	}
+	if (avc_broker_has_load_in_flight(broker, request->weights))
+		return TURN_LATER;
+	if (loader != NULL)
+		avc_broker_forget_loader(broker, loader);
+	return TURN_NOW;
 }
 
-/*
- * Start an engine for the LOAD that is the oldest request.  If it cannot be
- * started, that is the answer.
- */
+static Turn
+take_turn_of_detect(AvcBroker *broker, AvcBrokerRequest *request)
+{
+	AvcLoader  *loader = avc_broker_loader(broker, request->weights);
+
+	if (avc_broker_has_weights(broker, request->weights))
+		return TURN_NOW;
+	/* who is to load them must not wait for himself */
+	if (!request->is_ahead &&
+		(loader == NULL || loader->client != request->client))
+	{
+		if (avc_broker_is_loading(broker, request->weights))
+			return TURN_LATER;
+		avc_broker_name_loader(broker, request);
+	}
+	leave_queue(broker, request);
+	refuse_not_loaded(broker, request);
+	return TURN_OVER;
+}
+
+/* The oldest request that the engine can have; NULL if there is none. */
+static AvcBrokerRequest *
+next_request(AvcBroker *broker)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &broker->queue)
+	{
+		AvcBrokerRequest *request = dlist_container(AvcBrokerRequest, node,
+													iter.cur);
+		Turn		turn = TURN_OVER;
+
+		if (request->client == NULL)
+		{
+			/* put back for nobody */
+			leave_queue(broker, request);
+			refuse_not_loaded(broker, request);
+		}
+		else if (request->kind == ENG_KIND_LOAD)
+			turn = take_turn_of_load(broker, request);
+		else
+			turn = take_turn_of_detect(broker, request);
+		if (turn == TURN_NOW)
+			return request;
+	}
+	return NULL;
+}
+
+/* Start an engine for a LOAD.  If it cannot be started, that is the answer. */
 static void
-start_engine(AvcBroker *broker)
+start_engine(AvcBroker *broker, AvcBrokerRequest *load)
 {
 	PG_TRY();
 	{
@@ -416,8 +416,6 @@ start_engine(AvcBroker *broker)
 	}
 	PG_CATCH();
 	{
-		AvcBrokerRequest *first = dlist_container(AvcBrokerRequest, node,
-												  dlist_pop_head_node(&broker->queue));
 		ErrorData  *why;
 
 		MemoryContextSwitchTo(broker->context);
@@ -427,8 +425,8 @@ start_engine(AvcBroker *broker)
 				(errmsg("shared engine cannot be started: %s", why->message)));
 		/* one that started and then fell silent is still there */
 		avc_engine_stop_all();
-		broker->queued_bytes -= first->frame->blob_len;
-		avc_broker_refuse(broker, first, "unstarted", why->message, why->hint);
+		leave_queue(broker, load);
+		avc_broker_refuse(broker, load, "unstarted", why->message, why->hint);
 		FreeErrorData(why);
 	}
 	PG_END_TRY();
@@ -437,6 +435,7 @@ start_engine(AvcBroker *broker)
 void
 avc_flights_move(AvcBroker *broker)
 {
+	AvcBrokerRequest *request;
 	AvcFrame   *frame;
 
 	PG_TRY();
@@ -445,14 +444,13 @@ avc_flights_move(AvcBroker *broker)
 			   (frame = avc_engine_poll(broker->engine)) != NULL)
 			take_answer(broker, frame);
 		while (broker->flight_count < AVC_BROKER_FLIGHTS &&
-			   !dlist_is_empty(&broker->queue) && !broker->is_stale)
+			   !broker->is_stale &&
+			   (request = next_request(broker)) != NULL)
 		{
-			if (answer_at_once(broker))
-				continue;
 			if (broker->engine == NULL)
-				start_engine(broker);
+				start_engine(broker, request);
 			else
-				send_flight(broker);
+				send_flight(broker, request);
 		}
 	}
 	PG_CATCH();

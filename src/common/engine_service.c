@@ -453,6 +453,12 @@ avc_service_open_requests(const AvcService *service)
 }
 
 void
+avc_service_close(AvcService *service)
+{
+	disconnect(service);
+}
+
+void
 avc_service_forget(AvcService *service)
 {
 	if (avc_service_open_requests(service) > 0)

@@ -72,6 +72,9 @@ extern int	avc_service_open_requests(const AvcService *service);
 /* Forget all requests; the connection goes if any is unanswered. */
 extern void avc_service_forget(AvcService *service);
 
+/* End the connection, and with it all requests. */
+extern void avc_service_close(AvcService *service);
+
 /* Is there a worker?  Starts none. */
 extern bool avc_service_is_running(const char *device);
 

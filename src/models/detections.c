@@ -287,11 +287,12 @@ read_size(const bytea *image, EngJpegInfo *info, EngStatus *status)
 
 static int64
 send_image(const AvcDetector *detector, const bytea *image,
-		   const EngJpegInfo *info)
+		   const EngJpegInfo *info, bool is_ahead)
 {
-	char	   *members = psprintf("\"weights\": \"%s\", \"width\": %d, \"height\": %d",
+	char	   *members = psprintf("\"weights\": \"%s\", \"width\": %d, \"height\": %d%s",
 								   detector->weights, info->width,
-								   info->height);
+								   info->height,
+								   is_ahead ? ", \"ahead\": true" : "");
 	int64		id = avc_service_send(detector->service, ENG_KIND_DETECT,
 									  members, VARDATA_ANY(image),
 									  VARSIZE_ANY_EXHDR(image));
@@ -300,7 +301,36 @@ send_image(const AvcDetector *detector, const bytea *image,
 	return id;
 }
 
-/* Give the engine the weights, which must be what was recorded. */
+/*
+ * The weights, which must be what was recorded.  Others wait for them: if they
+ * cannot be read, the end of the connection tells the worker to ask another.
+ */
+static AvcFileImage
+read_weights(const AvcDetector *detector)
+{
+	AvcFileImage file;
+
+	PG_TRY();
+	{
+		file = avc_checkpoint_read(detector->checkpoint, false);
+		if (strcmp(avc_weights_sha256(avc_tensor_file_open(file.data, file.len)),
+				   detector->sha256) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the tensors of checkpoint " INT64_FORMAT " do not match their SHA-256",
+							detector->checkpoint),
+					 errhint("See avcurate.verify_checkpoint().")));
+	}
+	PG_CATCH();
+	{
+		avc_service_close(detector->service);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return file;
+}
+
+/* Give the engine the weights. */
 static Outcome
 load_weights(const AvcDetector *detector, Failure *failure)
 {
@@ -308,18 +338,11 @@ load_weights(const AvcDetector *detector, Failure *failure)
 												  "avcurate weights",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	AvcFileImage file = avc_checkpoint_read(detector->checkpoint, false);
+	AvcFileImage file = read_weights(detector);
 	AvcFrame   *frame;
 	Outcome		outcome;
 	int64		id;
 
-	if (strcmp(avc_weights_sha256(avc_tensor_file_open(file.data, file.len)),
-			   detector->sha256) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("the tensors of checkpoint " INT64_FORMAT " do not match their SHA-256",
-						detector->checkpoint),
-				 errhint("See avcurate.verify_checkpoint().")));
 	id = avc_service_send(detector->service, ENG_KIND_LOAD,
 						  psprintf("\"weights\": \"%s\", %s",
 								   detector->weights, detector->network),
@@ -343,7 +366,8 @@ ask(const AvcDetector *detector, const bytea *image, const EngJpegInfo *info)
 	for (tries = 0; tries < MAX_TRIES; tries++)
 	{
 		Outcome		outcome = receive(detector->service,
-									  send_image(detector, image, info),
+									  send_image(detector, image, info,
+												 false),
 									  &frame, &failure);
 
 		if (outcome == NOT_LOADED)
@@ -474,7 +498,7 @@ avc_detections_ahead(const AvcDetector *detector, const bytea *image)
 		return;
 	while (ahead_count >= MAX_AHEAD)
 		(void) settle_oldest();
-	id = send_image(detector, image, &info);
+	id = send_image(detector, image, &info, true);
 	add_answer(&key, detector, id,
 			   (AvcDetections) {info.width, info.height, 0, NULL});
 }

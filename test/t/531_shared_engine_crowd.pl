@@ -43,6 +43,27 @@ cmp_ok($more_batches - $batches, '<', 12 * 24 * 2 / 3, 'many of them in one batc
 is(scalar(grep { $_->[0] eq $alone } @said[ grep { !($_ % 2) } 0 .. 11 ]), 6, 'those that stay get their answers');
 is($node->safe_psql('postgres', $all), $alone, 'so does the next');
 
+# --- a crowd that finds no engine: one of them brings the weights
+sub peak_of
+{
+	my ($pid) = @_;
+	my ($kb) = map { /^VmHWM:\s+(\d+)/ ? $1 : () } split /\n/, slurp_file("/proc/$pid/status");
+	return $kb;
+}
+my ($worker) = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'avcurate shared engine'});
+my $copy = $node->safe_psql('postgres', 'SELECT sum(length(data)) / 1024 FROM _avcurate.checkpoint_tensors WHERE checkpoint = 1');
+my $peak = peak_of($worker);
+foreach my $round (1 .. 3)
+{
+	kill 'KILL', engine($node);
+	@crowd = map { begin($node, ask_sql($_)) } 1 .. 12;
+	@said = map { [ end_of($_) ] } @crowd;
+	is(scalar(grep { $_->[1] eq '' } @said), 12, "a dozen sessions find no engine, round $round") or diag map { @$_ } @said;
+}
+is($node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'avcurate shared engine'}), $worker, 'its worker is the same');
+cmp_ok(peak_of($worker) - $peak, '<', 2 * $copy, sprintf('and holds the weights once (%d kB, at its peak %d more than before)', $copy, peak_of($worker) - $peak));
+is($node->safe_psql('postgres', $all), $alone, 'the answers are the same');
+
 # --- weights that are not what they were
 $node->safe_psql('postgres', q{SELECT avcurate.create_checkpoint('m', 8);
 	UPDATE _avcurate.checkpoint_tensors SET data = set_byte(data, 0, get_byte(data, 0) # 1) WHERE checkpoint = 2 AND tensor = 5});
