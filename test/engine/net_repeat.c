@@ -215,6 +215,43 @@ test_variant(const Variant *variant, uint64_t seed)
 		eng_buffer_free(&images[i]);
 }
 
+/*
+ * The option "sampler" draws as torch does after manual_seed(seed + step),
+ * sizes of frames included.
+ */
+static void
+test_generator(void)
+{
+	const Variant *drawn = &variants[1];
+	EngStatus	status = {ENG_OK, ""};
+	EngDetector *own = make(drawn, &status);
+	EngDetector *given = make(drawn, &status);
+	EngMt19937	mt;
+	EngDetectorHooks hooks = {.sample_mode = ENG_SAMPLE_MT19937, .mt = &mt};
+	EngStepInfo info = {.seed = 9, .step = 4, .no_update = true};
+	EngStepResult results[3];
+	bool		ok = own != NULL && given != NULL;
+
+	if (ok)
+		eng_detector_set_hooks(given, &hooks);
+	eng_mt19937_seed(&mt, 13);
+	ok = ok &&
+		eng_detector_train_step(own, pool, BATCH, &info, &results[0],
+								&status) &&
+		eng_detector_train_step(given, pool, BATCH, &info, &results[1],
+								&status);
+	info.step = 5;
+	ok = ok && eng_detector_train_step(own, pool, BATCH, &info, &results[2],
+									   &status);
+	tap_ok(ok && results[0].loss == results[1].loss &&
+		   results[0].grad_norm == results[1].grad_norm &&
+		   results[0].loss != results[2].loss,
+		   "torch's generator is seeded with seed and step %s",
+		   status.message);
+	eng_detector_free(own);
+	eng_detector_free(given);
+}
+
 int
 main(void)
 {
@@ -229,6 +266,7 @@ main(void)
 				   90 - 7 * (int32_t) i, 1 + i % FRAME_BOXES, CLASSES);
 	for (i = 0; i < sizeof(variants) / sizeof(variants[0]); i++)
 		test_variant(&variants[i], seed + i);
+	test_generator();
 	for (i = 0; i < POOL; i++)
 		frame_free(&pool[i]);
 	return tap_done();
