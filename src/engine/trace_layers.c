@@ -373,6 +373,8 @@ step_roi_align(EngTraceCase *trace, EngBackend *backend, const char *name)
 	float	   *boxes = eng_trace_alloc(trace, (size_t) n * 16);
 	int32_t    *image = eng_trace_alloc(trace, (size_t) n * 4);
 	int32_t    *level = eng_trace_alloc(trace, (size_t) n * 4);
+	int32_t		sampling = (int32_t) eng_trace_option(trace, name,
+												  "sampling_ratio", 2);
 	EngRoiMaps	maps;
 	EngRois		rois = {boxes, image, level, n};
 
@@ -381,7 +383,8 @@ step_roi_align(EngTraceCase *trace, EngBackend *backend, const char *name)
 		image == NULL || level == NULL)
 		return false;
 	if (!eng_trace_expect(trace, 5 * (int64_t) n, "%s.rois", name) ||
-		gy.shape.c != x.shape.c || gy.shape.h != 7 || gy.shape.w != 7)
+		gy.shape.c != x.shape.c || gy.shape.h != gy.shape.w ||
+		sampling < 1 || gy.shape.h * sampling > ENG_ROI_SAMPLES)
 		return misfit(trace, name);
 	for (int32_t i = 0; i < n; i++)
 	{
@@ -397,8 +400,8 @@ step_roi_align(EngTraceCase *trace, EngBackend *backend, const char *name)
 	maps.scale[0] = (float) eng_trace_option(trace, name, "scale", 0.25);
 	maps.images = x.shape.n;
 	maps.channels = x.shape.c;
-	maps.output = 7;
-	maps.sampling = 2;
+	maps.output = gy.shape.h;
+	maps.sampling = sampling;
 	maps.threads = backend->threads > 0 ? backend->threads : 1;
 	backend->roi_align(backend, y.data, &maps, &rois);
 	backend->roi_align_backward(backend, (void *const[4])

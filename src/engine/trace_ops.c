@@ -108,11 +108,24 @@ step_anchors(EngTraceCase *trace, EngBackend *backend, const char *name)
 	return put_floats(trace, name, "boxes", out, 2, SHAPE(n, 4));
 }
 
+/* The weights that a case states, or else those of its name. */
+static void
+coder_weights(float weights[4], const EngTraceCase *trace, const char *name)
+{
+	const json_t *cases = json_object_get(eng_trace_config(trace), "cases");
+	const json_t *stated = json_object_get(json_object_get(cases, name),
+										   "weights");
+
+	memcpy(weights, strcmp(name, "box_coder_roi") == 0 ?
+		   eng_roi_box_weights : eng_rpn_box_weights, 4 * sizeof(float));
+	for (size_t i = 0; json_array_size(stated) == 4 && i < 4; i++)
+		weights[i] = (float) json_number_value(json_array_get(stated, i));
+}
+
 static bool
 step_box_coder(EngTraceCase *trace, EngBackend *backend, const char *name)
 {
-	const float *weights = strcmp(name, "box_coder_roi") == 0 ?
-		eng_roi_box_weights : eng_rpn_box_weights;
+	float		weights[4];
 	float	   *gt = eng_trace_floats(trace, "%s.gt", name);
 	float	   *boxes = eng_trace_floats(trace, "%s.proposals", name);
 	float	   *deltas = eng_trace_floats(trace, "%s.deltas", name);
@@ -127,6 +140,7 @@ step_box_coder(EngTraceCase *trace, EngBackend *backend, const char *name)
 		!eng_trace_expect(trace, 4 * n, "%s.gt", name) ||
 		!eng_trace_expect(trace, 8 * n, "%s.deltas", name))
 		return false;
+	coder_weights(weights, trace, name);
 	eng_boxes_encode(encoded, gt, boxes, n, weights);
 	eng_boxes_decode(decoded, deltas, boxes, n, 2, weights);
 	return put_floats(trace, name, "encoded", encoded, 2, SHAPE(n, 4)) &&
@@ -178,7 +192,7 @@ step_nms(EngTraceCase *trace, EngBackend *backend, const char *name)
 static bool
 step_matcher(EngTraceCase *trace, EngBackend *backend, const char *name)
 {
-	bool		rpn = strcmp(name, "matcher_rpn") == 0;
+	bool		rpn = !eng_trace_has(trace, "%s.boxes", name);
 	EngMatchRule rule = {0.5f, 0.5f, rpn};
 	EngSize		padded = {160, 160};
 	float	   *gt = eng_trace_floats(trace, "%s.gt", name);

@@ -68,8 +68,8 @@ main(void)
 	refuses("one file only", ENG_BAD_ARGUMENT, "", ARGUMENTS("a"));
 	refuses("a GPU", ENG_BAD_ARGUMENT, "cuda",
 			ARGUMENTS("a", "b", "--backend", "cuda"));
-	refuses("half precision", ENG_BAD_ARGUMENT, "bf16",
-			ARGUMENTS("a", "b", "--precision", "bf16"));
+	refuses("half precision", ENG_BAD_ARGUMENT, "f16",
+			ARGUMENTS("a", "b", "--precision", "f16"));
 	refuses("negative threads", ENG_BAD_ARGUMENT, "threads",
 			ARGUMENTS("a", "b", "--threads", "-1"));
 	refuses("an unknown option", ENG_BAD_ARGUMENT, "speed",
