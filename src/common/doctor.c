@@ -309,6 +309,33 @@ check_dataset_triggers(Report *report)
 			  "Run ALTER TABLE ... ENABLE ALWAYS TRIGGER for each avcurate_* trigger of the dataset; create_slice() on it puts all back, dropped ones too.");
 }
 
+/*
+ * Datasets that do not notice what is written to them: frames go in unchecked,
+ * and features keep values that no longer hold.
+ */
+static void
+check_row_triggers(Report *report)
+{
+	bool		is_null;
+	Datum		off = avc_spi_value("SELECT pg_catalog.string_agg(dataset, ', ' ORDER BY dataset) FROM "
+									"(SELECT t.tgrelid::pg_catalog.regclass::text AS dataset "
+									"FROM pg_catalog.pg_trigger t "
+									"JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid "
+									"JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+									"WHERE n.nspname = 'avcurate' "
+									"AND (p.proname = 'check_frame' AND t.tgenabled NOT IN ('A', 'O') "
+									"OR p.proname = 'reset_features' AND t.tgenabled <> 'A') "
+									"GROUP BY t.tgrelid) d",
+									0, NULL, CurrentMemoryContext, &is_null);
+
+	add_check(report, "row triggers", is_null,
+			  is_null ? "all enabled: frames are checked, features follow their inputs" :
+			  psprintf("disabled or not ENABLE ALWAYS on %s: frames may go in unchecked, features miss changes",
+					   TextDatumGetCString(off)),
+			  is_null ? NULL :
+			  "Run ALTER TABLE ... ENABLE TRIGGER avc_check_frame, ENABLE ALWAYS TRIGGER avc_reset_features; where frames were changed meanwhile, have features computed anew with alter_feature().");
+}
+
 static void
 check_memory(Report *report)
 {
@@ -340,6 +367,7 @@ avc_doctor(PG_FUNCTION_ARGS)
 	check_cron(&report);
 	check_triggers(&report);
 	check_dataset_triggers(&report);
+	check_row_triggers(&report);
 	check_memory(&report);
 	SPI_finish();
 	return (Datum) 0;

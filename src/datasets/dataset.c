@@ -512,6 +512,9 @@ avc_dataset_dropped(PG_FUNCTION_ARGS)
 		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND e.dataset::pg_catalog.oid = o.objid",
 		"DELETE FROM _avcurate.ingest_progress p USING pg_catalog.pg_event_trigger_dropped_objects() o"
 		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND p.dataset::pg_catalog.oid = o.objid",
+		/* a number without a table would be another table's after a restore */
+		"UPDATE _avcurate.jobs j SET dataset = NULL FROM pg_catalog.pg_event_trigger_dropped_objects() o"
+		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND j.dataset::pg_catalog.oid = o.objid",
 	};
 	AvcRoleScope scope;
 	int			i;

@@ -17,7 +17,7 @@ INSERT INTO filled (image_id, image_bytes, ann_categories, ann_bboxes)
 	SELECT 'f' || n, picture(6000), array_fill('car'::text, ARRAY[20]),
 		(SELECT array_agg(ARRAY[b, b, b + 1, b + n % 50]::real[]) FROM generate_series(1, 20) b)
 	FROM generate_series(1, 2000) n;
-SELECT plan(51);
+SELECT plan(53);
 
 -- ---- what is read ------------------------------------------------------------
 SELECT pg_column_size(image_bytes) > 2000 AND pg_relation_size(reltoastrelid) > 2000 * 6000 AS is_toasted
@@ -84,6 +84,11 @@ SET session_replication_role = replica;
 UPDATE made_of SET loud = 'louder' WHERE image_id = 'a';
 RESET session_replication_role;
 SELECT is(pending, 1::bigint, 'what replication changes is noticed') FROM avcurate.feature_status WHERE feature = 'cry';
+SELECT ok(ok, 'doctor finds the triggers enabled') FROM avcurate.doctor() WHERE check_name = 'row triggers';
+ALTER TABLE made_of DISABLE TRIGGER avc_reset_features;
+SELECT results_eq($$SELECT ok, detail FROM avcurate.doctor() WHERE check_name = 'row triggers'$$,
+	$$VALUES (false, 'disabled or not ENABLE ALWAYS on made_of: frames may go in unchecked, features miss changes')$$, 'or names the dataset');
+ALTER TABLE made_of ENABLE ALWAYS TRIGGER avc_reset_features;
 CREATE FUNCTION pg_temp.mine(int) RETURNS int LANGUAGE sql RETURN $1;
 SELECT throws_ok($$SELECT avcurate.add_feature('made_of', 't', 'pg_temp.mine(width)')$$, '0A000',
 	'expression of a feature cannot contain temporary function "mine"', 'a function of this session is not for others');

@@ -218,5 +218,8 @@ query(q{INSERT INTO empty (frame_id, image_id, image_bytes) OVERRIDING SYSTEM VA
 	SELECT id, id, picture(10, 10) FROM unnest('{-9223372036854775808,-5,0,9223372036854775807}'::int8[]) id});
 is(ended(start(q{'empty'})), 'succeeded', 'the whole range of ids');
 is(query('SELECT count(*) FROM empty WHERE f = 10'), 4, 'is walked');
+query(q{DROP VIEW empty_boxes; SELECT avcurate.drop_dataset('empty')});
+is(query('SELECT count(*) FROM avcurate.jobs WHERE dataset IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class WHERE oid = dataset)'), 0, 'no job names a dataset that is gone');
+is(query('SELECT count(*) FROM avcurate.jobs WHERE dataset IS NULL'), 2, 'those that did are still there');
 $node->stop;
 done_testing();
