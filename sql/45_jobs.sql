@@ -129,6 +129,16 @@ CREATE FUNCTION avcurate.wait_job(
 COMMENT ON FUNCTION avcurate.wait_job(bigint, interval) IS
 	'wait until a job has ended and return its state; raises the error of a failed one';
 
+CREATE PROCEDURE avcurate.await_job(
+	job			bigint,
+	timeout		interval DEFAULT NULL
+)
+	AS 'MODULE_PATHNAME', 'avc_await_job'
+	LANGUAGE C;
+
+COMMENT ON PROCEDURE avcurate.await_job(bigint, interval) IS
+	'wait until a job has succeeded, else an error; holds no snapshot, so VACUUM goes on meanwhile';
+
 CREATE FUNCTION avcurate.cancel_job(
 	job			bigint
 ) RETURNS boolean

@@ -1,6 +1,6 @@
 /*
  * jobs/queue.c
- *		Add, claim, cancel, resume and wait for jobs.
+ *		Add, claim, cancel and resume jobs.
  *
  * A row is locked before its state is looked at, and a worker is signalled
  * only while its job's row is locked: it cannot have gone on to another job
@@ -11,18 +11,13 @@
 #include <signal.h>
 
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "common/catalog.h"
 #include "common/settings.h"
@@ -33,25 +28,6 @@
 
 PG_FUNCTION_INFO_V1(avc_cancel_job);
 PG_FUNCTION_INFO_V1(avc_resume_job);
-PG_FUNCTION_INFO_V1(avc_wait_job);
-
-#define POLL_MS			100		/* between two looks at a job's state */
-#define NUDGE_MS		1000	/* between two looks at who runs it */
-#define WAITING_NOTICE_MS 2000	/* pending for longer: say why */
-#define PROGRESS_NOTICE_MS 10000	/* between two notices of progress */
-
-/* A job's row as cancel, resume and wait see it. */
-typedef struct JobRow
-{
-	AvcJobState state;
-	Oid			role;
-	int			worker_pid;		/* 0 if none */
-	double		progress;		/* 0..1 */
-	double		images_per_s;	/* 0 = unknown */
-	char	   *error;
-	bool		is_due;			/* a pending one may be started now */
-	bool		is_mine;		/* written or locked by this transaction */
-} JobRow;
 
 /*
  * More workers than may run at once would hold the server's slots until the
@@ -338,12 +314,8 @@ avc_job_count_waiting(void)
 	"pg_catalog.clock_timestamp()) IS NOT FALSE AS is_due " \
 	"FROM _avcurate.jobs "
 
-/*
- * Read a job's row, locked or as the newest snapshot sees it; an error if
- * there is none or the current user has no rights on it.
- */
-static void
-read_row(int64 job, bool lock, JobRow *row)
+void
+avc_job_read(int64 job, bool lock, AvcJobRow *row)
 {
 	Oid			user = GetUserId();
 	MemoryContext context = CurrentMemoryContext;
@@ -427,10 +399,10 @@ Datum
 avc_cancel_job(PG_FUNCTION_ARGS)
 {
 	int64		job = PG_GETARG_INT64(0);
-	JobRow		row;
+	AvcJobRow	row;
 
 	PreventCommandIfReadOnly("cancel_job()");
-	read_row(job, true, &row);
+	avc_job_read(job, true, &row);
 	if (row.state == AVC_JOB_PENDING)
 		change_state(job, AVC_JOB_PENDING, AVC_JOB_CANCELLED);
 	else if (row.state != AVC_JOB_RUNNING)
@@ -454,10 +426,10 @@ Datum
 avc_resume_job(PG_FUNCTION_ARGS)
 {
 	int64		job = PG_GETARG_INT64(0);
-	JobRow		row;
+	AvcJobRow	row;
 
 	PreventCommandIfReadOnly("resume_job()");
-	read_row(job, true, &row);
+	avc_job_read(job, true, &row);
 	if (row.state != AVC_JOB_FAILED && row.state != AVC_JOB_CANCELLED)
 		PG_RETURN_BOOL(false);
 	change_state(job, row.state, AVC_JOB_PENDING);
@@ -467,127 +439,4 @@ avc_resume_job(PG_FUNCTION_ARGS)
 						job),
 				 errhint("Run avcurate.run_pending() later, or raise max_worker_processes.")));
 	PG_RETURN_BOOL(true);
-}
-
-/* ---- wait ----------------------------------------------------------- */
-
-/* What wait_job has done so far. */
-typedef struct Waiting
-{
-	TimestampTz started;
-	TimestampTz looked;			/* last look at who runs the job */
-	TimestampTz told_progress;
-	bool		told;			/* the notice was given */
-} Waiting;
-
-/*
- * See to it that somebody runs the job: a worker may have found no slot, or
- * ended in the middle.
- */
-static void
-look_after(int64 job, const JobRow *row, Waiting *waiting)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	int			free_slots;
-
-	if (RecoveryInProgress() ||
-		!TimestampDifferenceExceeds(waiting->looked, now, NUDGE_MS))
-		return;
-	waiting->looked = now;
-	if (row->state == AVC_JOB_RUNNING ? avc_job_is_alive(job) : !row->is_due)
-		return;
-	free_slots = avc_job_slot_free_count(avc_max_workers);
-	if (free_slots > 0 && avc_job_worker_register(false))
-		return;
-	if (waiting->told ||
-		!TimestampDifferenceExceeds(waiting->started, now, WAITING_NOTICE_MS))
-		return;
-	waiting->told = true;
-	if (free_slots == 0)
-		ereport(NOTICE,
-				(errmsg("job " INT64_FORMAT " waits until another job has ended",
-						job),
-				 errhint("avcurate.max_workers (%d) is how many run at once.",
-						 avc_max_workers)));
-	else
-		ereport(NOTICE,
-				(errmsg("job " INT64_FORMAT " waits for a worker slot of the server",
-						job),
-				 errhint("Raise max_worker_processes.")));
-}
-
-static void
-tell_progress(int64 job, const JobRow *row, Waiting *waiting)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (row->state != AVC_JOB_RUNNING || row->progress <= 0 ||
-		!TimestampDifferenceExceeds(waiting->told_progress, now,
-									PROGRESS_NOTICE_MS))
-		return;
-	waiting->told_progress = now;
-	if (row->images_per_s > 0)
-		ereport(NOTICE,
-				(errmsg("job " INT64_FORMAT ": %d %% done, %.1f images/s", job,
-						(int) (100 * row->progress), row->images_per_s)));
-	else
-		ereport(NOTICE,
-				(errmsg("job " INT64_FORMAT ": %d %% done", job,
-						(int) (100 * row->progress))));
-}
-
-/*
- * wait_job(job, timeout) returns text: the state in which the job ended, or
- * the one it is in when the time is over.  Raises a failed job's error.
- */
-Datum
-avc_wait_job(PG_FUNCTION_ARGS)
-{
-	int64		job;
-	TimestampTz end = DT_NOEND;
-	Waiting		waiting = {0};
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	job = PG_GETARG_INT64(0);
-	waiting.started = GetCurrentTimestamp();
-	waiting.looked = waiting.told_progress = waiting.started;
-	if (!PG_ARGISNULL(1))
-		end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													  TimestampTzGetDatum(waiting.started),
-													  PG_GETARG_DATUM(1)));
-	for (;;)
-	{
-		MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
-													  "avcurate wait",
-													  ALLOCSET_SMALL_SIZES);
-		MemoryContext old = MemoryContextSwitchTo(context);
-		JobRow		row;
-
-		read_row(job, false, &row);
-		if (row.is_mine)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("job " INT64_FORMAT " was queued or changed by this transaction and cannot go on before it commits",
-							job),
-					 errhint("Commit first, then call avcurate.wait_job(" INT64_FORMAT ").",
-							 job)));
-		if (row.state == AVC_JOB_FAILED)
-			ereport(ERROR,
-					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-					 errmsg("job " INT64_FORMAT " failed: %s", job,
-							row.error ? row.error : "no reason recorded")));
-		MemoryContextSwitchTo(old);
-		if ((row.state != AVC_JOB_PENDING && row.state != AVC_JOB_RUNNING) ||
-			GetCurrentTimestamp() >= end)
-			PG_RETURN_TEXT_P(cstring_to_text(avc_job_state_name(row.state)));
-		look_after(job, &row, &waiting);
-		tell_progress(job, &row, &waiting);
-		MemoryContextDelete(context);
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 POLL_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
 }

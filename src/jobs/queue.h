@@ -7,6 +7,7 @@
 
 #include "common/catalog.h"
 #include "jobs/job.h"
+#include "jobs/state.h"
 
 /*
  * A transaction of a worker's own on the catalog, connected to SPI, between
@@ -30,6 +31,25 @@ extern int64 avc_job_next_start(void);
 
 /* The running job of that number, for a helper; NULL if it is not running. */
 extern AvcJob *avc_job_join(int64 number);
+
+/* A job's row as those see it who cancel, resume or wait for it. */
+typedef struct AvcJobRow
+{
+	AvcJobState state;
+	Oid			role;
+	int			worker_pid;		/* 0 if none */
+	double		progress;		/* 0..1 */
+	double		images_per_s;	/* 0 = unknown */
+	char	   *error;			/* NULL if none */
+	bool		is_due;			/* a pending one may be started now */
+	bool		is_mine;		/* written or locked by this transaction */
+} AvcJobRow;
+
+/*
+ * Read a job's row, locked or as the newest snapshot sees it; an error if
+ * there is none or the current user has no rights on it.
+ */
+extern void avc_job_read(int64 job, bool lock, AvcJobRow *row);
 
 /* Jobs that a new worker would find something to do for. */
 extern int64 avc_job_count_waiting(void);
