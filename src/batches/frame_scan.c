@@ -177,6 +177,8 @@ avc_frame_scan_open(const AvcPin *pin)
 	scan->pin = pin;
 	open_keyed(&scan->history, pin, pin->history);
 	check_dataset(pin);
+	/* under the lock, which keeps row security from being turned on */
+	avc_pin_check_images(pin);
 	open_keyed(&scan->dataset, pin, pin->dataset);
 	for (i = 0; i < HISTORY_COLUMNS; i++)
 	{

@@ -49,7 +49,8 @@ typedef struct AvcFrameBoxes
 /* ---- frame_scan.c ---- */
 
 /*
- * Start look-ups under the active snapshot, in the current context.  The
+ * Start look-ups under the active snapshot, in the current context.  Error
+ * unless the current user may read the images (avc_pin_check_images).  The
  * locks on the tables are kept to the end of the transaction, so that TOAST
  * pointers stay good as long as that snapshot does.
  */

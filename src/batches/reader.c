@@ -144,7 +144,6 @@ avc_batch_reader_read(AvcBatchReader *reader, int64 n, MemoryContext context,
 	if (n < 0 || n >= avc_batch_reader_count(reader))
 		elog(ERROR, "batch %lld does not exist", (long long) n);
 	pushed = need_snapshot();
-	avc_pin_check_images(&reader->pin);
 	scan = avc_frame_scan_open(&reader->pin);
 	old = MemoryContextSwitchTo(context);
 	*frames = palloc(sizeof(AvcBatchFrame) * count);

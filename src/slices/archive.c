@@ -46,6 +46,8 @@
 PG_FUNCTION_INFO_V1(avc_archive_row);
 PG_FUNCTION_INFO_V1(avc_archive_table);
 
+#define FETCH_ROWS 1000
+
 /* ---- triggers ---- */
 
 /* The frame that erase_frame is deleting. */
@@ -205,7 +207,10 @@ is_complete(Oid dataset)
 						 1, &param, 0) >= 5;
 }
 
-/* Or put back those that were dropped or disabled. */
+/*
+ * Or put back those that were dropped or disabled.  The caller has the lock
+ * that this takes: the name is not another table's then.
+ */
 static void
 create_triggers(Oid dataset)
 {
@@ -236,37 +241,48 @@ create_triggers(Oid dataset)
 		avc_spi_exec(psprintf(commands[i], name), 0, NULL, false, 0);
 }
 
-void
-avc_archive_enable(Oid dataset)
+static bool
+may_create_triggers(Oid dataset, Oid user)
 {
-	AvcRoleScope scope;
-	bool		may_create = pg_class_aclcheck(dataset, GetUserId(),
-											   ACL_TRIGGER) == ACLCHECK_OK;
-	bool		enabled;
+	return pg_class_aclcheck(dataset, user, ACL_TRIGGER) == ACLCHECK_OK;
+}
 
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	enabled = is_enabled(dataset);
-	if (!enabled && !may_create)
+static void
+check_first_slice(Oid dataset, Oid user)
+{
+	if (!is_enabled(dataset) && !may_create_triggers(dataset, user))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to make the first slice of dataset \"%s\"",
 						get_rel_name(dataset)),
 				 errdetail("The first slice puts triggers on the dataset that keep replaced images."),
 				 errhint("The dataset's owner or a role with the TRIGGER privilege can do it.")));
-	if (!enabled || !has_slices(dataset))
+}
+
+void
+avc_archive_enable(Oid dataset)
+{
+	Oid			user = GetUserId();
+	bool		is_first;
+	AvcRoleScope scope;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	check_first_slice(dataset, user);
+	is_first = !is_enabled(dataset) || !has_slices(dataset);
+	if (is_first && IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("the first slice of a dataset must be made in a READ COMMITTED transaction")));
+	if (is_first || (may_create_triggers(dataset, user) &&
+					 !is_complete(dataset)))
 	{
-		if (IsolationUsesXactSnapshot())
-			ereport(ERROR,
-					(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-					 errmsg("the first slice of a dataset must be made in a READ COMMITTED transaction")));
 		LockRelationOid(dataset, ShareRowExclusiveLock);
-		/* somebody else may have been first while we waited */
-		if (!is_enabled(dataset))
+		/* the right may be gone since, or somebody was first */
+		check_first_slice(dataset, user);
+		if (may_create_triggers(dataset, user) && !is_complete(dataset))
 			create_triggers(dataset);
 	}
-	if (may_create && !is_complete(dataset))
-		create_triggers(dataset);
 	avc_archive_hold(dataset);
 	SPI_finish();
 	avc_catalog_leave(&scope);
@@ -353,6 +369,21 @@ lock_out_refreshes(Oid dataset)
 }
 
 /*
+ * Not at the end of the transaction: who prunes many slices would keep a
+ * refresh waiting that has the lock of one of them.  Whoever refreshes from
+ * here on has a snapshot that is newer than what was freed, or one that the
+ * horizon knew.
+ */
+static void
+let_refreshes_in(Oid dataset)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, dataset, 0);
+	(void) LockRelease(&tag, ExclusiveLock, false);
+}
+
+/*
  * What versions of the dataset's slices hold of the frames that the archive
  * has images of, each once: (frame_id, image_sha256).
  */
@@ -367,7 +398,7 @@ collect_held(Oid dataset, TupleDesc *desc)
 	appendStringInfoString(&sql, "SELECT NULL::bigint AS frame_id, "
 						   "NULL::bytea AS image_sha256 WHERE false");
 	avc_spi_exec("SELECT slice_id FROM _avcurate.slices WHERE dataset = $1",
-				 1, &param, false, 0);
+				 1, &param, true, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		bool		is_null;
@@ -382,32 +413,50 @@ collect_held(Oid dataset, TupleDesc *desc)
 						 "JOIN %s h ON h.frame_id = a.frame_id",
 						 avc_history_name(slice_id));
 	}
-	return avc_rows_collect(sql.data, 1, &param, false, desc);
+	return avc_rows_collect(sql.data, 1, &param, true, desc);
 }
 
 /*
- * Find the rows of the archive that no version holds, leaving their places in
- * SPI_tuptable.  By hash: a frame may have had many images, and rows of many
- * versions, of which the planner knows nothing.
+ * A cursor over the places of the archive's rows that no version holds, as the
+ * active snapshot sees it; *held is to be ended after it.  By hash: a frame
+ * may have had many images, and rows of many versions, of which the planner
+ * knows nothing.
  */
-static void
-find_unheld(Oid dataset, long limit)
+static Portal
+find_unheld(Oid dataset, Tuplestorestate **held)
 {
 	AvcParam	param = AVC_REGCLASS(dataset);
 	TupleDesc	desc;
-	Tuplestorestate *held = collect_held(dataset, &desc);
-	int			guc_level = NewGUCNestLevel();
+	int			guc_level;
+	Portal		unheld;
 
-	avc_rows_register("held_images", held, desc);
+	*held = collect_held(dataset, &desc);
+	avc_rows_register("held_images", *held, desc);
+	guc_level = NewGUCNestLevel();
 	(void) set_config_option("enable_nestloop", "off", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	avc_spi_exec("SELECT a.ctid FROM _avcurate.archive a "
-				 "WHERE a.dataset = $1 AND NOT EXISTS "
-				 "(SELECT FROM held_images h WHERE h.frame_id = a.frame_id "
-				 "AND h.image_sha256 = a.image_sha256)",
-				 1, &param, false, limit);
+	unheld = avc_spi_cursor("SELECT a.ctid FROM _avcurate.archive a "
+							"WHERE a.dataset = $1 AND NOT EXISTS "
+							"(SELECT FROM held_images h "
+							"WHERE h.frame_id = a.frame_id "
+							"AND h.image_sha256 = a.image_sha256)",
+							1, &param, true);
 	AtEOXact_GUC(false, guc_level);
+	return unheld;
+}
+
+static bool
+has_unheld(Oid dataset)
+{
+	Tuplestorestate *held;
+	Portal		unheld = find_unheld(dataset, &held);
+	bool		found;
+
+	SPI_cursor_fetch(unheld, true, 1);
+	found = SPI_processed > 0;
+	SPI_cursor_close(unheld);
 	tuplestore_end(held);
+	return found;
 }
 
 /* Delete an archived row; false if an open snapshot may still see its image. */
@@ -430,23 +479,13 @@ free_row(Relation archive, ItemPointer tid, TransactionId horizon)
 	return is_old;
 }
 
-/* Free what can be; how many images no version holds, but a snapshot may. */
+/* Free the rows in SPI_tuptable; how many could not be. */
 static int64
-free_rows(Oid dataset)
+free_fetched(Relation archive, TransactionId horizon)
 {
-	Relation	rel = table_open(dataset, AccessShareLock);
-	Relation	archive;
-	TransactionId horizon;
 	int64		kept = 0;
 	uint64		i;
 
-	archive = table_open(get_relname_relid("archive",
-										   get_namespace_oid("_avcurate",
-															 false)),
-						 RowExclusiveLock);
-	/* first the horizon, then the snapshots that look at the histories */
-	horizon = GetOldestNonRemovableTransactionId(rel);
-	find_unheld(dataset, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		bool		is_null;
@@ -456,6 +495,43 @@ free_rows(Oid dataset)
 		if (!free_row(archive, (ItemPointer) DatumGetPointer(place), horizon))
 			kept++;
 	}
+	return kept;
+}
+
+/*
+ * Free what can be; how many images no version holds, but a snapshot may.
+ * The histories are looked at with a new snapshot: one for the whole
+ * transaction lacks what refreshes wrote that were open when it was taken.
+ */
+static int64
+free_rows(Oid dataset)
+{
+	Relation	rel = table_open(dataset, AccessShareLock);
+	Relation	archive;
+	TransactionId horizon;
+	Tuplestorestate *held;
+	Portal		unheld;
+	int64		kept = 0;
+
+	archive = table_open(get_relname_relid("archive",
+										   get_namespace_oid("_avcurate",
+															 false)),
+						 RowExclusiveLock);
+	/* first the horizon, then the snapshot */
+	horizon = GetOldestNonRemovableTransactionId(rel);
+	PushActiveSnapshot(GetLatestSnapshot());
+	unheld = find_unheld(dataset, &held);
+	for (;;)
+	{
+		SPI_cursor_fetch(unheld, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		kept += free_fetched(archive, horizon);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(unheld);
+	tuplestore_end(held);
+	PopActiveSnapshot();
 	table_close(archive, NoLock);
 	table_close(rel, AccessShareLock);
 	return kept;
@@ -484,13 +560,12 @@ avc_archive_free(Oid dataset)
 	if (!is_archived(dataset))
 		kept = 0;
 	else if (lock_out_refreshes(dataset))
-		kept = free_rows(dataset);
-	else
 	{
-		find_unheld(dataset, 1);
-		if (SPI_processed > 0)
-			why = "A slice of the dataset is being made or refreshed.";
+		kept = free_rows(dataset);
+		let_refreshes_in(dataset);
 	}
+	else if (has_unheld(dataset))
+		why = "A slice of the dataset is being made or refreshed.";
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	if (kept > 0)

@@ -100,7 +100,6 @@ avc_create_slice(PG_FUNCTION_ARGS)
 
 	check_not_null(fcinfo, 0, "slice");
 	check_not_null(fcinfo, 1, "dataset");
-	view = new_view_name(PG_GETARG_TEXT_PP(0), &schema, &bare_name);
 	dataset = avc_dataset_find(PG_GETARG_OID(1), false);
 	check_readable(dataset->relid);
 	filter = PG_ARGISNULL(2) ? "true" : text_to_cstring(PG_GETARG_TEXT_PP(2));
@@ -112,9 +111,12 @@ avc_create_slice(PG_FUNCTION_ARGS)
 	form.condition = avc_filter_condition(dataset->relid, filter);
 
 	avc_archive_enable(dataset->relid);
+	/* not earlier: schemas may be renamed while this waits */
+	view = new_view_name(PG_GETARG_TEXT_PP(0), &schema, &bare_name);
 	before = RegisterSnapshot(GetTransactionSnapshot());
 	create_view(view, avc_form_query(dataset->relid, &form));
 	relid = get_relname_relid(bare_name, schema);
+	avc_require_owner(relid);
 	(void) avc_definition_check_view(relid);
 	avc_slice_register(relid, dataset->relid, filter, before);
 	UnregisterSnapshot(before);
@@ -179,9 +181,7 @@ avc_untrack_slice(PG_FUNCTION_ARGS)
 	char	   *what;
 
 	PreventCommandIfReadOnly("untrack_slice()");
-	(void) avc_slice_find_owned(relid);
-	LockRelationOid(relid, ExclusiveLock);
-	slice = avc_slice_find_owned(relid);
+	slice = avc_slice_lock(relid, ExclusiveLock);
 	if (avc_slice_is_pinned(slice->slice_id, &what))
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),

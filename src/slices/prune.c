@@ -259,9 +259,7 @@ avc_prune_slice(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	if (PG_ARGISNULL(0))
 		return (Datum) 0;
-	(void) avc_slice_find_owned(PG_GETARG_OID(0));
-	LockRelationOid(PG_GETARG_OID(0), ExclusiveLock);
-	slice = avc_slice_find_owned(PG_GETARG_OID(0));
+	slice = avc_slice_lock(PG_GETARG_OID(0), ExclusiveLock);
 	params[0] = AVC_INT8(slice->slice_id);
 	params[1] = AVC_INT4(PG_GETARG_INT32(1));
 	params[2] = (AvcParam) {INTERVALOID, PG_ARGISNULL(2) ? (Datum) 0 :

@@ -412,6 +412,29 @@ match_detail(const AvcVersion *version, const Verdict *verdict)
 					version->rows, version->erased, match);
 }
 
+/*
+ * Keep what a verification reads as it is.  The slice is looked up again: while
+ * this waits, views may change their names.
+ */
+static AvcSlice *
+lock_to_verify(const AvcSlice *slice)
+{
+	AvcSlice   *locked;
+
+	/* what TRUNCATE empties is empty for older snapshots, too */
+	if (OidIsValid(slice->dataset))
+		LockRelationOid(slice->dataset, AccessShareLock);
+	if (OidIsValid(slice->relid))
+		LockRelationOid(slice->relid, AccessShareLock);
+	locked = avc_slice_find_by_id(slice->slice_id, true);
+	if (locked == NULL || locked->relid != slice->relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("slice %s was dropped or made again while this command waited for it",
+						slice->name)));
+	return locked;
+}
+
 AvcVerdict *
 avc_slice_verify(AvcSlice *slice, int64 number)
 {
@@ -421,11 +444,7 @@ avc_slice_verify(AvcSlice *slice, int64 number)
 	AvcVersion *version;
 	Reading		reading;
 
-	/* what TRUNCATE empties is empty for older snapshots, too */
-	if (OidIsValid(slice->dataset))
-		LockRelationOid(slice->dataset, AccessShareLock);
-	if (OidIsValid(slice->relid))
-		LockRelationOid(slice->relid, AccessShareLock);
+	slice = lock_to_verify(slice);
 	reading_begin(&reading, slice);
 	version = reading_version(&reading, number == 0 ? slice->version : number);
 	initStringInfo(&verdict.faults);
