@@ -220,7 +220,7 @@ CREATE FUNCTION avcurate.create_slice(
 	AS 'MODULE_PATHNAME', 'avc_create_slice'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION avcurate.create_slice(text, regclass, text, name[]) IS
-	'make a materialized view of the frames of a dataset that pass a filter, at version 1';
+	'make a materialized view of the frames of a dataset that pass a filter (NULL: of all), at version 1';
 
 CREATE FUNCTION avcurate.track_slice(slice regclass) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'avc_track_slice'
@@ -269,7 +269,7 @@ CREATE FUNCTION avcurate.refresh_slice(
 	AS 'MODULE_PATHNAME', 'avc_refresh_slice'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION avcurate.refresh_slice(regclass, text) IS
-	'bring a slice up to date and return the version it is at now';
+	'bring a slice up to date and return the version it is at now; the note is kept with the version that this makes, if it makes one';
 
 CREATE FUNCTION avcurate.refresh_slices(
 	dataset		regclass DEFAULT NULL,

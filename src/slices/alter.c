@@ -48,9 +48,12 @@ avc_slice_note_filter(Oid relid, Oid dataset, const char *filter)
 	AvcForm    *form = avc_form_read(relid, dataset);
 	AvcParam	params[3];
 
+	if (form == NULL)
+		elog(ERROR, "view %s was made of another table",
+			 avc_relation_name(relid));
 	params[0] = AVC_REGCLASS(relid);
 	params[1] = AVC_TEXT(filter);
-	params[2] = AVC_TEXT(form ? form->condition : NULL);
+	params[2] = AVC_TEXT(form->condition);
 	exec_in_catalog("UPDATE _avcurate.slices SET filter = $2, condition = $3 "
 					"WHERE slice = $1", 3, params);
 }
@@ -117,6 +120,7 @@ replace_rule(const AvcSlice *slice, Oid owner, const char *sql)
 	avc_role_enter(&scope, owner);
 	avc_rule_replace(slice->relid, sql);
 	avc_role_leave(&scope);
+	avc_definition_check_lasting(slice->relid);
 }
 
 /* The version was recorded with the definition that the view had then. */

@@ -240,7 +240,8 @@ avc_definition_columns(Oid dataset, Datum wanted, bool wanted_is_null)
 		if (wanted_is_null || is_needed(name) || contains(names, name))
 			columns = lappend(columns, pstrdup(name));
 	}
-	table_close(rel, AccessShareLock);
+	/* locked until they are in a view */
+	table_close(rel, NoLock);
 	return columns;
 }
 
@@ -384,6 +385,36 @@ avc_definition_has_key(Relation rel)
 	return OidIsValid(avc_definition_key_index(rel));
 }
 
+void
+avc_definition_check_lasting(Oid relid)
+{
+	AvcParam	param = AVC_OID(relid);
+	AvcRoleScope scope;
+	bool		is_null;
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	if (avc_spi_exec("WITH own(classid, objid) AS ("
+					 "SELECT 'pg_class'::regclass, $1 UNION ALL "
+					 "SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite "
+					 "WHERE ev_class = $1) "
+					 "SELECT pg_describe_object(d.refclassid, d.refobjid, 0) "
+					 "AS what FROM own JOIN pg_depend d USING (classid, objid), "
+					 "pg_identify_object(d.refclassid, d.refobjid, 0) i "
+					 "WHERE i.schema LIKE 'pg\\_temp\\_%'",
+					 1, &param, false, 1) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("slice \"%s\" must not use %s, which is temporary",
+						get_rel_name(relid),
+						TextDatumGetCString(avc_spi_column(0, "what",
+														   &is_null))),
+				 errdetail("At the end of the session the slice would be dropped with it."),
+				 errhint("Make it in a schema that lasts.")));
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
 bool
 avc_definition_check_view(Oid relid)
 {
@@ -417,5 +448,6 @@ avc_definition_check_view(Oid relid)
 				 errhint("Run REFRESH MATERIALIZED VIEW first.")));
 	has_key = avc_definition_has_key(rel);
 	table_close(rel, AccessShareLock);
+	avc_definition_check_lasting(relid);
 	return has_key;
 }

@@ -147,8 +147,8 @@ avc_delta_count(AvcDelta *delta, bool is_added, bool is_removed)
  * and which of the frame's new rows it is.
  */
 static void
-take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
-		  TupleDesc desc)
+take_pair(const AvcSlice *slice, AvcDelta *delta, AvcDigester *digester,
+		  HeapTuple pair, TupleDesc desc)
 {
 	Datum		closed[2];
 	bool		closed_nulls[2];
@@ -164,12 +164,12 @@ take_pair(AvcDelta *delta, AvcDigester *digester, HeapTuple pair,
 	if (closed_nulls[0])
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
-				 errmsg("slice has a row without frame_id")));
+				 errmsg("slice %s has a row without frame_id", slice->name)));
 	if (!is_null && DatumGetInt64(copy) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
-				 errmsg("the definition yields frame " INT64_FORMAT " more than once",
-						DatumGetInt64(closed[0]))));
+				 errmsg("the definition of slice %s yields frame " INT64_FORMAT " more than once",
+						slice->name, DatumGetInt64(closed[0]))));
 	avc_delta_count(delta, is_added, is_removed);
 	if (!is_added)
 	{
@@ -234,7 +234,8 @@ avc_version_newest(const AvcSlice *slice)
  * user is who may run the query.
  */
 static void
-pair_rows(const AvcVersion *newest, const char *sql, AvcDelta *delta)
+pair_rows(const AvcSlice *slice, const AvcVersion *newest, const char *sql,
+		  AvcDelta *delta)
 {
 	MemoryContext context = GetMemoryChunkContext(delta);
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
@@ -255,7 +256,7 @@ pair_rows(const AvcVersion *newest, const char *sql, AvcDelta *delta)
 		old = MemoryContextSwitchTo(scratch);
 		avc_digest_pin(digester);
 		for (i = 0; i < SPI_processed; i++)
-			take_pair(delta, digester, SPI_tuptable->vals[i],
+			take_pair(slice, delta, digester, SPI_tuptable->vals[i],
 					  SPI_tuptable->tupdesc);
 		avc_digest_unpin(digester);
 		MemoryContextSwitchTo(old);
@@ -291,8 +292,9 @@ avc_delta_by_comparison(const AvcSlice *slice, Relation rel, bool is_repair)
 	/* as the view's: the history has other types for domains */
 	avc_rows_register("held_rows", held, RelationGetDescr(rel));
 	avc_role_enter(&scope, rel->rd_rel->relowner);
-	pair_rows(newest, pair_query(psprintf(OLD_ROWS, NO_PLACE, "held_rows"),
-								 psprintf(NEW_ROWS, ONE_COPY, slice->name)), delta);
+	pair_rows(slice, newest,
+			  pair_query(psprintf(OLD_ROWS, NO_PLACE, "held_rows"),
+						 psprintf(NEW_ROWS, ONE_COPY, slice->name)), delta);
 	if (is_repair)
 	{
 		char	   *digest;
@@ -354,7 +356,7 @@ avc_delta_by_definition(const AvcSlice *slice, Relation rel,
 	avc_catalog_leave(&scope);
 
 	avc_role_enter(&scope, rel->rd_rel->relowner);
-	pair_rows(newest,
+	pair_rows(slice, newest,
 			  pair_query(psprintf(OLD_ROWS, "o.ctid", slice->name),
 						 psprintf(NEW_ROWS, is_unique ? ONE_COPY : COUNTED,
 								  psprintf("(%s)", definition))), delta);
@@ -380,7 +382,7 @@ avc_delta_by_visibility(const AvcSlice *slice, Relation rel, Snapshot before)
 	SPI_connect();
 	avc_rows_register("removed_rows", removed, delta->opened_desc);
 	avc_rows_register("added_rows", added, delta->opened_desc);
-	pair_rows(avc_version_newest(slice),
+	pair_rows(slice, avc_version_newest(slice),
 			  pair_query(psprintf(OLD_ROWS, NO_PLACE, "removed_rows"),
 						 psprintf(NEW_ROWS, ONE_COPY, "added_rows")), delta);
 	fits = avc_history_fits(slice, delta, removed);

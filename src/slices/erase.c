@@ -174,10 +174,22 @@ take_image_ids(Erasure *erasure, MemoryContext context)
 	}
 }
 
+/* PostgreSQL does not say what to do about a deferred trigger or key. */
+static void
+hint_at_constraints(void *arg)
+{
+	if (geterrcode() == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		errhint("Triggers and foreign keys of the dataset run with its owner's rights, and none may be deferred: use SET CONSTRAINTS ALL IMMEDIATE in the same transaction.");
+}
+
 /* Delete the row as the dataset's owner, his triggers and keys included. */
 static void
 delete_row(Erasure *erasure)
 {
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = hint_at_constraints
+	};
 	AvcDataset *dataset = erasure->dataset;
 	MemoryContext context = CurrentMemoryContext;
 	AvcParam	param = AVC_INT8(erasure->frame_id);
@@ -185,6 +197,7 @@ delete_row(Erasure *erasure)
 
 	avc_role_enter(&scope, dataset->owner);
 	avc_archive_skip(dataset->relid, erasure->frame_id);
+	error_context_stack = &callback;
 	PG_TRY();
 	{
 		if (avc_spi_exec(psprintf("DELETE FROM ONLY %s WHERE frame_id "
@@ -199,6 +212,7 @@ delete_row(Erasure *erasure)
 		avc_archive_skip(InvalidOid, 0);
 	}
 	PG_END_TRY();
+	error_context_stack = callback.previous;
 	avc_role_leave(&scope);
 	CommandCounterIncrement();
 }

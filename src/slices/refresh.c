@@ -539,12 +539,19 @@ refresh_owned(Oid relid, const char *note)
 Datum
 avc_refresh_slice(PG_FUNCTION_ARGS)
 {
+	AvcRefresh *refresh;
 	char	   *note;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	note = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	PG_RETURN_INT64(refresh_owned(PG_GETARG_OID(0), note)->slice->version);
+	refresh = refresh_owned(PG_GETARG_OID(0), note);
+	if (note && refresh->slice->version == refresh->version_before)
+		ereport(NOTICE,
+				(errmsg("the note is not kept, because slice %s has not changed",
+						refresh->slice->name),
+				 errdetail("A note belongs to the version that a refresh makes, and none was made.")));
+	PG_RETURN_INT64(refresh->slice->version);
 }
 
 /* OIDs of the tracked slices of a dataset (Invalid: of all), ascending. */

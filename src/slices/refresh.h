@@ -106,6 +106,13 @@ extern char *avc_definition_source(Oid dataset);
 /* Dataset that a view's frames come from, or an error. */
 extern Oid	avc_definition_dataset(Oid relid);
 
+/*
+ * Error if the view depends on a temporary function or type.  PostgreSQL allows
+ * these, and drops the view with them at the end of the session, without any
+ * trigger of ours.
+ */
+extern void avc_definition_check_lasting(Oid relid);
+
 /* Error unless the relation can be tracked; false if frame_id has no index. */
 extern bool avc_definition_check_view(Oid relid);
 

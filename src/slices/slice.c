@@ -98,6 +98,9 @@ slice_from_row(MemoryContext context)
 	slice->slice_id = DatumGetInt64(avc_spi_column(0, "slice_id", &is_null));
 	value = avc_spi_column(0, "slice", &is_null);
 	slice->relid = is_null ? InvalidOid : DatumGetObjectId(value);
+	/* dropped while event triggers were off: as if they had seen it */
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(slice->relid)))
+		slice->relid = InvalidOid;
 	value = avc_spi_column(0, "dataset", &is_null);
 	slice->dataset = is_null ? InvalidOid : DatumGetObjectId(value);
 	slice->complete = DatumGetBool(avc_spi_column(0, "complete", &is_null));
@@ -107,7 +110,7 @@ slice_from_row(MemoryContext context)
 	slice->erasures = DatumGetInt64(avc_spi_column(0, "erasures", &is_null));
 	slice->columns = avc_names_from_array(avc_spi_column(0, "columns",
 														 &is_null));
-	if (OidIsValid(slice->relid) && get_rel_name(slice->relid) != NULL)
+	if (OidIsValid(slice->relid))
 		slice->name = avc_relation_name(slice->relid);
 	else
 		slice->name = TextDatumGetCString(avc_spi_column(0, "slice_name",

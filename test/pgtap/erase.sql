@@ -114,6 +114,34 @@ SELECT throws_ok($$SELECT * FROM avcurate.erase_frame('road.frames', 3, 'x')$$, 
 SELECT is_empty($$SELECT * FROM avcurate.erasures$$, 'and only he sees the log');
 RESET ROLE;
 
+-- ---- what stands in the way of the deletion
+SAVEPOINT s;
+CREATE TABLE road.remarks (frame_id bigint REFERENCES road.frames DEFERRABLE INITIALLY DEFERRED);
+SELECT throws_ok($$SELECT * FROM avcurate.erase_frame('road.frames', 3, 'x')$$, '42501',
+	'cannot fire deferred trigger within security-restricted operation', 'a deferred key');
+CREATE FUNCTION pg_temp.hint_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	hint text;
+BEGIN
+	EXECUTE statement;
+	RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+	RETURN hint;
+END $$;
+SELECT matches(pg_temp.hint_of($$SELECT * FROM avcurate.erase_frame('road.frames', 3, 'x')$$),
+	'SET CONSTRAINTS ALL IMMEDIATE', 'the hint says what to do');
+SET CONSTRAINTS ALL IMMEDIATE;
+SELECT lives_ok($$SELECT * FROM avcurate.erase_frame('road.frames', 3, 'x')$$, 'and that helps');
+ROLLBACK TO s;
+-- a view dropped while nobody looked
+ALTER EVENT TRIGGER avcurate_slice_dropped DISABLE;
+DROP MATERIALIZED VIEW road.even;
+ALTER EVENT TRIGGER avcurate_slice_dropped ENABLE ALWAYS;
+SELECT lives_ok($$SELECT * FROM avcurate.erase_frame('road.frames', 4, 'x')$$, 'a slice whose view is gone is erased from');
+SELECT is((SELECT count(*) FROM pg_temp.traces('avenue')), 0::bigint, 'wholly');
+ROLLBACK TO s;
+
 -- ---- a savepoint undoes it
 SAVEPOINT s;
 SELECT count(*) FROM avcurate.erase_frame('road.frames', 3, 'a mistake') \g /dev/null

@@ -62,6 +62,28 @@ SELECT avcurate.create_slice('s', 'frames', 'true', '{image_bytes}');
 SELECT avcurate.create_slice('s', 'frames', 'true', '{feature_marks}');
 SELECT avcurate.create_slice('s', 'frames', 'true', '{ctid}');
 SELECT to_regclass('s');
+-- what is temporary would take the slice along at the end of the session
+CREATE FUNCTION pg_temp.is_rainy(text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$SELECT $1 = 'rainy'$$;
+CREATE TYPE pg_temp.weather AS ENUM ('rainy', 'clear');
+CREATE DOMAIN pg_temp.sort AS text;
+CREATE TEMP TABLE chosen AS SELECT 1 AS id;
+\set VERBOSITY sqlstate
+SELECT avcurate.create_slice('s', 'frames', 'pg_temp.is_rainy(weather)');
+SELECT avcurate.create_slice('s', 'frames', $$weather::pg_temp.weather = 'rainy'$$);
+SELECT avcurate.create_slice('s', 'frames', 'frame_id IN (SELECT id FROM pg_temp.chosen)');
+SELECT avcurate.alter_slice('rainy', 'pg_temp.is_rainy(weather)');
+\set VERBOSITY default
+SELECT version, filter FROM avcurate.slices;
+CREATE MATERIALIZED VIEW s AS SELECT frame_id, weather::pg_temp.sort FROM frames;
+CREATE UNIQUE INDEX ON s (frame_id);
+\set VERBOSITY sqlstate
+SELECT avcurate.track_slice('s');
+\set VERBOSITY default
+DROP MATERIALIZED VIEW s;
+DROP FUNCTION pg_temp.is_rainy(text);
+DROP TYPE pg_temp.weather;
+DROP DOMAIN pg_temp.sort;
+DROP TABLE chosen;
 
 -- views that cannot be tracked
 CREATE TABLE plain (frame_id bigint);
@@ -116,6 +138,7 @@ SELECT * FROM avcurate.prune_slice('rainy', 0);
 SELECT * FROM avcurate.prune_slice(NULL);
 UPDATE frames SET weather = 'rainy';
 SELECT avcurate.refresh_slice('rainy');
+SELECT avcurate.refresh_slice('rainy', 'nothing new');
 SELECT avcurate.untag_slice('rainy', 'x');
 SELECT * FROM avcurate.prune_slice('rainy', 1);
 SELECT * FROM avcurate.slice_at(NULL::rainy, 1);
