@@ -15,7 +15,7 @@ COMMENT ON COLUMN _avcurate.ingest_errors.dataset IS 'where it was to go';
 COMMENT ON COLUMN _avcurate.ingest_errors.source IS
 	'the file, or the label file and the name of the entry';
 COMMENT ON COLUMN _avcurate.ingest_errors.run IS
-	'source of the run (ingest_progress) that found it';
+	'the images or the labels that it was found in, as the run named them';
 COMMENT ON COLUMN _avcurate.ingest_errors.at IS 'the last time it was tried';
 COMMENT ON COLUMN _avcurate.ingest_errors.sqlstate IS 'kind of the error';
 COMMENT ON COLUMN _avcurate.ingest_errors.message IS 'what is wrong with it';

@@ -26,7 +26,8 @@ avc_folder_run_begin(AvcFolderRun *run, FunctionCallInfo fcinfo)
 void
 avc_folder_run_list(AvcFolderRun *run)
 {
-	run->ingest = avc_ingest_begin(run->dataset, run->images_path, -1);
+	run->ingest = avc_ingest_begin(run->dataset, run->images_path,
+								   run->labels_path, -1);
 	avc_ingest_set_total(run->ingest,
 						 avc_images_list(run->images, run->ingest));
 	avc_ingest_flush(run->ingest);

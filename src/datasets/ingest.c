@@ -62,7 +62,8 @@ commit(bool is_last)
 }
 
 AvcIngest *
-avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
+avc_ingest_begin(const AvcDataset *dataset, const char *source,
+				 const char *labels, int64 total)
 {
 	MemoryContext context;
 	MemoryContext old;
@@ -87,6 +88,8 @@ avc_ingest_begin(const AvcDataset *dataset, const char *source, int64 total)
 	ingest->images = palloc(BATCH_BYTES);
 	ingest->log.relid = dataset->relid;
 	ingest->log.source = avc_ingest_clean_text(source);
+	if (labels != NULL)
+		ingest->log.labels = avc_ingest_clean_text(labels);
 	ingest->log.total = total;
 	ingest->writer = avc_ingest_writer_create(dataset);
 

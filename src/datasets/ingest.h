@@ -65,11 +65,12 @@ typedef struct AvcIngestCounts
 
 /*
  * Start: "source" names the run in the progress view (folder, or seed and
- * options), "total" is the number of frames to come or -1.  The result
- * lives in PortalContext.
+ * options), "labels" the file or folder of labels, or NULL; "total" is the
+ * number of frames to come or -1.  The result lives in PortalContext.
  */
 extern AvcIngest *avc_ingest_begin(const AvcDataset *dataset,
-								   const char *source, int64 total);
+								   const char *source, const char *labels,
+								   int64 total);
 
 /* The number of frames to come, once it is known. */
 extern void avc_ingest_set_total(AvcIngest *ingest, int64 total);

@@ -61,6 +61,18 @@ avc_ingest_log_error(AvcIngestLog *log, const char *source, int sqlstate,
 	log->counts.errors++;
 }
 
+/*
+ * What an error is found in, by running which again it is found again or
+ * not: the labels, if it is of them, or the images.
+ */
+static const char *
+run_of_error(const AvcIngestLog *log, const QueuedError *error)
+{
+	return log->labels != NULL &&
+		strncmp(error->source, log->labels, strlen(log->labels)) == 0 ?
+		log->labels : log->source;
+}
+
 static void
 write_errors(AvcIngestLog *log)
 {
@@ -77,22 +89,23 @@ write_errors(AvcIngestLog *log)
 					 " sqlstate = EXCLUDED.sqlstate,"
 					 " message = EXCLUDED.message", 5,
 					 (AvcParam[]) {AVC_REGCLASS(log->relid),
-						 AVC_TEXT(error->source), AVC_TEXT(log->source),
+						 AVC_TEXT(error->source),
+						 AVC_TEXT(run_of_error(log, error)),
 						 AVC_TEXT(unpack_sql_state(error->sqlstate)),
 						 AVC_TEXT(error->message)}, false, 0);
 	}
 }
 
-/* Errors of earlier runs over the same source that did not come up again. */
+/* Errors of earlier runs over the same images or labels that did not come up again. */
 static void
 forget_old_errors(AvcIngestLog *log)
 {
 	avc_spi_exec("DELETE FROM _avcurate.ingest_errors"
-				 " WHERE dataset = $1 AND run = $2 AND at < $3", 3,
+				 " WHERE dataset = $1 AND run IN ($2, $4) AND at < $3", 4,
 				 (AvcParam[]) {AVC_REGCLASS(log->relid),
 					 AVC_TEXT(log->source),
 					 {TIMESTAMPTZOID, TimestampTzGetDatum(log->started_at),
-					 false}}, false, 0);
+					 false}, AVC_TEXT(log->labels)}, false, 0);
 }
 
 static void

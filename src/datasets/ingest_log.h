@@ -17,6 +17,7 @@ typedef struct AvcIngestLog
 {
 	Oid			relid;			/* of the dataset */
 	char	   *source;			/* of the run, as it can be stored */
+	char	   *labels;			/* the same of its labels, or NULL */
 	int64		total;			/* frames to come, -1 = not known */
 	List	   *errors;			/* that wait to be written */
 	AvcIngestCounts counts;
@@ -33,7 +34,7 @@ extern void avc_ingest_log_error(AvcIngestLog *log, const char *source,
 
 /*
  * Write errors and progress.  The last time, errors of earlier runs over the
- * same source that did not come up again are forgotten.
+ * same source or labels that did not come up again are forgotten.
  */
 extern void avc_ingest_log_write(AvcIngestLog *log, bool is_last);
 

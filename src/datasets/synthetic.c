@@ -310,7 +310,7 @@ begin_run(FunctionCallInfo fcinfo)
 	run->ingest = avc_ingest_begin(dataset,
 								   psprintf("syn-%08x-" INT64_FORMAT,
 											run->key, run->seed),
-								   run->frames);
+								   NULL, run->frames);
 	return run;
 }
 

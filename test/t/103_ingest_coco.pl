@@ -157,6 +157,17 @@ foreach my $wrong ([ "'s', 9", 'has no version 9' ], [ "'s', 0", 'version must b
 	like($stderr, qr/ERROR:.*$wrong->[1]/, "refused: $wrong->[0]");
 }
 
+# more than a jsonb can hold: one error, and what the first frames took is free
+query(q{CREATE MATERIALIZED VIEW wide AS SELECT f.frame_id + 1000 * n AS frame_id, repeat('x', 9000000) AS image_id, image_sha256, width, height, ann_categories, ann_bboxes, ann_occluded, ann_truncated, ann_ignored, ann_area
+	FROM c f, generate_series(1, 15) n WHERE image_id IN ('i1', 'i2'); CREATE UNIQUE INDEX ON wide (frame_id); SELECT avcurate.track_slice('wide')});
+{
+	my $stderr;
+	$node->psql('postgres', q{SELECT length(avcurate.export_coco('wide')::text)}, stderr => \$stderr);
+	like($stderr, qr/ERROR:  version 1 of slice .*wide does not fit into one jsonb value\nDETAIL:  A jsonb value holds 256 MB; the first 29 labelled frames fill it\.\nHINT:  Export slices of fewer frames\./,
+		'a version that is too large is refused');
+	query(q{DROP MATERIALIZED VIEW wide});
+}
+
 # rights as for the slice; the dataset's are not needed
 my $stderr;
 $node->psql('postgres', "SELECT avcurate.export_coco('s')", stderr => \$stderr, extra_params => [ '-U', 'engineer' ]);

@@ -60,6 +60,10 @@ is(rows('rough'), $taken, 'exact names go first, then another extension, then on
 is(errors('rough'), 'rough/labels.json#d.jpg name fits several images of the folder', 'one of several is not guessed');
 like(ingest("$rough, '$top/rough/labels.json'"), qr/: 0 new, 0 updated, 7 unchanged; 3 without/, 'the same again');
 
+write_file("$top/rough/others.json", '[' . entry('f.jpg') . ']');
+like(ingest("$rough, '$top/rough/others.json'"), qr/1 updated, 6 unchanged; 6 without labels, 0 errors/, 'other labels of the same images');
+is(errors('rough'), 'rough/labels.json#d.jpg name fits several images of the folder', 'do not settle the errors of the first ones');
+
 make_path("$top/rough/folder");
 my %own = (a => 'car', e => 'car', 'e-1' => 'train', d => 'car', 'c' => 'rider');
 write_file("$top/rough/folder/$_.json", sprintf '{"name": "%s", "attributes": {"weather": "snowy"}, "frames": [{"timestamp": 10000, "objects": [%s]}]}', $_, box($own{$_}, 1, 1, 5, 5)) foreach keys %own;
