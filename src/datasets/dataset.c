@@ -168,6 +168,13 @@ check_new_name(const RangeVar *name, Oid *schema)
 				 errmsg("dataset \"%s\" cannot be a temporary table",
 						name->relname),
 				 errhint("Name a schema that background workers can read, too.")));
+	if (*schema == get_namespace_oid("avcurate", true) ||
+		*schema == get_namespace_oid("_avcurate", true))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_SCHEMA_NAME),
+				 errmsg("dataset \"%s\" cannot be in schema \"%s\"",
+						name->relname, get_namespace_name(*schema)),
+				 errhint("That schema is the extension's, and goes with it; name another one.")));
 	acl = pg_namespace_aclcheck(*schema, GetUserId(), ACL_CREATE);
 	if (acl != ACLCHECK_OK)
 		aclcheck_error(acl, OBJECT_SCHEMA, get_namespace_name(*schema));

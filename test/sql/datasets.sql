@@ -17,6 +17,7 @@ SELECT attnum, attname, format_type(atttypid, atttypmod) AS type, attnotnull, at
 SELECT reloptions FROM pg_class WHERE oid = 'drive'::regclass;
 SELECT avcurate.create_dataset('drive');
 SELECT avcurate.create_dataset('pg_temp.drive');
+SELECT avcurate.create_dataset('avcurate.drive');
 SELECT avcurate.create_dataset('nowhere.drive');
 SELECT avcurate.create_dataset(repeat('d', 58));
 SELECT avcurate.create_dataset(NULL) IS NULL AS strict;
