@@ -69,6 +69,7 @@ main(void)
 
 			/* walks over the scans */
 			(void) eng_jpeg_scaled_size(&image, bytes, input.len, 8, &why);
+			(void) eng_jpeg_has_end(bytes, input.len);
 		}
 		if (is_ok ? info.width < 1 || info.width > 65535 || info.height < 1 ||
 			info.height > 65535 || info.components < 1 ||

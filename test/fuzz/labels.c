@@ -36,6 +36,8 @@ static const Token bdd_seeds[] = {
 		 "{\"name\": \"v-0000001.jpg\", \"videoName\": \"v\", \"frameIndex\": 0, \"labels\": [{\"id\": \"001\", \"category\": \"other person\", "
 		 "\"attributes\": {\"Occluded\": true, \"crowd\": true}, \"box2d\": {\"x2\": 5, \"y1\": 1, \"x1\": 1, \"y2\": 5}, \"box3d\": null, "
 		 "\"rle\": {\"counts\": \"ab0\", \"size\": [1, 2]}, \"score\": null}]}, {\"name\": \"v-0000002.jpg\", \"labels\": []}]}"),
+	SEED("[7, null, [[{\"name\": \"x\"}]], \"x\", {\"name\": \"d\", \"labels\": [{\"score\": 0.5, \"category\": \"tram line\"}, {}]}]"),
+	SEED("{\"images\": [{\"id\": 1}], \"annotations\": []}"),
 	SEED("[]"), SEED("{}")
 };
 
@@ -209,6 +211,7 @@ fold_entry(uint64_t digest, const AvcBddEntry *entry)
 		digest = fold_text(digest, entry->categories[i]);
 		digest = fold(digest, &entry->ignored[i], 1);
 	}
+	digest = fold(digest, &entry->scored, sizeof(int));
 	return fold(digest, &entry->degenerate, sizeof(int));
 }
 
@@ -241,6 +244,9 @@ fold_item(uint64_t digest, const AvcCocoItem *item)
 	if (item->known & AVC_COCO_BBOX)
 		digest = fold(digest, item->bbox, sizeof(item->bbox));
 	digest = fold(digest, &item->is_ignored, 1);
+	digest = fold(digest, &item->has_score, 1);
+	digest = fold(digest, &item->width, sizeof(item->width));
+	digest = fold(digest, &item->height, sizeof(item->height));
 	digest = fold_text(digest, item->name);
 	return fold_text(digest, item->problem);
 }
