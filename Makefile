@@ -60,7 +60,8 @@ FUZZ_READERS  = json_stream label_reader bdd100k_labels coco_labels label_text \
 FUZZ_OBJS     = $(FUZZ_READERS:%=build/fuzz/src/datasets/%.o) \
                 build/fuzz/test/fuzz/labels.o \
                 build/fuzz/test/fuzz/server_double.o
-FUZZ_TESTS    = build/test/fuzz_labels build/test/fuzz_jpeg
+FUZZ_TESTS    = build/test/fuzz_labels build/test/fuzz_jpeg \
+                build/test/fuzz_weights
 FUZZ_LIBS     = $(addprefix $(shell $(PG_CONFIG) --pkglibdir)/,libpgcommon.a libpgport.a) \
                 -lyajl -lm
 
@@ -83,7 +84,7 @@ PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 override with_llvm = no
 
 # Targets that must work before the server headers are installed.
-NO_PGXS_GOALS = deps help demo check check-long soak clean-state
+NO_PGXS_GOALS = deps help demo check check-long check-torch soak clean-state
 ifeq ($(filter $(NO_PGXS_GOALS),$(MAKECMDGOALS)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(PGXS),)
@@ -136,7 +137,8 @@ build/test/fuzz_labels: $(FUZZ_OBJS)
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZE) $^ $(FUZZ_LIBS) -o $@
 
-build/test/fuzz_jpeg: build/fuzz/test/fuzz/jpeg.o $(ENGINE_LIB)
+build/test/fuzz_jpeg build/test/fuzz_weights: build/test/fuzz_%: \
+		build/fuzz/test/fuzz/%.o $(ENGINE_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
 
@@ -170,6 +172,8 @@ lint symbols:
 check-engine check-regress check-isolation check-pgtap check-tap check-lint \
 check-demo:
 	@test/run_checks $(@:check-%=%)
+check-torch:
+	@test/torch/checks
 demo:
 	@test/demo/run
 
@@ -195,6 +199,7 @@ help:
 	@echo 'make             build the extension and avcurate-engine'
 	@echo 'make install     install both into the server that PG_CONFIG names (as root)'
 	@echo 'make deps        install the Debian packages that the build needs'
+	@echo 'make check-torch  weight files and batches held against PyPI'"'"'s PyTorch and torchvision'
 	@echo 'make check-long  the same tests with larger numbers'
 	@echo 'make bench       speed of the main paths beside plain PostgreSQL'
 	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
@@ -203,13 +208,13 @@ help:
 	@echo 'make bench-features  backfills beside bare JPEG decoding and plain UPDATE'
 	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
-	@echo 'make fuzz        readers of label files and JPEG headers over AVC_FUZZ (1000000) broken inputs, sanitized'
+	@echo 'make fuzz        readers of label files, JPEG headers and weight files over AVC_FUZZ (1000000) broken inputs, sanitized'
 	@echo 'make clean-state  stop and remove the private clusters and the private server copy'
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
 
 .PHONY: all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo demo bench bench-slices bench-ingest bench-detect \
+	check-demo check-torch demo bench bench-slices bench-ingest bench-detect \
 	bench-features soak \
 	clean-state help

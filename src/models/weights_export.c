@@ -180,6 +180,26 @@ write_all(int fd, const char *path, const AvcFileImage *image)
 	}
 }
 
+/* A new file that others may read, as COPY TO makes it. */
+static int
+create_file(const char *path)
+{
+	mode_t		mask = umask(S_IWGRP | S_IWOTH);
+	int			fd;
+
+	PG_TRY();
+	{
+		fd = OpenTransientFilePerm(path, O_WRONLY | O_CREAT | O_EXCL |
+								   PG_BINARY, 0644);
+	}
+	PG_FINALLY();
+	{
+		umask(mask);
+	}
+	PG_END_TRY();
+	return fd;
+}
+
 /*
  * Whole or not at all: a new file beside it, then renamed, both made
  * durable.  Nothing is left behind when that fails or is cancelled.
@@ -197,8 +217,7 @@ write_server_file(const char *path, const AvcFileImage *image)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a regular file", path)));
-	fd = OpenTransientFilePerm(temporary, O_WRONLY | O_CREAT | O_EXCL |
-							   PG_BINARY, 0644);
+	fd = create_file(temporary);
 	if (fd < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),

@@ -117,6 +117,9 @@ open_zip(Source *source, EngStatus *status)
 	if (i < source->zip->count || find_entry(source, "constants.pkl") != NULL)
 		return eng_fail(status, ENG_UNSUPPORTED,
 						"PyTorch file: TorchScript programs are not read, only state dicts");
+	if (source->zip->problem != NULL)
+		return eng_fail(status, ENG_UNSUPPORTED, "zip archive: %s",
+						source->zip->problem);
 	entry = find_entry(source, "byteorder");
 	if (entry != NULL &&
 		(entry->size < 6 || memcmp(entry->data, "little", 6) != 0))

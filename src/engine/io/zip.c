@@ -204,20 +204,19 @@ read_central(const uint8_t **at, const uint8_t *end, Central *central,
 }
 
 /*
- * Packed and encrypted entries are refused: PyTorch writes neither, and an
- * entry that is as long as its data cannot unfold into more than the file.
+ * Why an entry is not read, or NULL.  PyTorch neither packs nor encrypts
+ * tensors, and an entry that is as long as its data cannot unfold into more
+ * than the file.
  */
-static bool
-check_plain(const Central *central, const uint8_t *local, EngStatus *status)
+static const char *
+find_problem(const Central *central, const uint8_t *local)
 {
 	if (((central->flags | get(local + 6, 2)) & 0x2041) != 0)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"zip archive: an entry is encrypted");
+		return "an entry is encrypted";
 	if (central->method != 0 || get(local + 8, 2) != 0 ||
 		central->stored != central->size)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"zip archive: an entry is compressed; PyTorch stores its own as they are");
-	return true;
+		return "an entry is compressed; PyTorch stores its own as they are";
+	return NULL;
 }
 
 /*
@@ -230,6 +229,7 @@ locate(const Reading *reading, const Central *central, EngZipEntry *entry,
 {
 	uint64_t	limit = reading->directory.offset;
 	const uint8_t *local;
+	const char *problem;
 	uint64_t	start;
 
 	if (limit < LOCAL_SIZE || central->local > limit - LOCAL_SIZE)
@@ -237,18 +237,19 @@ locate(const Reading *reading, const Central *central, EngZipEntry *entry,
 	local = reading->image + central->local;
 	if (get(local, 4) != 0x04034b50)
 		return zip_fail(status, "an entry has no local header");
-	if (!check_plain(central, local, status))
-		return false;
 	start = central->local + LOCAL_SIZE + get(local + 26, 2) +
 		get(local + 28, 2);
-	if (start > limit || central->size > limit - start ||
+	if (start > limit || central->stored > limit - start ||
 		get(local + 26, 2) != central->name_length ||
 		memcmp(local + LOCAL_SIZE, central->name, central->name_length) != 0)
 		return zip_fail(status, "an entry lies outside or has two names");
-	entry->data = reading->image + start;
-	entry->size = (size_t) central->size;
+	problem = find_problem(central, local);
+	if (problem != NULL)
+		reading->zip->problem = problem;
+	entry->data = problem == NULL ? reading->image + start : NULL;
+	entry->size = problem == NULL ? (size_t) central->size : 0;
 	span->start = (size_t) central->local;
-	span->end = (size_t) (start + central->size);
+	span->end = (size_t) (start + central->stored);
 	return true;
 }
 
@@ -329,7 +330,8 @@ check_sums(const Reading *reading, EngStatus *status)
 		return true;
 	eng_crc32_prepare(&crc);
 	for (i = 0; i < zip->count; i++)
-		if (eng_crc32(&crc, zip->entries[i].data, zip->entries[i].size) !=
+		if (zip->entries[i].data != NULL &&
+			eng_crc32(&crc, zip->entries[i].data, zip->entries[i].size) !=
 			reading->checksums[i])
 			return eng_fail(status, ENG_BAD_FILE,
 							"zip archive: entry \"%.96s\" is damaged: its CRC-32 is wrong",

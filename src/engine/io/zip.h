@@ -27,11 +27,14 @@ typedef struct EngZip
 	EngZipEntry *entries;		/* sorted by name; no name twice */
 	int32_t		count;
 	char	   *names;
+	const char *problem;		/* why some entries cannot be read and have no
+								 * data here, or NULL */
 } EngZip;
 
 /*
- * Read the directory; NULL with status set if anything is wrong.  The image
- * must stay as long as the result.
+ * Read the directory; NULL with status set if anything is wrong.  Entries
+ * that are compressed or encrypted are listed only, and problem says so.  The
+ * image must stay as long as the result.
  */
 extern EngZip *eng_zip_open(const uint8_t *image, size_t size,
 							EngStatus *status);
