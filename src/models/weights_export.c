@@ -67,19 +67,23 @@ free_written(void *buffer)
 	eng_buffer_free(buffer);
 }
 
-/* The safetensors file of an image as one of PyTorch's. */
+/*
+ * The safetensors file of an image as one of PyTorch's, which goes with a
+ * memory context of the caller's.
+ */
 static AvcFileImage
-as_pth(const AvcFileImage *image)
+as_pth(const AvcFileImage *image, MemoryContext context)
 {
 	EngTensorFile *file = avc_tensor_file_open(image->data, image->len);
-	EngBuffer  *out = palloc0(sizeof(EngBuffer));
-	MemoryContextCallback *callback = palloc(sizeof(MemoryContextCallback));
+	EngBuffer  *out = MemoryContextAllocZero(context, sizeof(EngBuffer));
+	MemoryContextCallback *callback =
+	MemoryContextAlloc(context, sizeof(MemoryContextCallback));
 	EngStatus	status = {ENG_OK, ""};
 	AvcFileImage result;
 
 	callback->func = free_written;
 	callback->arg = out;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	MemoryContextRegisterResetCallback(context, callback);
 	if (!eng_pth_write(file, out, &status))
 		avc_raise_status(&status);
 	result.data = (char *) out->data;
@@ -102,10 +106,21 @@ export_image(const AvcCheckpoint *checkpoint, bool pth)
 		{"avcurate.constructor", constructor_of(model)},
 		{"avcurate.provenance", avc_jsonb_to_text(checkpoint->provenance)}
 	};
-	AvcFileImage image = avc_checkpoint_read_with(checkpoint->checkpoint,
-												  texts, lengthof(texts));
+	MemoryContext plain = AllocSetContextCreate(CurrentMemoryContext,
+												"avcurate safetensors",
+												ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = CurrentMemoryContext;
+	AvcFileImage image;
 
-	return pth ? as_pth(&image) : image;
+	if (pth)
+		MemoryContextSwitchTo(plain);
+	image = avc_checkpoint_read_with(checkpoint->checkpoint, texts,
+									 lengthof(texts));
+	if (pth)
+		image = as_pth(&image, old);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(plain);
+	return image;
 }
 
 static AvcCheckpoint *

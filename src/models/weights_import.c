@@ -44,22 +44,13 @@ PG_FUNCTION_INFO_V1(avc_import_checkpoint_file);
 typedef struct Import
 {
 	AvcModel   *model;
-	AvcFileImage file;
+	AvcFileImage file;			/* data NULL once they are of no more use */
+	bool		is_pth;			/* one of PyTorch's */
 	const char *path;			/* NULL: the file came as bytea */
 	bool		new_head;		/* the predictor is drawn, not taken */
 	int64		seed;			/* of the draw */
 	const char *metadata;		/* JSON: what the file says about itself */
 } Import;
-
-/*
- * PyTorch's own files hold a pickle: only the engine, which cannot hurt the
- * server, looks into them.
- */
-static bool
-is_pytorch_file(const AvcFileImage *file)
-{
-	return eng_pth_recognise((const uint8 *) file->data, file->len);
-}
 
 /* ---- what a safetensors file says about itself ----------------------- */
 
@@ -197,7 +188,7 @@ import_provenance(const Import *import, const AvcEngine *engine)
 		avc_json_add(&json, "path", import->path);
 	avc_json_add_int(&json, "file_bytes", (int64) import->file.len);
 	avc_json_add(&json, "file_format",
-				 is_pytorch_file(&import->file) ? "pth" : "safetensors");
+				 import->is_pth ? "pth" : "safetensors");
 	avc_json_add_raw(&json, "file_metadata", import->metadata);
 	if (import->new_head)
 	{
@@ -240,15 +231,23 @@ import_file(Import *import)
 	AvcReply   *reply;
 	int64		checkpoint;
 
-	/* A malformed file is refused before an engine is started for it. */
-	import->metadata = is_pytorch_file(&import->file) ? "{}" :
-		file_metadata(import);
+	/*
+	 * PyTorch's own files hold a pickle: only the engine, which cannot hurt
+	 * the server, looks into them.  Another that is malformed is refused
+	 * before an engine is started for it.
+	 */
+	import->is_pth = eng_pth_recognise((const uint8 *) import->file.data,
+									   import->file.len);
+	import->metadata = import->is_pth ? "{}" : file_metadata(import);
 	engine = avc_engine_start();
 	if (load_into(engine, import))
 	{
 		set_norm_eps(import->model);
 		import->model = avc_model_find(import->model->model, false);
 	}
+	if (import->path != NULL)
+		pfree(import->file.data);
+	import->file.data = NULL;
 	reply = avc_engine_call(engine, &save);
 	memset(&row, 0, sizeof(row));
 	row.model = import->model->model;
