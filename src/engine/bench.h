@@ -24,7 +24,7 @@ typedef struct EngPeak
 extern bool eng_bench_peak(EngPeak *peak, const EngChoice *choice,
 						   EngStatus *status);
 
-/* Most bytes that this process has had in memory at once; 0 if not known. */
+/* Most bytes resident at once since the peak was measured; 0: not known. */
 extern size_t eng_bench_resident(void);
 
 /* bench_report.c: times of a plan's rows, of steps steps in total seconds */

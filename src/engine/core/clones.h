@@ -14,4 +14,15 @@
 #define ENG_CLONES
 #endif
 
+/*
+ * For loops over bf16, which a backend offers only on processors that
+ * multiply it (EngBackend.lacks_bf16): they have all of the following, and
+ * without AVX-512BW compilers fall back to short vectors for 16-bit elements.
+ */
+#if defined(__x86_64__)
+#define ENG_FOR_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#else
+#define ENG_FOR_BF16
+#endif
+
 #endif

@@ -7,7 +7,7 @@
  * results do not depend on the number of threads, and means cost no digits.
  *
  * Each loop is written once, for elements of `type`, and compiled for both
- * types: in the function that its ..._typed one is inlined into.
+ * types: in the functions that its ..._typed one is inlined into.
  *
  * Memory bounds all of it.  Without a sum before the ReLU, the way back finds
  * what the ReLU hid from x, which it reads anyway, and leaves dy alone.
@@ -65,12 +65,24 @@ sample_mean_typed(float *origin, const EngNormArgs *a, EngType type)
  * as the variance allows.  One row would not do, it may lie far outside.
  */
 ENG_CLONES static void
+sample_mean_f32(float *origin, const EngNormArgs *a)
+{
+	sample_mean_typed(origin, a, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+sample_mean_bf16(float *origin, const EngNormArgs *a)
+{
+	sample_mean_typed(origin, a, ENG_BF16);
+}
+
+static void
 sample_mean(float *origin, const EngNormArgs *a)
 {
 	if (a->type == ENG_BF16)
-		sample_mean_typed(origin, a, ENG_BF16);
+		sample_mean_bf16(origin, a);
 	else
-		sample_mean_typed(origin, a, ENG_F32);
+		sample_mean_f32(origin, a);
 }
 
 ENG_INLINE void
@@ -113,13 +125,27 @@ forward_sums_typed(float *sums, const EngNormArgs *a, const float *origin,
  * from rows[0] to before rows[1].
  */
 ENG_CLONES static void
+forward_sums_f32(float *sums, const EngNormArgs *a, const float *origin,
+				 const int64_t rows[2])
+{
+	forward_sums_typed(sums, a, origin, rows, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+forward_sums_bf16(float *sums, const EngNormArgs *a, const float *origin,
+				  const int64_t rows[2])
+{
+	forward_sums_typed(sums, a, origin, rows, ENG_BF16);
+}
+
+static void
 forward_sums(float *sums, const EngNormArgs *a, const float *origin,
 			 const int64_t rows[2])
 {
 	if (a->type == ENG_BF16)
-		forward_sums_typed(sums, a, origin, rows, ENG_BF16);
+		forward_sums_bf16(sums, a, origin, rows);
 	else
-		forward_sums_typed(sums, a, origin, rows, ENG_F32);
+		forward_sums_f32(sums, a, origin, rows);
 }
 
 /*
@@ -238,13 +264,27 @@ apply_rows_typed(const EngNormArgs *a, const float *scale,
  * y = [relu] (x * scale + shift [+ add]) on some rows.
  */
 ENG_CLONES static void
+apply_rows_f32(const EngNormArgs *a, const float *scale, const float *shift,
+			   int64_t first, int64_t rows)
+{
+	apply_rows_typed(a, scale, shift, first, rows, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+apply_rows_bf16(const EngNormArgs *a, const float *scale, const float *shift,
+				int64_t first, int64_t rows)
+{
+	apply_rows_typed(a, scale, shift, first, rows, ENG_BF16);
+}
+
+static void
 apply_rows(const EngNormArgs *a, const float *scale, const float *shift,
 		   int64_t first, int64_t rows)
 {
 	if (a->type == ENG_BF16)
-		apply_rows_typed(a, scale, shift, first, rows, ENG_BF16);
+		apply_rows_bf16(a, scale, shift, first, rows);
 	else
-		apply_rows_typed(a, scale, shift, first, rows, ENG_F32);
+		apply_rows_f32(a, scale, shift, first, rows);
 }
 
 /*
@@ -410,13 +450,27 @@ backward_sums_typed(const EngNormArgs *a, const Coefficients *k, float *sums,
  * sums[1, c] = sum of dy * (x - mean) * rstd.
  */
 ENG_CLONES static void
+backward_sums_f32(const EngNormArgs *a, const Coefficients *k, float *sums,
+				  int64_t first, int64_t rows)
+{
+	backward_sums_typed(a, k, sums, first, rows, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+backward_sums_bf16(const EngNormArgs *a, const Coefficients *k, float *sums,
+				   int64_t first, int64_t rows)
+{
+	backward_sums_typed(a, k, sums, first, rows, ENG_BF16);
+}
+
+static void
 backward_sums(const EngNormArgs *a, const Coefficients *k, float *sums,
 			  int64_t first, int64_t rows)
 {
 	if (a->type == ENG_BF16)
-		backward_sums_typed(a, k, sums, first, rows, ENG_BF16);
+		backward_sums_bf16(a, k, sums, first, rows);
 	else
-		backward_sums_typed(a, k, sums, first, rows, ENG_F32);
+		backward_sums_f32(a, k, sums, first, rows);
 }
 
 ENG_INLINE void
@@ -473,13 +527,27 @@ backward_rows_typed(const EngNormArgs *a, const Coefficients *k,
  * dx = dy * k->dy + x * k->x + k->one.
  */
 ENG_CLONES static void
+backward_rows_f32(const EngNormArgs *a, const Coefficients *k, int64_t first,
+				  int64_t rows)
+{
+	backward_rows_typed(a, k, first, rows, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+backward_rows_bf16(const EngNormArgs *a, const Coefficients *k, int64_t first,
+				   int64_t rows)
+{
+	backward_rows_typed(a, k, first, rows, ENG_BF16);
+}
+
+static void
 backward_rows(const EngNormArgs *a, const Coefficients *k, int64_t first,
 			  int64_t rows)
 {
 	if (a->type == ENG_BF16)
-		backward_rows_typed(a, k, first, rows, ENG_BF16);
+		backward_rows_bf16(a, k, first, rows);
 	else
-		backward_rows_typed(a, k, first, rows, ENG_F32);
+		backward_rows_f32(a, k, first, rows);
 }
 
 /*
@@ -519,12 +587,24 @@ finish_gradients(const EngNormArgs *a, const float *sums,
  * A frozen norm without affine gradients: one pass.
  */
 ENG_CLONES static void
+frozen_rows_f32(const EngNormArgs *a, int64_t first, int64_t rows)
+{
+	hide_and_pass(a, first * a->channels, rows * a->channels, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+frozen_rows_bf16(const EngNormArgs *a, int64_t first, int64_t rows)
+{
+	hide_and_pass(a, first * a->channels, rows * a->channels, ENG_BF16);
+}
+
+static void
 frozen_rows(const EngNormArgs *a, int64_t first, int64_t rows)
 {
 	if (a->type == ENG_BF16)
-		hide_and_pass(a, first * a->channels, rows * a->channels, ENG_BF16);
+		frozen_rows_bf16(a, first, rows);
 	else
-		hide_and_pass(a, first * a->channels, rows * a->channels, ENG_F32);
+		frozen_rows_f32(a, first, rows);
 }
 
 void
