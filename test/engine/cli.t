@@ -129,6 +129,10 @@ ok(slurp("$dir/a") eq slurp("$dir/b"), 'equal seeds give equal files');
 ok(slurp("$dir/a") ne slurp("$dir/c"), 'another seed gives another file');
 ($status) = run_engine('convert', "$dir/a", "$dir/d");
 ok($status == 0 && slurp("$dir/a") eq slurp("$dir/d"), 'convert writes the same file again');
+run_engine('convert', "$dir/a", "$dir/a.pth");
+($status) = run_engine('convert', "$dir/a.pth", "$dir/d");
+ok($status == 0 && slurp("$dir/a.pth") =~ /\APK\x03\x04/ && slurp("$dir/a") eq slurp("$dir/d"),
+	'and the same again through the form of PyTorch, metadata too');
 POSIX::mkfifo("$dir/pipe", 0600) or die "mkfifo: $!";
 refused('what is no file is not replaced', 1, qr/"\Q$dir\E\/pipe" is not a regular file/, 'convert', "$dir/a", "$dir/pipe");
 ok(-p "$dir/pipe", 'and stays what it is');
