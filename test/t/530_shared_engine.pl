@@ -105,15 +105,15 @@ isnt(engine($node), $stopped, 'of a fresh engine');
 kill 'KILL', engine($node);
 is(ask(2), $results[1], 'an engine that dies between calls is not noticed');
 
-# --- the engine hangs
+# --- the engine hangs (which is noticed after 5 seconds without any of this)
 $stopped = stop_engine();
 my $start = time;
 ($rc, $out, $err) = $node->psql('postgres', q{SET statement_timeout = 300; } . ask_sql(3));
 like($err, qr/canceling statement due to statement timeout/, 'statement_timeout ends a call to an engine that hangs');
-cmp_ok(time - $start, '<', 2, 'in time');
+cmp_ok(time - $start, '<', 4.5, 'in time');
 is(ask(3), $results[2], 'the next call has an answer');
 cmp_ok(time - $start, '<', 20, 'soon');
-ok(is_gone($stopped, 1), 'the engine that hung is gone');
+ok(is_gone($stopped), 'the engine that hung is gone');
 
 $stopped = stop_engine();
 # one behind the other: whoever the engine works for when it is lost has an error
@@ -125,14 +125,14 @@ $start = time;
 $node->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%frame\_id = 4%' AND pid <> pg_backend_pid()});
 ($out, $err) = end_of($call);
 like($err, qr/canceling statement due to user request/, 'a cancel acts');
-cmp_ok(time - $start, '<', 2, 'at once');
+cmp_ok(time - $start, '<', 4.5, 'at once');
 $call = begin($node, ask_sql(6));
 runs($node, '%frame\_id = 6%');
 $start = time;
 $node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%frame\_id = 6%' AND pid <> pg_backend_pid()});
 ($out, $err) = end_of($call);
 like($err, qr/terminating connection due to administrator command/, 'so does a termination');
-cmp_ok(time - $start, '<', 2, 'at once');
+cmp_ok(time - $start, '<', 4.5, 'at once');
 ($out, $err) = end_of($other);
 is($out || $err, $results[4], 'who asked after the one that was cancelled gets an answer');
 
@@ -144,7 +144,7 @@ runs($node, '%frame\_id = 7%');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 ($out, $err) = end_of($call);
 is($out, $results[6], 'a call outlives the worker');
-ok(is_gone($stopped, 2), 'its engine does not');
+ok(is_gone($stopped), 'its engine does not');
 isnt(workers($node), $worker, 'there is another');
 
 # --- settings
@@ -169,8 +169,8 @@ $session->pump until $said =~ /\|\w{32}/;
 $engine = engine($node);
 $worker = workers($node);
 configure($node, 'avcurate.engine_idle_timeout = 1');
-ok(poll($node, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'avcurate shared engine'}, '0', 10), 'an idle engine is stopped');
-ok(is_gone($engine, 2), 'for good');
+ok(poll($node, q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'avcurate shared engine'}, '0'), 'an idle engine is stopped');
+ok(is_gone($engine), 'for good');
 ok(!-e $socket, 'and its socket is taken away');
 configure($node, 'avcurate.engine_idle_timeout = 60');
 $said = '';
@@ -236,8 +236,8 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM frames WHERE person_pct I
 $engine = engine($node);
 $worker = workers($node);
 $node->kill9;
-ok(is_gone($engine, 5), 'no engine outlives the postmaster');
-ok(is_gone($worker, 5), 'nor a worker');
+ok(is_gone($engine), 'no engine outlives the postmaster');
+ok(is_gone($worker), 'nor a worker');
 my $here = getcwd();
 chdir $node->data_dir . '/pgsql_tmp_avcurate' or die "chdir: $!";
 unlink 'cpu.sock';
@@ -256,6 +256,6 @@ $node->restart;
 is(ask(1), $before, 'a restarted server starts over a socket left behind');
 $engine = engine($node);
 $node->stop;
-ok(is_gone($engine, 2), 'a server that stops takes its engine along');
+ok(is_gone($engine), 'a server that stops takes its engine along');
 
 done_testing();

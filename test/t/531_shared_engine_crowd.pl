@@ -30,7 +30,12 @@ my $all = q{SELECT md5(string_agg(format('%s %s %s', f.frame_id, d.category, rou
 	ORDER BY f.frame_id, round(d.score::numeric, 3) DESC, d.category)) FROM frames f, avcurate.detect(f.image_bytes, 1, 0) d};
 my $alone = $node->safe_psql('postgres', $all);
 my ($requests, $batches) = counts();
-my @crowd = map { begin($node, $all) } 1 .. 12;
+# all at once, however long it takes to start them
+my $gate = $node->background_psql('postgres');
+$gate->query_safe('SELECT pg_advisory_lock(1)');
+my @crowd = map { begin($node, 'DO $$BEGIN PERFORM pg_advisory_lock_shared(1); END$$', $all) } 1 .. 12;
+$node->poll_query_until('postgres', q{SELECT count(*) = 12 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}) or die;
+$gate->quit;
 my @said = map { [ end_of($_) ] } @crowd;
 is(scalar(grep { $_->[0] eq $alone } @said), 12, 'a dozen sessions get what one gets') or diag map { @$_ } @said;
 my ($more_requests, $more_batches) = counts();
@@ -77,13 +82,15 @@ $node->safe_psql('postgres', q{UPDATE _avcurate.checkpoints SET model = 'm' WHER
 is($node->safe_psql('postgres', $all), $alone, 'and nobody else is bothered');
 
 # --- an engine that misbehaves
+my $threads = 1;
+
 sub tell_engine
 {
 	open my $file, '>', $answers or die "$answers: $!";
 	print $file "$_\n" foreach @_;
 	close $file;
 	# a setting that concerns the engine has it started anew
-	configure($node, 'avcurate.threads = ' . (1 + int rand 1000));
+	configure($node, 'avcurate.threads = ' . ++$threads);
 }
 tell_engine();
 configure($node, "avcurate.engine_path = '$FindBin::Bin/fake_engine'");

@@ -33,12 +33,12 @@ sub ask_sql
 		avcurate.detect(f.image_bytes, $checkpoint, 0) d WHERE frame_id = $frame};
 }
 
-# Begin a statement in a session of its own; end_of() gives its output.
+# Begin statements in a session of their own; end_of() gives their output.
 sub begin
 {
-	my ($node, $sql) = @_;
+	my ($node, @sql) = @_;
 	my %session = (out => '', err => '');
-	$session{run} = start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $sql ],
+	$session{run} = start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), map { ('-c', $_) } @sql ],
 		'<', \undef, '>', \$session{out}, '2>', \$session{err}, timeout(120));
 	return \%session;
 }
@@ -67,11 +67,12 @@ sub engine
 	return $child;
 }
 
+# Does a process end within half a minute?
 sub is_gone
 {
-	my ($pid, $limit) = @_;
+	my ($pid) = @_;
 	my $start = time;
-	while (time - $start < $limit)
+	while (time - $start < 30)
 	{
 		return 1 unless kill 0, $pid;
 		usleep(20_000);
