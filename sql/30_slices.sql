@@ -429,7 +429,7 @@ CREATE FUNCTION _avcurate.slice_pins()
 	AS 'MODULE_PATHNAME', 'avc_slice_pins'
 	LANGUAGE C STABLE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION _avcurate.slice_pins() IS
-	'what holds versions: tags, checkpoints, evaluations, unfinished jobs';
+	'what holds versions: tags, checkpoints, evaluations, experiments, unfinished jobs';
 
 CREATE FUNCTION _avcurate.slice_obstacle(slice regclass, dataset regclass)
 	RETURNS text

@@ -6,20 +6,52 @@
 
 #include "access/xact.h"
 #include "executor/spi.h"
+#include "tcop/pquery.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
+#include "utils/snapmgr.h"
 
 #include "common/procedure.h"
+
+static void
+set_isolation(void)
+{
+	if (XactIsoLevel != XACT_READ_COMMITTED)
+		(void) set_config_option("transaction_isolation", "read committed",
+								 PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+}
 
 void
 avc_procedure_commit(void)
 {
 	SPI_commit();
-	if (XactIsoLevel != XACT_READ_COMMITTED)
-		(void) set_config_option("transaction_isolation", "read committed",
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
+	set_isolation();
+}
+
+ErrorData *
+avc_procedure_rescue(MemoryContext context)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	/* what the body called may have been connected to SPI itself */
+	while (!SPI_inside_nonatomic_context())
+	{
+		if (SPI_finish() != SPI_OK_FINISH)
+			elog(ERROR, "a procedure's connection to SPI is gone");
+	}
+	/* and in the middle of a statement: only the CALL's snapshot may stay */
+	while (ActiveSnapshotSet() &&
+		   GetActiveSnapshot() != ActivePortal->portalSnapshot)
+		PopActiveSnapshot();
+	SPI_rollback();
+	set_isolation();
+	MemoryContextSwitchTo(context);
+	return error;
 }
 
 Datum

@@ -26,4 +26,11 @@ extern Datum avc_procedure_run(FunctionCallInfo fcinfo, const char *name,
 /* Commit and start the next transaction. */
 extern void avc_procedure_commit(void);
 
+/*
+ * In a PG_CATCH of the body: end the transaction that the error was raised in
+ * and start the next one, in which the body can put things in order.  Returns
+ * the error, in "context", to be thrown again.
+ */
+extern ErrorData *avc_procedure_rescue(MemoryContext context);
+
 #endif

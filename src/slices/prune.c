@@ -2,8 +2,8 @@
  * slices/prune.c
  *		What holds versions, and dropping those that nothing holds.
  *
- * A version is held by its tags, by checkpoints and evaluations that name it
- * and by jobs that are not finished.  Whoever writes such a row has a key
+ * A version is held by its tags, by checkpoints, evaluations and experiments
+ * that name it and by jobs that are not finished.  Whoever writes such a row has a key
  * share lock on the version's row (a foreign key, or avc_slice_version_pin);
  * pruning locks the rows first and looks at what holds them afterwards, so
  * neither can slip past the other.
@@ -42,6 +42,7 @@ static const struct
 	{"jobs", "job", "job", "state IN ('pending', 'running')"},
 	{"validation_pins", "job", "job", "job IN (SELECT job "
 		"FROM _avcurate.jobs WHERE state IN ('pending', 'running'))"},
+	{"experiment_slices", "experiment_id", "experiment", "true"},
 };
 
 /* A query for (slice_id, version, kind text, id bigint, tag text). */
