@@ -131,6 +131,19 @@ check_eps_free(const AvcModel *model)
 				 errhint("Import the file into a new model, or give the new model the option norm_eps yourself.")));
 }
 
+static bool
+has_frozen_norms(const AvcModel *model)
+{
+	EngStatus	status = {ENG_OK, ""};
+	EngDetectorConfig config;
+
+	if (!eng_detector_config_parse(&config, model->architecture,
+								   model->options, model->num_classes,
+								   &status))
+		avc_raise_status(&status);
+	return config.body_norm == ENG_NORM_FROZEN;
+}
+
 /*
  * torchvision's v1 weights of 2019 were trained with norms of eps 0, and it
  * sets that when it loads them; only their names tell.
@@ -166,7 +179,9 @@ set_norm_eps(const AvcModel *model)
 		ereport(NOTICE,
 				(errmsg("option norm_eps of model \"%s\" is 0 now",
 						model->model),
-				 errdetail("The file has the tensor names of torchvision's first Faster R-CNN weights, which go with frozen norms of eps 0.")));
+				 errdetail("The file has the tensor names of torchvision's first Faster R-CNN weights, which go with frozen norms of eps 0."),
+				 has_frozen_norms(model) ? 0 :
+				 errhint("Give the model the option \"norm\": \"frozen\" to train it as torchvision does.")));
 	else if (!is_zero)
 		ereport(NOTICE,
 				(errmsg("model \"%s\" keeps its option norm_eps",

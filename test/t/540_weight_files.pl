@@ -144,6 +144,10 @@ is($node->safe_psql('postgres', "SELECT m.options ->> 'norm_eps', c.provenance -
 	'0|0', 'model and provenance say so');
 ($number, $said) = import_file('v1', 'old');
 is($said, '', 'a second import changes nothing');
+$node->safe_psql('postgres', "SELECT avcurate.create_model('live_v1', 'fasterrcnn_resnet18_fpn', '{$tiny}')");
+($number, $said) = import_file('live_v1', 'old');
+like($said, qr/NOTICE:  option norm_eps of model "live_v1" is 0 now\n.*HINT:  Give the model the option "norm": "frozen"/s,
+	'live norms take the file too');
 ($number, $said) = import_file('set_v1', 'old');
 like($said, qr/NOTICE:  model "set_v1" keeps its option norm_eps/, 'an eps that the user gave stays');
 ($number, $said) = import_file('other_v1', 'plain');
