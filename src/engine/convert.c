@@ -118,10 +118,11 @@ eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 		return false;
 	fine = eng_file_read(arguments.places[0], MAX_FILE, &in, status) &&
 		import(&in, options[1].value, status) &&
-		rewrite(&in, options[0].value != NULL, &result, status) &&
+		rewrite(&in, options[0].value != NULL, &result, status);
+	eng_buffer_free(&in);
+	fine = fine &&
 		(!is_pth_name(arguments.places[1]) || to_pth(&result, status)) &&
 		eng_file_write(arguments.places[1], result.data, result.size, status);
-	eng_buffer_free(&in);
 	eng_buffer_free(&result);
 	return fine;
 }
