@@ -39,10 +39,12 @@ eng_answer_load(const EngDetector *detector, const EngLoadOptions *options)
 		if (!info.is_buffer)
 			parameters += info.count;
 	}
-	return json_pack("{s:I, s:o, s:i, s:o, s:i, s:i, s:b}",
+	return json_pack("{s:I, s:o, s:i, s:s, s:o, s:i, s:i, s:b}",
 					 "parameters", (json_int_t) parameters,
 					 "arena_bytes", describe_memory(detector),
 					 "threads", (int) eng_detector_threads(detector),
+					 "precision",
+					 eng_type_name(eng_detector_precision(detector)),
 					 "new_tensors", names,
 					 "unused_tensors", (int) options->unused_count,
 					 "optimizer_tensors", (int) options->optimizer_loaded,

@@ -52,6 +52,7 @@
  *			"bf16": bool, "cpu_threads", "devices": [name]}
  * LOAD		{"architecture", "options": {}, "num_classes",
  *			"mode": "train" | "infer", "device": "cpu" | "ref", "threads",
+ *			"precision": "f32" | "bf16",
  *			"seed", "init": bool, "strict": bool, "new_head": bool, "optimizer":
  *			{"name", "momentum", "betas": [b1, b2], "eps", "weight_decay",
  *			"clip_norm", "decay_rule": "all" | "matrices"}, "trainable_layers",
@@ -66,7 +67,7 @@
  *			detector stays loaded under it, beside others, and DETECT asks for it
  *			by name; memory_limit is then of all of them together, and the ones
  *			used longest ago are dropped to keep to it.
- *			OK {"parameters", "arena_bytes": {}, "threads",
+ *			OK {"parameters", "arena_bytes": {}, "threads", "precision",
  *			"new_tensors": [name], "unused_tensors", "optimizer_tensors",
  *			"old_names": bool}: parameters counts elements, unused_tensors and
  *			optimizer_tensors count tensors; old_names: the file has the names of

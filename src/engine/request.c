@@ -18,7 +18,7 @@ static const char *const load_keys[] = {
 	"architecture", "options", "num_classes", "mode", "device", "threads",
 	"seed", "init", "strict", "new_head", "optimizer", "trainable_layers",
 	"freeze_norm",
-	"hflip", "memory_limit", "weights", NULL
+	"hflip", "memory_limit", "weights", "precision", NULL
 };
 static const char *const optimizer_keys[] = {
 	"name", "momentum", "betas", "eps", "weight_decay", "clip_norm",
@@ -208,6 +208,8 @@ read_load(EngLoadRequest *request, EngStatus *status)
 		!read_device(root, &request->device, status) ||
 		!read_int32(root, "threads", 0, MAX_THREADS, &request->threads,
 					status) ||
+		!read_choice(root, "precision", "f32", "bf16", &request->bf16,
+					 status) ||
 		!eng_json_integer(root, "seed",
 						  (EngJsonRange) {INT64_MIN, INT64_MAX, false},
 						  &seed, status) ||

@@ -27,6 +27,7 @@ typedef struct EngLoadRequest
 	bool		train;
 	const char *device;			/* "cpu" or "ref" */
 	int32_t		threads;		/* 0 = all processors */
+	bool		bf16;			/* precision, else f32 */
 	uint64_t	seed;
 	bool		init;			/* fresh weights, then what the blob holds */
 	bool		strict;

@@ -76,6 +76,9 @@ load_weights(EngDetector *detector, const EngLoadRequest *request,
 	if (request->memory_limit > 0)
 		eng_detector_set_memory_limit(detector,
 									  (size_t) request->memory_limit);
+	if (request->bf16 &&
+		!eng_detector_set_precision(detector, ENG_BF16, status))
+		return false;
 	if (request->train &&
 		!eng_detector_set_optimizer(detector, &request->optimizer, status))
 		return false;

@@ -14,7 +14,7 @@
 #include "evaluation/options.h"
 
 static const char *const known_options[] = {
-	"device", "max_frames", "min_score", "mode", "threads", "version"
+	"amp", "device", "max_frames", "min_score", "mode", "threads", "version"
 };
 
 static void
@@ -92,6 +92,15 @@ read_option(AvcEvaluateOptions *options, const char *name,
 		if (!(options->min_score >= 0 && options->min_score < 1))
 			raise_bad_value(name, "a number from 0 up to 1");
 	}
+	else if (strcmp(name, "amp") == 0)
+	{
+		char	   *amp = text_option(name, value);
+
+		options->bf16 = strcmp(amp, "bf16") == 0;
+		if (!options->bf16 && strcmp(amp, "auto") != 0 &&
+			strcmp(amp, "f32") != 0)
+			raise_bad_value(name, "\"auto\", \"f32\" or \"bf16\"");
+	}
 	else
 	{
 		char	   *mode = text_option(name, value);
@@ -164,6 +173,8 @@ avc_evaluate_options_json(const AvcEvaluateOptions *options)
 		appendStringInfoString(&text, ", \"device\": ");
 		escape_json(&text, options->device);
 	}
+	if (options->bf16)
+		appendStringInfoString(&text, ", \"amp\": \"bf16\"");
 	if (options->threads >= 0)
 		appendStringInfo(&text, ", \"threads\": %d", options->threads);
 	appendStringInfoChar(&text, '}');

@@ -395,6 +395,7 @@ avc_run_load(AvcRun *run, const AvcFileImage *weights)
 
 	load.device = run->source.device;
 	load.threads = run->source.threads;
+	load.more = run->source.bf16 ? ", \"precision\": \"bf16\"" : NULL;
 	run->engine = avc_engine_start();
 	avc_reply_free(avc_model_load(run->engine, run->source.model, &load,
 								  weights));

@@ -21,6 +21,7 @@ typedef struct AvcRunSource
 	double		min_score;		/* detections below it are dropped */
 	const char *device;			/* resolved: never auto */
 	int			threads;		/* 0 = all cores */
+	bool		bf16;			/* activations */
 } AvcRunSource;
 
 /* One frame's arrays, as avc_evaluator_add left them. */

@@ -301,11 +301,6 @@ check_together(const AvcTrainOptions *options)
 				 errmsg("option \"%s\" of train needs option \"val_slice\"",
 						options->early_stop > 0 ? "early_stop" : "val_version"),
 				 errhint("Name the slice to evaluate on while training.")));
-	if (strcmp(options->amp, "bf16") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("option \"amp\" of train cannot be bf16 on device \"%s\" yet",
-						options->device)));
 	avc_model_check_device(options->device);
 }
 
@@ -399,5 +394,8 @@ avc_train_options_load(const AvcTrainOptions *options)
 					 ", \"freeze_norm\": %s, \"hflip\": %.17g",
 					 options->trainable_layers,
 					 options->freeze_norm ? "true" : "false", options->hflip);
+	/* "auto" is f32 on the processors that this program runs on */
+	if (strcmp(options->amp, "bf16") == 0)
+		avc_json_add(&json, "precision", "bf16");
 	return json.data;
 }

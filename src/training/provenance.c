@@ -96,16 +96,18 @@ avc_train_environment(const AvcEngine *engine, const char *load_reply,
 {
 	json_t	   *reply = json_loads(load_reply, 0, NULL);
 	json_int_t	threads = json_integer_value(json_object_get(reply, "threads"));
+	const char *precision =
+		json_string_value(json_object_get(reply, "precision"));
 	StringInfoData json;
 
-	json_decref(reply);
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	avc_model_add_versions(&json, engine);
 	avc_json_add(&json, "device", device);
 	avc_json_add_int(&json, "threads", threads);
-	avc_json_add(&json, "precision", "f32");
+	avc_json_add(&json, "precision", precision != NULL ? precision : "f32");
 	appendStringInfoChar(&json, '}');
+	json_decref(reply);
 	return json.data;
 }
 

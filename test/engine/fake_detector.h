@@ -19,6 +19,7 @@
 struct EngDetector
 {
 	EngDetectorConfig config;
+	EngType		precision;
 	float		weight;
 	float		boxes[4];
 	float		score;
@@ -117,6 +118,21 @@ void
 eng_optimizer_config_default(EngOptimizerConfig *config)
 {
 	memset(config, 0, sizeof(*config));
+}
+
+bool
+eng_detector_set_precision(EngDetector *detector, EngType type,
+						   EngStatus *status)
+{
+	(void) status;
+	detector->precision = type;
+	return true;
+}
+
+EngType
+eng_detector_precision(const EngDetector *detector)
+{
+	return detector->precision;
 }
 
 bool

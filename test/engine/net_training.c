@@ -14,6 +14,8 @@
 	"\"rpn_pre_nms_top_n_train\":100,\"rpn_post_nms_top_n_train\":60," \
 	"\"rpn_pre_nms_top_n_test\":100,\"rpn_post_nms_top_n_test\":40}"
 
+static EngType precision;		/* of the detectors made */
+
 static EngDetector *
 make(const char *backend, int threads, EngOptimizerKind kind,
 	 EngStatus *status)
@@ -29,6 +31,7 @@ make(const char *backend, int threads, EngOptimizerKind kind,
 		return NULL;
 	detector = eng_detector_create(&config, backend, threads, true, status);
 	if (detector == NULL ||
+		!eng_detector_set_precision(detector, precision, status) ||
 		!eng_detector_set_optimizer(detector, &optimizer, status) ||
 		!eng_detector_init(detector, 11, status))
 	{
@@ -130,8 +133,9 @@ test_overfit(EngFrame *frames, EngOptimizerKind kind, float lr, int steps)
 		eng_detector_free(detector);
 		return;
 	}
-	tap_ok(end.loss < start.loss / 2, "%s: loss falls from %g to %g",
-		   kind == ENG_OPTIMIZER_SGD ? "sgd" : "adamw", start.loss, end.loss);
+	tap_ok(end.loss < start.loss / 2, "%s, %s: loss falls from %g to %g",
+		   kind == ENG_OPTIMIZER_SGD ? "sgd" : "adamw",
+		   eng_type_name(precision), start.loss, end.loss);
 	for (i = 0; i < FRAMES; i++)
 	{
 		frames[i].flip = false;
@@ -140,8 +144,9 @@ test_overfit(EngFrame *frames, EngOptimizerKind kind, float lr, int steps)
 	(void) eng_detector_infer(detector, frames, FRAMES, lists, &status);
 	for (i = 0; i < FRAMES; i++)
 		hits += found(&frames[i], &lists[i]);
-	tap_ok(hits * 4 >= boxes * 3, "%s: finds %d of %d boxes",
-		   kind == ENG_OPTIMIZER_SGD ? "sgd" : "adamw", hits, boxes);
+	tap_ok(hits * 4 >= boxes * 3, "%s, %s: finds %d of %d boxes",
+		   kind == ENG_OPTIMIZER_SGD ? "sgd" : "adamw",
+		   eng_type_name(precision), hits, boxes);
 	eng_detector_free(detector);
 }
 
@@ -281,6 +286,25 @@ test_frozen(EngFrame *frames)
 	eng_detector_free(a);
 }
 
+/*
+ * Whether this processor multiplies bf16; without, the refusal is judged.
+ */
+static bool
+takes_bf16(void)
+{
+	EngStatus	status = {ENG_OK, ""};
+	EngDetector *detector = make("cpu", 1, ENG_OPTIMIZER_SGD, &status);
+	bool		taken = eng_detector_set_precision(detector, ENG_BF16,
+												   &status);
+
+	tap_ok(taken || (status.code == ENG_UNSUPPORTED &&
+					 strstr(status.message, "AVX512_BF16") != NULL &&
+					 eng_detector_precision(detector) == ENG_F32),
+		   "bf16 is taken or refused by name %s", status.message);
+	eng_detector_free(detector);
+	return taken;
+}
+
 int
 main(void)
 {
@@ -295,6 +319,13 @@ main(void)
 	test_repeat(frames, ENG_OPTIMIZER_ADAMW);
 	test_accumulate(frames);
 	test_frozen(frames);
+	if (takes_bf16())
+	{
+		precision = ENG_BF16;
+		test_overfit(frames, ENG_OPTIMIZER_ADAMW, 2e-3f, 80);
+		test_repeat(frames, ENG_OPTIMIZER_SGD);
+		test_repeat(frames, ENG_OPTIMIZER_ADAMW);
+	}
 	for (i = 0; i < FRAMES; i++)
 		frame_free(&frames[i]);
 	return tap_done();

@@ -95,7 +95,7 @@ my ($few) = evaluate(q{1, 'val', '{"max_frames": 1, "min_score": 0.75}'});
 is(query("SELECT frames, (SELECT count(*) FROM avcurate.matches m WHERE m.evaluation = e.evaluation AND score IS NOT NULL) FROM avcurate.evaluations e WHERE evaluation = $few"),
 	'1|2', 'max_frames takes the first frames, min_score the better detections');
 foreach my $case (
-	[ '{"max_frame": 3}', qr/unknown option "max_frame" of evaluate.*Known options: device, max_frames, min_score, mode, threads, version/s ],
+	[ '{"max_frame": 3}', qr/unknown option "max_frame" of evaluate.*Known options: amp, device, max_frames, min_score, mode, threads, version/s ],
 	[ '{"max_frames": 0}', qr/option "max_frames" of evaluate must be a whole number from 1/ ],
 	[ '{"max_frames": 1.5}', qr/option "max_frames" of evaluate must be a whole number from 1/ ],
 	[ '{"mode": "voc"}', qr/option "mode" of evaluate must be "coco" or "lancedb"/ ],

@@ -129,14 +129,16 @@ plan_gradients(EngPlan *plan)
 }
 
 /*
- * Without training, a norm behind a convolution becomes part of it.
+ * Without training, a norm behind a convolution becomes part of it.  In bf16
+ * that saves a rounding, so that what is kept to be looked at does it too.
  */
 static void
 plan_folding(EngPlan *plan)
 {
 	int32_t		i;
 
-	if (plan->request.train || plan->request.keep_all)
+	if (plan->request.train ||
+		(plan->request.keep_all && plan->request.type == ENG_F32))
 		return;
 	for (i = 0; i + 1 < plan->op_count; i++)
 	{
