@@ -248,6 +248,23 @@ REVOKE EXECUTE ON FUNCTION hostile(text) FROM PUBLIC, regress_evaluated;
 UPDATE frames SET weather = 'foggy' WHERE frame_id = 6;
 SELECT avcurate.refresh_slice('hostile_view');
 
+-- a column that the dataset generates, later a plain one
+ALTER TABLE frames ADD COLUMN loud text GENERATED ALWAYS AS (upper(weather) || small) STORED;
+SELECT avcurate.create_slice('loud', 'frames', $$loud > 'CLEAR5' AND half(small) < 30$$);
+CREATE TABLE first_loud AS SELECT frame_id, loud FROM loud;
+SELECT change_rows();
+SELECT mode, changed_rows > 0 FROM avcurate.explain_refresh('loud');
+SELECT avcurate.refresh_slice('loud');
+ALTER TABLE frames ALTER COLUMN loud DROP EXPRESSION;
+UPDATE frames SET loud = 'A' WHERE frame_id % 5 = 0;
+SELECT avcurate.refresh_slice('loud');
+SELECT version, mode, added > 0, removed > 0 FROM avcurate.slice_versions WHERE slice = 'loud'::regclass ORDER BY 1;
+SELECT count(*) FROM (SELECT frame_id, loud FROM loud) l FULL JOIN
+	(SELECT frame_id, loud FROM frames WHERE loud > 'CLEAR5' AND half(small) < 30) f ON l = f WHERE l IS NULL OR f IS NULL;
+SELECT count(*) FROM avcurate.slice_at(NULL::loud, 1) l FULL JOIN first_loud f USING (frame_id) WHERE l.loud IS DISTINCT FROM f.loud;
+SELECT avcurate.alter_slice('loud', $$loud = 'A'$$);
+SELECT version, verified FROM generate_series(1, 4::bigint) v, avcurate.verify_slice('loud', v) ORDER BY 1;
+
 -- index entries made of large values do not pile up in memory
 CREATE FUNCTION thrifty(value text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
