@@ -634,6 +634,10 @@ Datum
 avc_refresh_slices(PG_FUNCTION_ARGS)
 {
 	Oid			dataset = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+												  "refresh of many slices",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old;
 	ListCell   *cell;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -641,10 +645,15 @@ avc_refresh_slices(PG_FUNCTION_ARGS)
 	foreach(cell, slices_of(dataset))
 	{
 		/* unless it was dropped since */
-		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(cell))) &&
-			pg_class_ownercheck(lfirst_oid(cell), GetUserId()))
-			put_named_refresh((ReturnSetInfo *) fcinfo->resultinfo,
-							  lfirst_oid(cell));
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(cell))) ||
+			!pg_class_ownercheck(lfirst_oid(cell), GetUserId()))
+			continue;
+		old = MemoryContextSwitchTo(scratch);
+		put_named_refresh((ReturnSetInfo *) fcinfo->resultinfo,
+						  lfirst_oid(cell));
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(scratch);
 	}
+	MemoryContextDelete(scratch);
 	return (Datum) 0;
 }
