@@ -449,13 +449,17 @@ static bool
 has_unheld(Oid dataset)
 {
 	Tuplestorestate *held;
-	Portal		unheld = find_unheld(dataset, &held);
+	Portal		unheld;
 	bool		found;
 
+	/* one that sees what this command has pruned */
+	PushActiveSnapshot(GetLatestSnapshot());
+	unheld = find_unheld(dataset, &held);
 	SPI_cursor_fetch(unheld, true, 1);
 	found = SPI_processed > 0;
 	SPI_cursor_close(unheld);
 	tuplestore_end(held);
+	PopActiveSnapshot();
 	return found;
 }
 
