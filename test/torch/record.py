@@ -379,7 +379,7 @@ class File:
             a = a.astype(np.int32)
         if a.dtype == np.float64:
             a = a.astype(np.float32)
-        keep = ".proposals." in name or ".roi_boxes" in name or ".image_sizes" in name
+        keep = any(x in name for x in (".proposals.", ".roi_boxes", ".image_sizes", ".boxes.", ".scores.", ".labels."))
         if a.size <= self.store[full] or keep:
             self.tensors[name] = np.ascontiguousarray(a)
             return
@@ -512,6 +512,8 @@ def record_steps(file, case, model, images, targets, double):
 
 def float32_scale(size, low, high, target=None, fixed=None, real=transform._resize_image_and_masks):
     """The resize of torchvision up to 0.15: quotients in float32."""
+    if fixed is not None:
+        return real(size, low, high, target, fixed)
     h, w = size.shape[-2:]
     a = np.float32(low) / np.float32(min(h, w))
     b = np.float32(high) / np.float32(max(h, w))
