@@ -26,15 +26,18 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "common/engine_client.h"
 #include "common/engine_process.h"
 #include "common/server_jansson.h"
+#include "common/settings.h"
 #include "engine/protocol.h"
 
 #define STOP_GRACE_MS		2000	/* idle engine after BYE or SIGTERM */
 #define HELLO_PATIENCE_MS	30000
+#define STALL_LOOK_MS		1000
 #define ABORT_GRACE_MS		300 /* engine that we no longer wait for */
 
 struct AvcEngine
@@ -46,7 +49,9 @@ struct AvcEngine
 	int			unanswered;
 	bool		sending;		/* a message is half sent */
 	char	   *hello;
-	long		patience_ms;	/* with its silence; -1 = no end */
+	long		patience_ms;	/* with its silence; -1 = as long as it works */
+	uint64		ticks;			/* of processor time, at the last look */
+	TimestampTz last_moved;		/* when it had used some, or we began to wait */
 	AvcFrameStream stream;		/* over process.socket, which it closes */
 };
 
@@ -327,6 +332,34 @@ engine_read(AvcEngine *engine)
 }
 
 /*
+ * A second without an answer: does it work?  One that hangs is a passing
+ * failure: the same work may well go through next time.
+ */
+static void
+check_stall(AvcEngine *engine)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	uint64		ticks = avc_process_ticks(engine->process.pid);
+
+	if (ticks != engine->ticks)
+	{
+		engine->ticks = ticks;
+		engine->last_moved = now;
+	}
+	else if (avc_engine_stall_timeout > 0 &&
+			 TimestampDifferenceExceeds(engine->last_moved, now,
+										avc_engine_stall_timeout * 1000))
+	{
+		engine_kill(engine, false);
+		ereport(ERROR,
+				(errcode(ERRCODE_SYSTEM_ERROR),
+				 errmsg("engine was ended because it did nothing for %d seconds",
+						avc_engine_stall_timeout),
+				 errhint("avcurate.engine_stall_timeout is how long it may.")));
+	}
+}
+
+/*
  * Sleep until the socket is ready or there is something on stderr; cancel,
  * terminate and the like end it.
  */
@@ -334,6 +367,8 @@ static void
 engine_wait(AvcEngine *engine, int events)
 {
 	WaitEventSet *set = CreateWaitEventSet(CurrentMemoryContext, 4);
+	long		patience = engine->patience_ms >= 0 ? engine->patience_ms
+	: STALL_LOOK_MS;
 	WaitEvent	event;
 	int			occurred;
 
@@ -343,11 +378,12 @@ engine_wait(AvcEngine *engine, int events)
 	if (engine->process.errors >= 0)
 		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine->process.errors,
 						  NULL, NULL);
-	occurred = WaitEventSetWait(set, engine->patience_ms, &event, 1,
-								PG_WAIT_EXTENSION);
+	occurred = WaitEventSetWait(set, patience, &event, 1, PG_WAIT_EXTENSION);
 	FreeWaitEventSet(set);
-	if (occurred == 0)
+	if (occurred == 0 && engine->patience_ms >= 0)
 		avc_engine_give_up(engine, "engine did not answer in time");
+	if (occurred == 0)
+		check_stall(engine);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -385,6 +421,7 @@ avc_engine_send(AvcEngine *engine, const AvcMessage *message)
 				 errmsg("connection to the engine was interrupted earlier")));
 	engine->sending = true;
 	engine->unanswered++;
+	engine->last_moved = GetCurrentTimestamp();
 	avc_stream_put(&engine->stream, message);
 	while (!avc_stream_write(&engine->stream))
 	{
@@ -408,6 +445,7 @@ avc_engine_receive(AvcEngine *engine)
 	if (engine->unanswered == 0)
 		elog(ERROR, "no request to the engine is unanswered");
 	INSTR_TIME_SET_CURRENT(start);
+	engine->last_moved = GetCurrentTimestamp();
 	if (engine->process.socket >= 0)
 		engine_read(engine);
 	while ((frame = avc_stream_next(&engine->stream)) == NULL)

@@ -15,6 +15,7 @@
 #include "utils/memutils.h"
 
 #include "common/engine_broker.h"
+#include "common/engine_process.h"
 #include "common/server_jansson.h"
 #include "common/settings.h"
 
@@ -462,32 +463,6 @@ avc_flights_move(AvcBroker *broker)
 
 /* ---- watching -------------------------------------------------------- */
 
-/* Ticks of processor time that a process has used, 0 if it is gone. */
-static uint64
-read_ticks(pid_t pid)
-{
-	char		path[64];
-	char		line[1024];
-	char	   *end = NULL;
-	unsigned long user = 0;
-	unsigned long system = 0;
-	FILE	   *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int) pid);
-	file = fopen(path, "r");
-	if (file == NULL)
-		return 0;
-	/* the name in brackets may hold anything */
-	if (fgets(line, sizeof(line), file) != NULL)
-		end = strrchr(line, ')');
-	fclose(file);
-	if (end == NULL ||
-		sscanf(end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
-			   &user, &system) != 2)
-		return 0;
-	return (uint64) user + system;
-}
-
 static bool
 is_abandoned(const AvcFlight *flight)
 {
@@ -503,7 +478,7 @@ static void
 check_movement(AvcBroker *broker)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	uint64		ticks = read_ticks(avc_engine_pid(broker->engine));
+	uint64		ticks = avc_process_ticks(avc_engine_pid(broker->engine));
 	bool		is_over = is_abandoned(&broker->flights[0]);
 
 	if (ticks != broker->cpu_ticks)

@@ -279,3 +279,28 @@ avc_engine_process_last_line(AvcEngineProcess *process)
 			*end = '?';
 	return line[0] != '\0' ? line : NULL;
 }
+
+uint64
+avc_process_ticks(pid_t pid)
+{
+	char		path[64];
+	char		line[1024];
+	char	   *end = NULL;
+	unsigned long user = 0;
+	unsigned long system = 0;
+	FILE	   *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int) pid);
+	file = fopen(path, "r");
+	if (file == NULL)
+		return 0;
+	/* the name in brackets may hold anything */
+	if (fgets(line, sizeof(line), file) != NULL)
+		end = strrchr(line, ')');
+	fclose(file);
+	if (end == NULL ||
+		sscanf(end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+			   &user, &system) != 2)
+		return 0;
+	return (uint64) user + system;
+}

@@ -31,4 +31,7 @@ extern bool avc_engine_process_reap(AvcEngineProcess *process, int wait_ms);
 /* Last line of what it wrote, or NULL. */
 extern const char *avc_engine_process_last_line(AvcEngineProcess *process);
 
+/* Ticks of processor time that a process has used, 0 if it is gone. */
+extern uint64 avc_process_ticks(pid_t pid);
+
 #endif

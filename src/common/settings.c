@@ -20,6 +20,7 @@ int			avc_max_device_jobs = 0;
 int			avc_retry_delay = 5000;
 int			avc_launcher_interval = 60;
 int			avc_engine_idle_timeout = 300;
+int			avc_engine_stall_timeout = 300;
 int			avc_engine_memory_limit = 0;
 char	   *avc_engine_path = NULL;
 double		avc_refresh_full_threshold = 0.5;
@@ -92,6 +93,11 @@ avc_settings_define(void)
 	DefineCustomIntVariable("avcurate.engine_idle_timeout",
 							"Time after which a shared engine is stopped.",
 							NULL, &avc_engine_idle_timeout, 300, 1, 86400,
+							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("avcurate.engine_stall_timeout",
+							"Time after which a job's engine that uses no processor time counts as hanging.",
+							"The job fails for a passing reason, so it is started again; 0 waits for ever.",
+							&avc_engine_stall_timeout, 300, 0, 86400,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("avcurate.engine_memory_limit",
 							"Most memory an engine may plan for; 0 means half of the machine's.",

@@ -14,6 +14,7 @@ extern int	avc_max_device_jobs;		/* 0 = one on a GPU, any number on the CPU */
 extern int	avc_retry_delay;			/* milliseconds, 0 = no retries */
 extern int	avc_launcher_interval;		/* seconds */
 extern int	avc_engine_idle_timeout;	/* seconds */
+extern int	avc_engine_stall_timeout;	/* seconds, 0 = never */
 extern int	avc_engine_memory_limit;	/* megabytes, 0 = half of the memory */
 extern char *avc_engine_path;			/* "" = beside the server's programs */
 /* share of a dataset's rows from which on a changed slice is recomputed */

@@ -78,6 +78,17 @@ behave($node);
 is(ask("SELECT avcurate.resume_job($job)"), 't', 'and resumed');
 is(wait_for($job), 'succeeded', 'without a delay');
 
+# --- an engine that hangs
+configure("avcurate.retry_delay = '1s'", "avcurate.engine_stall_timeout = '2s'");
+behave($node, 'hang_at 3');
+$job = train();
+ok(defined poll($node, "SELECT state, error FROM avcurate.jobs WHERE job = $job AND attempts > 0", 'pending|engine was ended because it did nothing for 2 seconds'),
+	'an engine that hangs is ended');
+behave($node);
+is(wait_for($job), 'succeeded', 'and the job started again');
+is(weights_of($node, $job), $weights, 'with the weights of an undisturbed run');
+configure('avcurate.engine_stall_timeout = DEFAULT');
+
 # --- devices
 configure('avcurate.max_device_jobs = 1');
 behave($node, 'slow 60');
