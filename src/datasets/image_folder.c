@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "common/catalog.h"
@@ -139,6 +140,9 @@ analyze_table(void)
 	AvcRoleScope scope;
 
 	avc_catalog_enter(&scope);
+	/* it is the number of rows that matters; a sample would take memory */
+	(void) set_config_option("default_statistics_target", "1", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	avc_spi_exec("ANALYZE pg_temp.avc_ingest_files", 0, NULL, false, 0);
 	avc_catalog_leave(&scope);
 }
@@ -175,6 +179,37 @@ store_page(AvcImageFolder *folder, NamePage *page)
 }
 
 /*
+ * A page of files that have the stem of another one, into arrays of their
+ * names and of those before them; returns how many.
+ */
+static int
+find_surplus(Datum *names, Datum *winners)
+{
+	uint64		count;
+	uint64		i;
+
+	/* the index has the order, and a sort would take memory */
+	(void) set_config_option("enable_sort", "off", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	count = avc_spi_exec("SELECT name, winner FROM (SELECT name,"
+						 " first_value(name) OVER (PARTITION BY stem"
+						 " ORDER BY name) AS winner"
+						 " FROM pg_temp.avc_ingest_files) s"
+						 " WHERE name > winner LIMIT $1", 1,
+						 (AvcParam[]) {AVC_INT8(PAGE_NAMES)}, false, 0);
+	for (i = 0; i < count; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		names[i] = CStringGetTextDatum(SPI_getvalue(row, desc, 1));
+		winners[i] = CStringGetTextDatum(SPI_getvalue(row, desc, 2));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return (int) count;
+}
+
+/*
  * Of files with one stem the first by name stays, whatever the order they
  * were listed in.  Takes out a page of the others; returns how many.
  */
@@ -183,34 +218,27 @@ refuse_page(AvcImageFolder *folder)
 {
 	MemoryContext old = MemoryContextSwitchTo(folder->page);
 	AvcRoleScope scope;
-	char	   *refused[PAGE_NAMES];
-	char	   *taken[PAGE_NAMES];
+	AvcParam	param;
+	Datum		names[PAGE_NAMES];
+	Datum		winners[PAGE_NAMES];
 	int			count;
 	int			i;
 
 	avc_catalog_enter(&scope);
-	count = avc_spi_exec("DELETE FROM pg_temp.avc_ingest_files f USING ("
-						 "SELECT stem, name, winner FROM (SELECT stem, name,"
-						 " min(name) OVER (PARTITION BY stem) AS winner"
-						 " FROM pg_temp.avc_ingest_files) s"
-						 " WHERE name > winner LIMIT $1) d"
-						 " WHERE f.stem = d.stem AND f.name = d.name"
-						 " RETURNING f.name, d.winner", 1,
-						 (AvcParam[]) {AVC_INT8(PAGE_NAMES)}, false, 0);
-	for (i = 0; i < count; i++)
-	{
-		refused[i] = SPI_getvalue(SPI_tuptable->vals[i],
-								  SPI_tuptable->tupdesc, 1);
-		taken[i] = SPI_getvalue(SPI_tuptable->vals[i],
-								SPI_tuptable->tupdesc, 2);
-	}
-	SPI_freetuptable(SPI_tuptable);
+	count = find_surplus(names, winners);
+	param = (AvcParam) {TEXTARRAYOID,
+	PointerGetDatum(construct_array(names, count, TEXTOID, -1, false,
+									TYPALIGN_INT)), false};
+	if (count > 0)
+		avc_spi_exec("DELETE FROM pg_temp.avc_ingest_files"
+					 " WHERE name = ANY ($1)", 1, &param, false, 0);
 	avc_catalog_leave(&scope);
 	for (i = 0; i < count; i++)
-		avc_ingest_error(folder->ingest, image_path(folder, refused[i]),
+		avc_ingest_error(folder->ingest,
+						 image_path(folder, TextDatumGetCString(names[i])),
 						 ERRCODE_UNIQUE_VIOLATION,
 						 "would be the same frame as \"%s\", for frames are called by their files' names alone",
-						 taken[i]);
+						 TextDatumGetCString(winners[i]));
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(folder->page);
 	return count;

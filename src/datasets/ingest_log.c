@@ -108,6 +108,7 @@ forget_old_errors(AvcIngestLog *log)
 					 false}, AVC_TEXT(log->labels)}, false, 0);
 }
 
+/* Unless a newer run over the same source has made the row its own. */
 static void
 write_progress(AvcIngestLog *log, const char *state)
 {
@@ -118,7 +119,7 @@ write_progress(AvcIngestLog *log, const char *state)
 				 " updated_at = pg_catalog.clock_timestamp(), inserted = $4,"
 				 " updated = $5, unchanged = $6, unlabelled = $7, errors = $8,"
 				 " dropped_boxes = $9, clipped_boxes = $10, total = $11"
-				 " WHERE dataset = $1 AND source = $2", 11,
+				 " WHERE dataset = $1 AND source = $2 AND pid = $12", 12,
 				 (AvcParam[]) {AVC_REGCLASS(log->relid),
 					 AVC_TEXT(log->source), AVC_TEXT(state),
 					 AVC_INT8(counts->inserted), AVC_INT8(counts->updated),
@@ -127,7 +128,7 @@ write_progress(AvcIngestLog *log, const char *state)
 					 AVC_INT8(counts->dropped_boxes + counts->outside_boxes),
 					 AVC_INT8(counts->clipped_boxes),
 					 log->total < 0 ? AVC_NULL(INT8OID) :
-					 AVC_INT8(log->total)}, false, 0);
+					 AVC_INT8(log->total), AVC_INT4(MyProcPid)}, false, 0);
 }
 
 void
