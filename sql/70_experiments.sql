@@ -222,3 +222,24 @@ COMMENT ON COLUMN avcurate.experiment_summary.verdict IS
 
 GRANT SELECT ON avcurate.experiments, avcurate.experiment_results,
 	avcurate.experiment_summary TO PUBLIC;
+
+-- ---- failure mining --------------------------------------------------------
+
+CREATE FUNCTION avcurate.suggest_slices(
+	evaluation	bigint,
+	match_score	real DEFAULT 0.5,
+	min_frames	integer DEFAULT 20,
+	k			integer DEFAULT 10
+) RETURNS TABLE (
+	filter		text,
+	frames		bigint,
+	truths		bigint,
+	recall50	double precision,
+	recall50_elsewhere double precision,
+	p_value		double precision,
+	category	text
+)
+	AS 'MODULE_PATHNAME', 'avc_suggest_slices'
+	LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION avcurate.suggest_slices(bigint, real, integer, integer) IS
+	'filters for create_slice under which a detector misses significantly more truths (of "category", where it is not NULL), most significant first; p-values are corrected for the number tried';
