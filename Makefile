@@ -84,7 +84,7 @@ PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 override with_llvm = no
 
 # Targets that must work before the server headers are installed.
-NO_PGXS_GOALS = deps help demo check check-long check-torch soak clean-state
+NO_PGXS_GOALS = deps help demo reference check check-long check-torch soak clean-state
 ifeq ($(filter $(NO_PGXS_GOALS),$(MAKECMDGOALS)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(PGXS),)
@@ -179,6 +179,11 @@ check-torch:
 demo:
 	@test/demo/run
 
+reference:
+	@[ -n "$(BDD100K)" ] && [ -n "$(WEIGHTS)" ] || \
+		{ echo 'make reference BDD100K=folder WEIGHTS=file.pth [EPOCHS=10]' >&2; exit 2; }
+	@AVC_CLUSTER=tmp_reference BDD100K="$(BDD100K)" WEIGHTS="$(WEIGHTS)" EPOCHS="$(EPOCHS)" test/demo/run
+
 bench-slices:
 	@test/perf/slices
 bench-ingest:
@@ -196,6 +201,7 @@ clean-state:
 	@test/cluster clean
 
 help:
+	@echo 'make reference   the published experiment on BDD100K: BDD100K=folder WEIGHTS=file.pth [EPOCHS=10]'
 	@echo 'make demo        install what is missing, build, run the whole loop on generated footage'
 	@echo 'make check       install what is missing, build, run every test'
 	@echo 'make             build the extension and avcurate-engine'
@@ -217,6 +223,6 @@ help:
 .PHONY: all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo check-torch demo bench bench-slices bench-ingest bench-detect \
+	check-demo check-torch demo reference bench bench-slices bench-ingest bench-detect \
 	bench-features soak \
 	clean-state help
