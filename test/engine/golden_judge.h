@@ -371,20 +371,32 @@ overlap(const double *a, const double *b)
 						(b[2] - b[0]) * (b[3] - b[1]) - inter, 1e-9);
 }
 
-/* Share of the recorded entries that ours have, one to one. */
-static double
-found_again(const List *g, const List *o)
+/* When an entry is another one's: overlap above, scores within. */
+typedef struct Closeness
+{
+	double		overlap;
+	double		score;
+	double		least_score;	/* entries below are not looked for */
+} Closeness;
+
+/* How many of the recorded entries ours have, one to one; *of: of how many. */
+static int64_t
+count_found(const List *g, const List *o, const Closeness *close, int64_t *of)
 {
 	int64_t		n = g->boxes.count / 4;
 	int64_t		m = o->boxes.count / 4;
 	char	   *used = calloc(m + 1, 1);
 	int64_t		hits = 0;
 
+	*of = 0;
 	for (int64_t i = 0; i < n; i++)
 	{
-		double		best = 0.9;
+		double		best = close->overlap;
 		int64_t		at = -1;
 
+		if (g->scores.count > 0 && g->scores.x[i] < close->least_score)
+			continue;
+		(*of)++;
 		for (int64_t j = 0; j < m; j++)
 		{
 			double		q = overlap(g->boxes.x + 4 * i, o->boxes.x + 4 * j);
@@ -392,7 +404,7 @@ found_again(const List *g, const List *o)
 			if (used[j] || q <= best ||
 				(g->labels.count > 0 && g->labels.x[i] != o->labels.x[j]) ||
 				(g->scores.count > 0 &&
-				 fabs(g->scores.x[i] - o->scores.x[j]) > 1e-3))
+				 fabs(g->scores.x[i] - o->scores.x[j]) > close->score))
 				continue;
 			best = q;
 			at = j;
@@ -404,6 +416,18 @@ found_again(const List *g, const List *o)
 		}
 	}
 	free(used);
+	return hits;
+}
+
+/* Share of the recorded entries that ours have, one to one. */
+static double
+found_again(const List *g, const List *o)
+{
+	static const Closeness close = {0.9, 1e-3, 0};
+	int64_t		n = g->boxes.count / 4;
+	int64_t		m = o->boxes.count / 4;
+	int64_t		hits = count_found(g, o, &close, &n);
+
 	if (n == 0)
 		return m == 0 ? 1.0 : 0.0;
 	return llabs(n - m) > fmax(2, 0.03 * n) ? 0.0 : (double) hits / n;
@@ -485,6 +509,75 @@ compare_list(Case *c, const char *name, bool whole_list)
 		tap_note("%s: %.1f %% of %lld found again", name, 100 * share,
 				 (long long) count);
 	verdict(c, share >= 0.97, name, share > 0 ? 0.97 / share : INFINITY);
+}
+
+/* ---- bf16 against what was recorded in float32 --------------------------------------- */
+
+/* Losses of the first step: within 2 %, or 0.01. */
+static void
+compare_rounded_loss(Case *c, const char *name)
+{
+	const EngFileTensor *ours = eng_tensor_file_find(c->output, name);
+	double		want = element(eng_tensor_file_find(c->golden, name), 0);
+	double		error = ours == NULL ? INFINITY :
+		fabs(element(ours, 0) - want) / fmax(0.02 * fabs(want), 0.01);
+
+	verdict(c, error <= 1, name, error);
+}
+
+/*
+ * Detections above 0.5 of all frames: a share must be found again with the
+ * same label, nearly the same box and a score within 0.05.
+ */
+static void
+compare_rounded_detections(Case *c, double least)
+{
+	static const Closeness close = {0.9, 0.05, 0.5};
+	int64_t		hits = 0;
+	int64_t		total = 0;
+	int			i;
+
+	for (i = 0;; i++)
+	{
+		char		frame[16];
+		List		lists[2];
+		int64_t		of;
+		int			k;
+
+		memset(lists, 0, sizeof(lists));
+		snprintf(frame, sizeof(frame), ".%d", i);
+		for (k = 0; k < 2; k++)
+		{
+			const EngTensorFile *file = k == 0 ? c->golden : c->output;
+
+			if (!read_view(&lists[k].boxes, file, "out.eval.", "boxes", frame))
+				break;
+			read_view(&lists[k].scores, file, "out.eval.", "scores", frame);
+			read_view(&lists[k].labels, file, "out.eval.", "labels", frame);
+		}
+		if (k == 2)
+		{
+			hits += count_found(&lists[0], &lists[1], &close, &of);
+			total += of;
+		}
+		free_list(&lists[0]);
+		free_list(&lists[1]);
+		if (k < 2)
+			break;
+	}
+	tap_note("%lld of %lld detections found again", (long long) hits,
+			 (long long) total);
+	verdict(c, total > 0 && hits >= least * total, "detections",
+			hits > 0 ? least * total / hits : INFINITY);
+}
+
+static void
+compare_rounded_case(Case *c, double least)
+{
+	for (int32_t i = 0; i < c->golden->count; i++)
+		if (strncmp(c->golden->tensors[i].name, "out.step1.loss_", 15) == 0)
+			compare_rounded_loss(c, c->golden->tensors[i].name);
+	compare_rounded_detections(c, least);
 }
 
 /* 1: boxes of a list; 2: its scores or labels, compared with the boxes. */

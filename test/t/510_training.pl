@@ -185,6 +185,34 @@ is($node->safe_psql('postgres', "SELECT parent, rows, provenance ->> 'frames', p
 my ($start) = $node->safe_psql('postgres', "SELECT loss < (SELECT loss FROM avcurate.job_progress WHERE job = $first AND step = 1) FROM avcurate.job_progress WHERE job = $job AND step = 1");
 is($start, 't', 'and begins with a smaller loss');
 
+# --- bf16
+SKIP:
+{
+	my $given = qq({"max_steps": 6, "batch_size": 2, "amp": "bf16"});
+	$job = train($given);
+	my ($state, $error) = wait_for($job);
+	if ($error =~ /precision bf16 cannot be used: the processor lacks AVX512_BF16/)
+	{
+		pass('bf16 is refused by what the processor lacks');
+		skip 'no bf16 on this processor', 5;
+	}
+	is($state, 'succeeded', 'training in bf16');
+	my $rounded = $node->safe_psql('postgres', "SELECT checkpoint FROM avcurate.jobs WHERE job = $job");
+	is($node->safe_psql('postgres', "SELECT provenance #>> '{environment,precision}', provenance #>> '{options,amp}' FROM avcurate.checkpoints WHERE checkpoint = $rounded"),
+		'bf16|bf16', 'is recorded as such');
+	is($node->safe_psql('postgres', "SELECT provenance #>> '{environment,precision}' FROM avcurate.checkpoints WHERE checkpoint = $checkpoint"),
+		'f32', 'and f32 as f32');
+	$job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($rounded)");
+	wait_for($job);
+	is($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), 'same weights', 'reproduced in bf16 too');
+	$node->safe_psql('postgres', "UPDATE _avcurate.checkpoints SET provenance = jsonb_set(provenance, '{options,amp}', '\"f32\"') WHERE checkpoint = $rounded");
+	$job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($rounded)");
+	wait_for($job);
+	like($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), qr/^not comparable: precision was bf16, is f32$/, 'which is compared');
+	$job = $node->safe_psql('postgres', qq{SELECT avcurate.evaluate($rounded, 'all_frames', '{"amp": "bf16", "max_frames": 2}')});
+	is((wait_for($job))[0], 'succeeded', 'evaluation in bf16');
+}
+
 # --- frames without labels, frames without boxes
 $node->safe_psql('postgres', q{
 	UPDATE frames SET ann_categories = NULL, ann_bboxes = NULL, ann_occluded = NULL, ann_truncated = NULL,
