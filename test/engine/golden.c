@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "engine/trace.h"
-#include "golden_judge.h"
+#include "golden_rounded.h"
 
 /* One test: is everything in the file of outputs as it was recorded? */
 static void

@@ -208,7 +208,7 @@ SKIP:
 	$node->safe_psql('postgres', "UPDATE _avcurate.checkpoints SET provenance = jsonb_set(provenance, '{options,amp}', '\"f32\"') WHERE checkpoint = $rounded");
 	$job = $node->safe_psql('postgres', "SELECT avcurate.reproduce($rounded)");
 	wait_for($job);
-	like($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), qr/^not comparable: precision was bf16, is f32$/, 'which is compared');
+	like($node->safe_psql('postgres', "SELECT result FROM avcurate.jobs WHERE job = $job"), qr/^not comparable: precision was "bf16", is "f32"$/, 'which is compared');
 	$job = $node->safe_psql('postgres', qq{SELECT avcurate.evaluate($rounded, 'all_frames', '{"amp": "bf16", "max_frames": 2}')});
 	is((wait_for($job))[0], 'succeeded', 'evaluation in bf16');
 }
