@@ -46,7 +46,8 @@ avc_procedure_rescue(MemoryContext context)
 	}
 	/* and in the middle of a statement: only the CALL's snapshot may stay */
 	while (ActiveSnapshotSet() &&
-		   GetActiveSnapshot() != ActivePortal->portalSnapshot)
+		   (ActivePortal == NULL ||
+			GetActiveSnapshot() != ActivePortal->portalSnapshot))
 		PopActiveSnapshot();
 	SPI_rollback();
 	set_isolation();

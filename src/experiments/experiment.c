@@ -183,6 +183,25 @@ give_up(const AvcExperiment *experiment, const ErrorData *error)
 	avc_procedure_commit();
 }
 
+/* In a new transaction after an error: give up and raise it again. */
+static void
+clean_up(const AvcExperiment *experiment, ErrorData *error, bool is_begun)
+{
+	PG_TRY();
+	{
+		if (is_begun)
+			give_up(experiment, error);
+	}
+	PG_CATCH();
+	{
+		avc_experiment_unlock(experiment);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	avc_experiment_unlock(experiment);
+	ReThrowError(error);
+}
+
 static void
 run(AvcExperiment *experiment)
 {
@@ -212,16 +231,8 @@ run(AvcExperiment *experiment)
 	}
 	PG_CATCH();
 	{
-		if (is_begun)
-		{
-			ErrorData  *error = avc_procedure_rescue(experiment->context);
-
-			give_up(experiment, error);
-			avc_experiment_unlock(experiment);
-			ReThrowError(error);
-		}
-		avc_experiment_unlock(experiment);
-		PG_RE_THROW();
+		clean_up(experiment, avc_procedure_rescue(experiment->context),
+				 is_begun);
 	}
 	PG_END_TRY();
 	avc_experiment_unlock(experiment);

@@ -425,6 +425,10 @@ avc_suggest_slices(PG_FUNCTION_ARGS)
 	for (i = 0; i <= survey->category_count; i++)
 		search_scope(&search, i);
 	count = choose(&search, PG_GETARG_INT32(3));
+	ereport(DEBUG1,
+			(errmsg_internal("tried %lld conjunctions of %d conditions",
+							 (long long) search.tried,
+							 survey->condition_count)));
 	for (i = 0; i < count; i++)
 		put_row(result, &search, &search.found[i]);
 	return (Datum) 0;

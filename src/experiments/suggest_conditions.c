@@ -54,7 +54,7 @@ typedef struct Column
 	char	   *read;			/* as it is read: float8, boolean or text */
 	int			category;		/* -1 = none */
 	double	   *numbers;		/* of each frame; NaN = NULL, 0 and 1 for bool */
-	char	  **texts;			/* of each frame; NULL = NULL */
+	char	  **texts;			/* instead, of a text column; NULL = NULL */
 } Column;
 
 typedef struct Columns
@@ -67,7 +67,7 @@ typedef struct Columns
 /* Columns that are no metadata, or that conditions of their own are about. */
 static const char *const left_out[] = {
 	"frame_id", "image_id", "split", "image_bytes", "image_sha256", "width",
-	"height", "frame_time", "ann_categories", "ann_bboxes", "ann_occluded",
+	"height", "ann_categories", "ann_bboxes", "ann_occluded",
 	"ann_truncated", "ann_ignored", "ann_area", AVC_MARKS_COLUMN
 };
 
@@ -146,17 +146,19 @@ find_columns(Columns *columns, const AvcSurvey *survey, Oid dataset)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
 
-		if (!attribute->attisdropped &&
-			!is_left_out(NameStr(attribute->attname)))
+		if (attribute->attisdropped)
+			continue;
+		if (strcmp(NameStr(attribute->attname), "frame_time") == 0)
+			add_column(columns, COLUMN_HOUR,
+					   "date_part('hour', frame_time AT TIME ZONE 'UTC')",
+					   "pg_catalog.%s");
+		else if (!is_left_out(NameStr(attribute->attname)))
 			add_table_column(columns, NameStr(attribute->attname),
 							 attribute->atttypid);
 	}
 	relation_close(relation, NoLock);
 	add_column(columns, COLUMN_INTEGER, "cardinality(ann_categories)",
 			   "pg_catalog.%s::pg_catalog.float8");
-	add_column(columns, COLUMN_HOUR,
-			   "date_part('hour', frame_time AT TIME ZONE 'UTC')",
-			   "pg_catalog.%s");
 	for (i = 0; i < survey->category_count; i++)
 	{
 		char	   *category = quote_literal_cstr(survey->counts[i + 1].category);
@@ -219,8 +221,14 @@ read_values(Columns *columns, const AvcSurvey *survey, Oid dataset)
 	{
 		Column	   *column = &columns->list[i];
 
-		column->texts = palloc0_array(char *, room);
-		column->numbers = palloc_array(double, room);
+		if (column->kind == COLUMN_TEXT)
+		{
+			column->texts = palloc_extended(sizeof(char *) * room,
+											MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+			continue;
+		}
+		column->numbers = palloc_extended(sizeof(double) * room,
+										  MCXT_ALLOC_HUGE);
 		for (f = 0; f < room; f++)
 			column->numbers[f] = NAN;
 	}

@@ -39,9 +39,6 @@ SELECT avcurate.create_slice('rider_train', 'new_drives', $$split = 'train' AND 
 SELECT avcurate.create_slice('rider_val', 'new_drives', $$split = 'val' AND has_rider$$);
 SELECT avcurate.create_slice('night_person_train', 'new_drives', $$split = 'train' AND timeofday = 'night' AND has_person$$);
 SELECT avcurate.create_slice('night_person_val', 'new_drives', $$split = 'val' AND timeofday = 'night' AND has_person$$);
--- the control: a random eighth of the same footage, drawn by a hash of the id
-SELECT avcurate.create_slice('control_train', 'new_drives',
-	$$split = 'train' AND mod(hashint8extended(frame_id, 42), 1000) BETWEEN -120 AND 120$$);
 \o
 \set ECHO none
 SELECT slice, version, rows FROM avcurate.slices ORDER BY slice;
@@ -81,40 +78,27 @@ FROM new_drives WHERE has_person GROUP BY timeofday ORDER BY timeofday;
 SQL
 }
 
-# evaluate CHECKPOINT SLICE: sets EVALUATION
-evaluate() {
-	EVALUATION=$(value "SELECT avcurate.evaluate($1, '$2', '{\"max_frames\": $EVAL}')")
-	follow "$EVALUATION" "checkpoint $1 on $2"
-}
-
-fine_tune() {
-	local slice job
-	step "fine-tuning: $TUNE steps of 8 on $TUNE_FRAMES frames of each slice and of the control"
-	sql -c "CREATE TABLE demo_checkpoints (name text PRIMARY KEY, checkpoint bigint);
-		INSERT INTO demo_checkpoints VALUES ('base', $BASE_CHECKPOINT)"
-	for slice in control $SLICES; do
-		job=$(train "${slice}_train" "{\"from_checkpoint\": $BASE_CHECKPOINT, \"lr\": 5e-4,
-			\"warmup_steps\": 5, \"max_steps\": $TUNE, \"max_frames\": $TUNE_FRAMES, \"seed\": 1}")
-		follow "$job" "$slice"
-		sql -c "INSERT INTO demo_checkpoints VALUES ('$slice', $(checkpoint_of "$job"))"
-	done
-}
-
-evaluate_all() {
-	local slice name
-	step "evaluation on the held-out slices (COCO protocol, first $EVAL frames)"
-	sql -c "CREATE TABLE demo_evaluations (slice text, name text, evaluation bigint)"
-	evaluate "$BASE_CHECKPOINT" daytime_val
-	sql -c "INSERT INTO demo_evaluations VALUES ('daytime', 'base', $EVALUATION)"
-	for slice in $SLICES; do
-		for name in base control $slice; do
-			evaluate "$(value "SELECT checkpoint FROM demo_checkpoints WHERE name = '$name'")" "${slice}_val"
-			sql -c "INSERT INTO demo_evaluations VALUES ('$slice',
-				CASE '$name' WHEN '$slice' THEN 'tuned' ELSE '$name' END, $EVALUATION)"
-		done
-	done
-	step "base, random control and tuned"
-	sql -f test/demo/table.sql
+# Base, control and tuned on every slice, in one call; jobs of few threads side
+# by side take less time than one of many.
+experiment() {
+	local cores threads
+	cores=$(nproc)
+	threads=$((cores > 1 ? cores / 2 : 1))
+	step "the experiment: $TUNE steps of 8 on $TUNE_FRAMES frames of each slice and of a random control of its size"
+	sql -c "LOAD 'avcurate'" -c "ALTER SYSTEM SET avcurate.max_workers = 2" -c "SELECT pg_reload_conf()" >/dev/null
+	sql <<SQL
+\set ECHO queries
+CALL avcurate.run_experiment('three_slices', $BASE_CHECKPOINT, '{rider_train,night_person_train,distant_person_train}',
+	'{rider_val,night_person_val,distant_person_val}', '{"lr": 5e-4, "warmup_steps": 5, "max_steps": $TUNE,
+	"max_frames": $TUNE_FRAMES, "eval_max_frames": $EVAL, "seeds": [1], "threads": $threads}');
+\set ECHO none
+SELECT slice, rows, filter FROM avcurate.slices WHERE slice::text LIKE '%control%' ORDER BY slice;
+SQL
+	step "the base by day"
+	DAYTIME=$(value "SELECT avcurate.evaluate($BASE_CHECKPOINT, 'daytime_val', '{\"max_frames\": $EVAL}')")
+	follow "$DAYTIME" "checkpoint $BASE_CHECKPOINT on daytime_val"
+	step "base, random control and tuned (COCO protocol, first $EVAL frames of each slice)"
+	sql -v daytime="$DAYTIME" -f test/demo/table.sql
 }
 
 new_footage() {
@@ -135,7 +119,8 @@ SQL
 
 proof() {
 	local checkpoint
-	checkpoint=$(value "SELECT checkpoint FROM demo_checkpoints WHERE name = 'rider'")
+	checkpoint=$(value "SELECT DISTINCT checkpoint FROM avcurate.experiment_results
+		WHERE train_slice = 'rider_train'::regclass AND NOT control")
 	step "what checkpoint $checkpoint was trained on, read back and verified"
 	sql <<SQL
 SELECT c.checkpoint, c.slice, c.version, c.rows, left(c.digest, 16) AS digest
@@ -152,8 +137,10 @@ pictures() {
 	local slice base tuned frame
 	step "pictures: truth green, base red, tuned blue"
 	for slice in $SLICES; do
-		base=$(value "SELECT evaluation FROM demo_evaluations WHERE slice = '$slice' AND name = 'base'")
-		tuned=$(value "SELECT evaluation FROM demo_evaluations WHERE slice = '$slice' AND name = 'tuned'")
+		base=$(value "SELECT evaluation FROM avcurate.experiment_results
+			WHERE val_slice = '${slice}_val'::regclass AND train_slice IS NULL")
+		tuned=$(value "SELECT evaluation FROM avcurate.experiment_results
+			WHERE val_slice = '${slice}_val'::regclass AND train_slice = '${slice}_train'::regclass AND NOT control")
 		frame=$(value "SELECT frame_id FROM avcurate.matches WHERE evaluation IN ($base, $tuned)
 			AND kind = 'true_positive' AND score >= 0.5 GROUP BY frame_id
 			ORDER BY count(*) FILTER (WHERE evaluation = $tuned) - count(*) FILTER (WHERE evaluation = $base) DESC, frame_id LIMIT 1")
@@ -169,8 +156,7 @@ features
 slices
 base_model
 distant
-fine_tune
-evaluate_all
+experiment
 new_footage
 proof
 pictures

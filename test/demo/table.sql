@@ -1,25 +1,31 @@
--- Base, control and tuned on each held-out slice: all classes, and the class
--- that the slice was cut for.
-WITH scores AS (
-	SELECT d.slice, d.name, e.ap50, e.recall50, k.ap50 AS key_ap50, k.recall50 AS key_recall50
-	FROM demo_evaluations d
-	JOIN avcurate.evaluations e ON e.evaluation = d.evaluation
-	LEFT JOIN avcurate.evaluation_classes k ON k.evaluation = d.evaluation
-		AND k.category = CASE d.slice WHEN 'rider' THEN 'rider' WHEN 'daytime' THEN 'car' ELSE 'person' END
-)
-SELECT slice || CASE slice WHEN 'rider' THEN ' (rider)' WHEN 'daytime' THEN ' (car)' ELSE ' (person)' END AS "slice (key class)",
-	name AS detector,
-	to_char(ap50, '0.00') AS ap50, to_char(recall50, '0.00') AS recall,
-	to_char(key_ap50, '0.00') AS key_ap50, to_char(key_recall50, '0.00') AS key_recall
-FROM scores
-ORDER BY slice, array_position(ARRAY['base', 'control', 'tuned'], name);
+-- What the experiment shows, and the same for the class that each slice was
+-- cut for.  :daytime is an evaluation of the base by day.
+SELECT round(ap50::numeric, 2) AS "base by day: ap50", round(recall50::numeric, 2) AS recall,
+	(SELECT round(ap50::numeric, 2) FROM avcurate.evaluation_classes WHERE evaluation = :daytime AND category = 'car') AS car
+FROM avcurate.evaluations WHERE evaluation = :daytime;
 
-\echo tuned - control, 95 % interval (paired bootstrap over frames):
-SELECT t.slice, c.metric, to_char(c.difference, 'SG0.00') AS difference,
-	to_char(c.low, 'SG0.00') AS low, to_char(c.high, 'SG0.00') AS high
-FROM demo_evaluations t
-JOIN demo_evaluations r ON r.slice = t.slice AND r.name = 'control'
-CROSS JOIN LATERAL avcurate.compare_evaluations(r.evaluation, t.evaluation) c
-WHERE t.name = 'tuned'
-	AND c.metric IN ('ap50', 'recall50', 'ap50 ' || CASE t.slice WHEN 'rider' THEN 'rider' ELSE 'person' END)
-ORDER BY t.slice, c.metric;
+\echo ap50 of all classes, 95 % intervals (paired bootstrap over frames):
+SELECT train_slice, val_slice, to_char(base, '0.00') AS base, to_char(control, '0.00') AS control, to_char(tuned, '0.00') AS tuned,
+	to_char(gain, 'SG0.00') || ' [' || to_char(gain_low, 'SG0.00') || ', ' || to_char(gain_high, 'SG0.00') || ']' AS gain,
+	to_char(over_control, 'SG0.00') || ' [' || to_char(over_control_low, 'SG0.00') || ', ' || to_char(over_control_high, 'SG0.00') || ']' AS over_control,
+	verdict
+FROM avcurate.experiment_summary WHERE experiment = 'three_slices' ORDER BY train_slice::text, val_slice::text;
+
+\echo the class that each slice was cut for, on its own held-out frames:
+WITH results AS (
+	SELECT r.*, replace(val_slice::text, '_val', '') AS slice,
+		CASE val_slice WHEN 'rider_val'::regclass THEN 'rider' ELSE 'person' END AS key,
+		CASE WHEN train_slice IS NULL THEN 'base' WHEN control THEN 'control' ELSE 'tuned' END AS name
+	FROM avcurate.experiment_results r
+	WHERE experiment = 'three_slices' AND coalesce(replace(train_slice::text, 'train', 'val') = val_slice::text, true)
+)
+SELECT b.slice, b.key, to_char(kb.ap50, '0.00') AS base, to_char(kc.ap50, '0.00') AS control, to_char(kt.ap50, '0.00') AS tuned,
+	to_char(d.difference, 'SG0.00') || ' [' || to_char(d.low, 'SG0.00') || ', ' || to_char(d.high, 'SG0.00') || ']' AS over_control,
+	to_char(kt.recall50, '0.00') AS recall
+FROM results b JOIN results c USING (slice) JOIN results t USING (slice)
+LEFT JOIN avcurate.evaluation_classes kb ON kb.evaluation = b.evaluation AND kb.category = b.key
+LEFT JOIN avcurate.evaluation_classes kc ON kc.evaluation = c.evaluation AND kc.category = b.key
+LEFT JOIN avcurate.evaluation_classes kt ON kt.evaluation = t.evaluation AND kt.category = b.key
+LEFT JOIN LATERAL avcurate.compare_evaluations(c.evaluation, t.evaluation) d ON d.metric = 'ap50 ' || b.key
+WHERE b.name = 'base' AND c.name = 'control' AND t.name = 'tuned'
+ORDER BY b.slice;
