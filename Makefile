@@ -192,6 +192,8 @@ bench-detect:
 	@test/perf/detect
 bench-features:
 	@test/perf/features
+bench-suggest:
+	@test/perf/suggest
 bench:
 	@test/perf/run
 soak:
@@ -214,6 +216,7 @@ help:
 	@echo 'make bench-ingest  ingest beside COPY BINARY of the same bytes'
 	@echo 'make bench-detect  detections by the shared engine beside the engine alone'
 	@echo 'make bench-features  backfills beside bare JPEG decoding and plain UPDATE'
+	@echo 'make bench-suggest  suggest_slices beside reading what it reads'
 	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
 	@echo 'make fuzz        readers of label files, JPEG headers and weight files over AVC_FUZZ (1000000) broken inputs, sanitized'
@@ -224,5 +227,5 @@ help:
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference bench bench-slices bench-ingest bench-detect \
-	bench-features soak \
+	bench-features bench-suggest soak \
 	clean-state help
