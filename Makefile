@@ -194,6 +194,10 @@ bench-features:
 	@test/perf/features
 bench-suggest:
 	@test/perf/suggest
+bench-engine: $(ENGINE)
+	@test/perf/engine
+bench-torch: $(ENGINE)
+	@test/perf/torch/run
 bench:
 	@test/perf/run
 soak:
@@ -217,6 +221,8 @@ help:
 	@echo 'make bench-detect  detections by the shared engine beside the engine alone'
 	@echo 'make bench-features  backfills beside bare JPEG decoding and plain UPDATE'
 	@echo 'make bench-suggest  suggest_slices beside reading what it reads'
+	@echo 'make bench-engine  the engine alone: share of the peak by kind of operation, resident memory'
+	@echo 'make bench-torch  the engine beside PyTorch on the same weights and frames (AVC_TORCH, or about 5 GB from PyPI)'
 	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
 	@echo 'make fuzz        readers of label files, JPEG headers and weight files over AVC_FUZZ (1000000) broken inputs, sanitized'
@@ -227,5 +233,5 @@ help:
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference bench bench-slices bench-ingest bench-detect \
-	bench-features bench-suggest soak \
+	bench-features bench-suggest bench-engine bench-torch soak \
 	clean-state help

@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <sys/mman.h>
 
+#include "engine/core/backend.h"
 #include "frames.h"
 #include "tap.h"
 
@@ -93,6 +94,7 @@ typedef struct Case
 	const char *backend;
 	int32_t		trainable_layers;
 	bool		freeze_norm;
+	EngType		type;
 } Case;
 
 static const Case cases[] = {
@@ -108,7 +110,9 @@ static const Case cases[] = {
 	{"norms frozen by the optimizer", "fasterrcnn_resnet34_fpn_v2",
 	"{" TINY "}", "cpu", 4, true},
 	{"frozen norms", "fasterrcnn_resnet50_fpn",
-	"{" TINY ",\"norm\":\"frozen\"}", "cpu", 3, false}
+	"{" TINY ",\"norm\":\"frozen\"}", "cpu", 3, false},
+	{"bottlenecks, v2, bf16", "fasterrcnn_resnet50_fpn_v2", "{" TINY "}",
+	"cpu", 5, false, ENG_BF16}
 };
 
 static EngDetector *
@@ -126,7 +130,8 @@ make(const Case *test, EngStatus *status)
 		return NULL;
 	detector = eng_detector_create(&config, test->backend, 2, true, status);
 	if (detector != NULL &&
-		(!eng_detector_set_optimizer(detector, &optimizer, status) ||
+		(!eng_detector_set_precision(detector, test->type, status) ||
+		 !eng_detector_set_optimizer(detector, &optimizer, status) ||
 		 !eng_detector_init(detector, 5, status)))
 	{
 		eng_detector_free(detector);
@@ -263,6 +268,18 @@ test_no_allocation(const Case *test, const EngFrame *frames)
 	eng_detector_free(detector);
 }
 
+static bool
+has_bf16(void)
+{
+	EngStatus	status = {ENG_OK, ""};
+	EngBackend *backend = eng_backend_open("cpu", 1, &status);
+	bool		has = backend != NULL && backend->lacks_bf16 == NULL;
+
+	if (backend != NULL)
+		backend->close(backend);
+	return has;
+}
+
 int
 main(void)
 {
@@ -275,6 +292,11 @@ main(void)
 	tap_ok(counted >= before + 6, "calls from the program are counted");
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 	{
+		if (cases[i].type == ENG_BF16 && !has_bf16())
+		{
+			tap_skip(cases[i].name, "this processor does not multiply bf16");
+			continue;
+		}
 		test_equal(&cases[i], frames);
 		/* ref is for tests and allocates as it likes */
 		if (strcmp(cases[i].backend, "cpu") == 0)

@@ -149,24 +149,36 @@ forward_sums(float *sums, const EngNormArgs *a, const float *origin,
 }
 
 /*
- * Mean and variance of channel c from the pieces' sums.
+ * The totals of both sums of all pieces, for count channels from first: row
+ * by row, as they lie.
  */
 static void
-finish_statistics(const EngNormArgs *a, const float *sums, float origin,
-				  int32_t c)
+total_sums(double sum[BLOCK], double other[BLOCK], const EngNormArgs *a,
+		   const float *sums, int32_t first, int32_t count)
 {
-	int64_t		pieces = piece_count(a->live);
-	double		sum = 0;
-	double		square = 0;
+	int64_t		p;
+	int32_t		c;
+
+	for (c = 0; c < count; c++)
+		sum[c] = other[c] = 0;
+	for (p = 0; p < piece_count(a->live); p++, sums += 2 * a->channels)
+		for (c = 0; c < count; c++)
+		{
+			sum[c] += sums[first + c];
+			other[c] += sums[a->channels + first + c];
+		}
+}
+
+/*
+ * Mean and variance of channel c from the totals.
+ */
+static void
+finish_statistics(const EngNormArgs *a, double sum, double square,
+				  float origin, int32_t c)
+{
 	double		mean;
 	double		var;
-	int64_t		p;
 
-	for (p = 0; p < pieces; p++)
-	{
-		sum += sums[2 * p * a->channels + c];
-		square += sums[(2 * p + 1) * a->channels + c];
-	}
 	sum /= a->live;
 	mean = origin + sum;
 	var = square / a->live - sum * sum;
@@ -188,6 +200,7 @@ set_statistics(const EngNormArgs *a)
 	float	   *sums = a->workspace;
 	int64_t		pieces = piece_count(a->live);
 	float	   *origin = sums + 2 * pieces * a->channels;
+	int32_t		block;
 	int64_t		p;
 	int32_t		c;
 
@@ -213,8 +226,20 @@ set_statistics(const EngNormArgs *a)
 			rows[1] = a->live;
 		forward_sums(sums + 2 * p * a->channels, a, origin, rows);
 	}
-	for (c = 0; c < a->channels; c++)
-		finish_statistics(a, sums, origin[c], c);
+#pragma omp parallel for schedule(static)
+	for (block = 0; block < a->channels; block += BLOCK)
+	{
+		int32_t		count = a->channels - block < BLOCK ?
+			a->channels - block : BLOCK;
+		double		sum[BLOCK];
+		double		square[BLOCK];
+		int32_t		i;
+
+		total_sums(sum, square, a, sums, block, count);
+		for (i = 0; i < count; i++)
+			finish_statistics(a, sum[i], square[i], origin[block + i],
+							  block + i);
+	}
 }
 
 ENG_INLINE void
@@ -551,35 +576,43 @@ backward_rows(const EngNormArgs *a, const Coefficients *k, int64_t first,
 }
 
 /*
- * Parameter gradients and the coefficients of dx:
+ * Parameter gradients of channel c and the coefficients of dx:
  * dx = w rstd (dy - sum / n - (x - mean) rstd moment / n).
  */
+static void
+finish_channel(const EngNormArgs *a, double sum, double moment,
+			   const Coefficients *k, int32_t c)
+{
+	double		scale = (double) a->rstd[c] * a->weight[c];
+
+	if (a->dweight != NULL)
+		a->dweight[c] += (float) moment;
+	if (a->dbias != NULL)
+		a->dbias[c] += (float) sum;
+	moment *= a->rstd[c];
+	k->dy[c] = (float) scale;
+	k->x[c] = (float) (-scale * moment / a->live);
+	k->one[c] = (float) (scale * (moment * a->mean[c] - sum) / a->live);
+}
+
 static void
 finish_gradients(const EngNormArgs *a, const float *sums,
 				 const Coefficients *k)
 {
-	int32_t		c;
+	int32_t		block;
 
-	for (c = 0; c < a->channels; c++)
+#pragma omp parallel for schedule(static)
+	for (block = 0; block < a->channels; block += BLOCK)
 	{
-		double		sum = 0;
-		double		moment = 0;
-		double		scale = (double) a->rstd[c] * a->weight[c];
-		int64_t		p;
+		int32_t		count = a->channels - block < BLOCK ?
+			a->channels - block : BLOCK;
+		double		sum[BLOCK];
+		double		moment[BLOCK];
+		int32_t		i;
 
-		for (p = 0; p < piece_count(a->live); p++)
-		{
-			sum += sums[2 * p * a->channels + c];
-			moment += sums[(2 * p + 1) * a->channels + c];
-		}
-		if (a->dweight != NULL)
-			a->dweight[c] += (float) moment;
-		if (a->dbias != NULL)
-			a->dbias[c] += (float) sum;
-		moment *= a->rstd[c];
-		k->dy[c] = (float) scale;
-		k->x[c] = (float) (-scale * moment / a->live);
-		k->one[c] = (float) (scale * (moment * a->mean[c] - sum) / a->live);
+		total_sums(sum, moment, a, sums, block, count);
+		for (i = 0; i < count; i++)
+			finish_channel(a, sum[i], moment[i], k, block + i);
 	}
 }
 
