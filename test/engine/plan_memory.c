@@ -5,7 +5,8 @@
  *
  * The program replaces malloc and its kin by functions that count the calls
  * made from its own code, and pass all on.  What oneDNN and libgomp allocate
- * in a call is theirs.
+ * in a call is theirs.  Under the address sanitizer, whose own malloc must be
+ * left in place, nothing is counted and the rest is tested.
  */
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -16,6 +17,7 @@
 #include "tap.h"
 
 #define CLASSES	4
+#define UNCOUNTED	"malloc is the sanitizer's"
 
 #define TINY "\"widths\":[8,16,32,64],\"fpn_channels\":16,\"representation_size\":24," \
 	"\"max_size\":128,\"anchor_sizes\":[8,16,32,64,128]," \
@@ -26,10 +28,13 @@
 
 /* ---- counting ------------------------------------------------------------- */
 
+static int	counted;			/* calls from here since the last reset */
+
+#ifndef __SANITIZE_ADDRESS__
+#define COUNTS_CALLS true
+
 extern char __executable_start;
 extern char etext;
-
-static int	counted;			/* calls from here since the last reset */
 
 static void
 count_call(const void *caller)
@@ -83,6 +88,10 @@ mmap(void *address, size_t size, int protection, int flags, int fd,
 	count_call(__builtin_return_address(0));
 	return next(address, size, protection, flags, fd, offset);
 }
+
+#else
+#define COUNTS_CALLS false
+#endif
 
 /* ---- cases ---------------------------------------------------------------- */
 
@@ -263,8 +272,11 @@ test_no_allocation(const Case *test, const EngFrame *frames)
 			step(detector, frames, 1, i, &status) &&
 			eng_detector_infer(detector, frames, 2, found, &status);
 	}
-	tap_ok(ok && counted == 0, "%s: %d allocations in steps %s", test->name,
-		   counted, status.message);
+	if (ok && !COUNTS_CALLS)
+		tap_skip(test->name, UNCOUNTED);
+	else
+		tap_ok(ok && counted == 0, "%s: %d allocations in steps %s",
+			   test->name, counted, status.message);
 	eng_detector_free(detector);
 }
 
@@ -289,7 +301,10 @@ main(void)
 
 	for (i = 0; i < 2; i++)
 		frame_make(&frames[i], (int64_t) i + 1, 96, 64, FRAME_BOXES, CLASSES);
-	tap_ok(counted >= before + 6, "calls from the program are counted");
+	if (COUNTS_CALLS)
+		tap_ok(counted >= before + 6, "calls from the program are counted");
+	else
+		tap_skip("calls from the program are counted", UNCOUNTED);
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 	{
 		if (cases[i].type == ENG_BF16 && !has_bf16())

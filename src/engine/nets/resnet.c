@@ -89,7 +89,7 @@ describe_block(Body *body, int32_t stage, int32_t index, int32_t in)
 	EngWeightSpec spec = {.out = width, .in = in, .k = 3,
 						  .body_stage = stage};
 	Block		block;
-	char		prefix[40];
+	char		prefix[48];
 
 	snprintf(prefix, sizeof(prefix), "backbone.body.layer%d.%d.",
 			 (int) stage, (int) index);
