@@ -352,6 +352,41 @@ test_writer_refusals(void)
 	eng_buffer_free(&out);
 }
 
+/* The writer counts what the header will hold before it copies it. */
+static void
+test_writer_limits(void)
+{
+	const size_t length = 1000000;
+	EngStatus	status = {0};
+	EngTensorWriter *writer = eng_tensor_writer_create(&status);
+	EngFileTensor tensor = {.name = "a", .dtype = ENG_FILE_F32};
+	char	   *text = malloc(length + 1);
+	EngBuffer	out = {0};
+	int			taken = 0;
+
+	memset(text, '\1', length);
+	text[length] = '\0';
+	tensor.name = text;
+	while (taken < 100 && eng_tensor_writer_add(writer, &tensor, &status))
+		taken++;
+	tap_ok(taken == 16 && status.code == ENG_UNSUPPORTED,
+		   "names stop at what a header can hold, escapes counted");
+	tap_ok(!eng_tensor_writer_metadata(writer, "key", text, &status),
+		   "and so do texts");
+	eng_tensor_writer_free(writer);
+	free(text);
+
+	memset(&status, 0, sizeof(status));
+	writer = eng_tensor_writer_create(&status);
+	tap_ok(eng_tensor_writer_metadata(writer, "key", "1", &status) &&
+		   eng_tensor_writer_metadata(writer, "key", "2", &status) &&
+		   !eng_tensor_writer_finish(writer, &out, &status) &&
+		   strstr(status.message, "\"key\" is given twice") != NULL,
+		   "a key of the metadata cannot be given twice");
+	eng_tensor_writer_free(writer);
+	eng_buffer_free(&out);
+}
+
 static void
 test_place(void)
 {
@@ -610,6 +645,7 @@ main(void)
 	test_lengths();
 	test_round_trip();
 	test_writer_refusals();
+	test_writer_limits();
 	test_place();
 	test_floats();
 	test_mutations();

@@ -132,8 +132,9 @@ extern bool eng_file_tensor_floats(const EngFileTensor *tensor, float *out,
  *
  * add: data of count * bits / 8 bytes, read by finish and no sooner; or NULL:
  * the caller fills the place that eng_tensor_writer_place gives for the name
- * after finish, inside out, aligned to the element.  A name used twice, a
- * rank over ENG_FILE_MAX_RANK or an overflow is an error.
+ * after finish, inside out, aligned to the element.  A rank over
+ * ENG_FILE_MAX_RANK, an overflow, or names and texts that no header can hold
+ * are errors of add and metadata, a name or key given twice one of finish.
  */
 extern EngTensorWriter *eng_tensor_writer_create(EngStatus *status);
 extern void eng_tensor_writer_free(EngTensorWriter *writer);

@@ -28,6 +28,8 @@ struct EngTensorWriter
 	int32_t		capacity;
 	EngFileText *metadata;		/* texts owned */
 	int32_t		metadata_count;
+	int32_t		metadata_capacity;
+	size_t		text_bytes;		/* of names and metadata in the header */
 };
 
 EngTensorWriter *
@@ -59,24 +61,54 @@ eng_tensor_writer_free(EngTensorWriter *writer)
 	free(writer);
 }
 
+/*
+ * Bytes of one character inside a JSON string.
+ */
+static int
+escaped_length(unsigned char c)
+{
+	return c == '"' || c == '\\' ? 2 : c < 0x20 ? 6 : 1;
+}
+
+/*
+ * Count a text of the header before it is copied: a small PyTorch file can
+ * name one long text very often.
+ */
+static bool
+count_text(EngTensorWriter *writer, const char *text, EngStatus *status)
+{
+	const char *at;
+
+	for (at = text; *at != '\0'; at++)
+		writer->text_bytes += escaped_length((unsigned char) *at);
+	if (writer->text_bytes > ENG_FILE_MAX_HEADER)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"safetensors header would be over 100 MB");
+	return true;
+}
+
 bool
 eng_tensor_writer_metadata(EngTensorWriter *writer, const char *key,
 						   const char *value, EngStatus *status)
 {
-	EngFileText *larger;
 	char	   *own_key;
 	char	   *own_value;
-	int32_t		i;
 
-	for (i = 0; i < writer->metadata_count; i++)
-		if (strcmp(writer->metadata[i].key, key) == 0)
-			return eng_fail(status, ENG_BAD_ARGUMENT,
-							"metadata \"%s\" is given twice", key);
-	larger = realloc(writer->metadata,
-					 sizeof(*larger) * (writer->metadata_count + 1));
-	if (larger == NULL)
-		return eng_fail(status, ENG_NO_MEMORY, "could not keep metadata");
-	writer->metadata = larger;
+	if (!count_text(writer, key, status) ||
+		!count_text(writer, value, status))
+		return false;
+	if (writer->metadata_count == writer->metadata_capacity)
+	{
+		int32_t		capacity = writer->metadata_capacity * 2 + 16;
+		EngFileText *larger = realloc(writer->metadata,
+									  sizeof(*larger) * capacity);
+
+		if (larger == NULL)
+			return eng_fail(status, ENG_NO_MEMORY,
+							"could not keep metadata");
+		writer->metadata = larger;
+		writer->metadata_capacity = capacity;
+	}
 	own_key = strdup(key);
 	own_value = strdup(value);
 	if (own_key == NULL || own_value == NULL)
@@ -85,8 +117,8 @@ eng_tensor_writer_metadata(EngTensorWriter *writer, const char *key,
 		free(own_value);
 		return eng_fail(status, ENG_NO_MEMORY, "could not keep metadata");
 	}
-	larger[writer->metadata_count].key = own_key;
-	larger[writer->metadata_count].value = own_value;
+	writer->metadata[writer->metadata_count].key = own_key;
+	writer->metadata[writer->metadata_count].value = own_value;
 	writer->metadata_count++;
 	return true;
 }
@@ -128,7 +160,8 @@ eng_tensor_writer_add(EngTensorWriter *writer, const EngFileTensor *tensor,
 	if (strcmp(tensor->name, "__metadata__") == 0)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"no tensor can be named \"__metadata__\"");
-	if (!measure(&entry.tensor, status))
+	if (!measure(&entry.tensor, status) ||
+		!count_text(writer, tensor->name, status))
 		return false;
 	if (writer->count == writer->capacity)
 	{
@@ -164,17 +197,12 @@ put_string(EngBuffer *out, const char *text, EngStatus *status)
 	{
 		char		escaped[8];
 		unsigned char c = (unsigned char) *at;
-		int			length = 1;
+		int			length = escaped_length(c);
 
-		escaped[0] = *at;
-		if (c == '"' || c == '\\')
-		{
-			escaped[0] = '\\';
-			escaped[1] = *at;
-			length = 2;
-		}
-		else if (c < 0x20)
-			length = snprintf(escaped, sizeof(escaped), "\\u%04x", c);
+		escaped[0] = length == 1 ? *at : '\\';
+		escaped[1] = *at;
+		if (length == 6)
+			snprintf(escaped, sizeof(escaped), "\\u%04x", c);
 		if (!eng_buffer_append(out, escaped, length, status))
 			return false;
 	}
@@ -257,6 +285,26 @@ compare_texts(const void *a, const void *b)
 }
 
 /*
+ * Sort the metadata by key; equal neighbours are duplicates.
+ */
+static bool
+sort_metadata(EngTensorWriter *writer, EngStatus *status)
+{
+	int32_t		i;
+
+	if (writer->metadata_count > 0)
+		qsort(writer->metadata, writer->metadata_count,
+			  sizeof(*writer->metadata), compare_texts);
+	for (i = 1; i < writer->metadata_count; i++)
+		if (compare_texts(&writer->metadata[i - 1],
+						  &writer->metadata[i]) == 0)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"metadata \"%.96s\" is given twice",
+							writer->metadata[i].key);
+	return true;
+}
+
+/*
  * Names are unique across types too, which the order of the file hides.
  */
 static bool
@@ -333,14 +381,11 @@ eng_tensor_writer_finish(EngTensorWriter *writer, EngBuffer *out,
 
 	if (out->size != 0)
 		return eng_fail(status, ENG_INTERNAL, "output buffer is not empty");
-	if (!check_names(writer, status))
+	if (!check_names(writer, status) || !sort_metadata(writer, status))
 		return false;
 	if (writer->count > 0)
 		qsort(writer->entries, writer->count, sizeof(*writer->entries),
 			  compare_entries);
-	if (writer->metadata_count > 0)
-		qsort(writer->metadata, writer->metadata_count,
-			  sizeof(*writer->metadata), compare_texts);
 	if (!put_header(writer, out, &total, status) ||
 		!eng_buffer_reserve(out, total, status))
 		return false;
