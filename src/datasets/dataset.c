@@ -182,10 +182,26 @@ check_new_name(const RangeVar *name, Oid *schema)
 	check_is_free(*schema, psprintf("%s" BOXES_SUFFIX, name->relname));
 }
 
+/* A name as in SQL: folded to lower case unless it is quoted. */
+static RangeVar *
+parse_name(text *name)
+{
+	List	   *parts;
+
+	if (!SplitIdentifierString(text_to_cstring(name), '.', &parts) ||
+		parts == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("\"%s\" is not the name of a table",
+						text_to_cstring(name)),
+				 errhint("Names are written as in SQL: with blanks or other signs they stand in double quotes.")));
+	return makeRangeVarFromNameList(textToQualifiedNameList(name));
+}
+
 Datum
 avc_create_dataset(PG_FUNCTION_ARGS)
 {
-	RangeVar   *name = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(0)));
+	RangeVar   *name = parse_name(PG_GETARG_TEXT_PP(0));
 	char	   *boxes_name;
 	char	   *quoted_table;
 	char	   *quoted_boxes;

@@ -18,6 +18,8 @@ SELECT reloptions FROM pg_class WHERE oid = 'drive'::regclass;
 SELECT avcurate.create_dataset('drive');
 SELECT avcurate.create_dataset('pg_temp.drive');
 SELECT avcurate.create_dataset('avcurate.drive');
+SELECT avcurate.create_dataset('my frames');
+SELECT avcurate.create_dataset('');
 SELECT avcurate.create_dataset('nowhere.drive');
 SELECT avcurate.create_dataset(repeat('d', 58));
 SELECT avcurate.create_dataset(NULL) IS NULL AS strict;
