@@ -16,7 +16,7 @@ CREATE FUNCTION avcurate.dhash(image bytea) RETURNS bit(64)
 	AS 'MODULE_PATHNAME', 'avc_dhash'
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5000;
 COMMENT ON FUNCTION avcurate.dhash(bytea) IS
-	'difference hash, equal to imagehash.dhash of the decoded image';
+	'difference hash, equal to imagehash.dhash of the decoded image (of portrait ones with Pillow up to 10)';
 
 CREATE FUNCTION avcurate.dhash_scaled(image bytea) RETURNS bit(64)
 	AS 'MODULE_PATHNAME', 'avc_dhash_scaled'
@@ -40,7 +40,7 @@ CREATE FUNCTION avcurate.sharpness(image bytea) RETURNS real
 	AS 'MODULE_PATHNAME', 'avc_sharpness'
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 3000;
 COMMENT ON FUNCTION avcurate.sharpness(bytea) IS
-	'variance of the Laplacian of the grey image: low is blurred';
+	'variance of the Laplacian over the inner pixels of the image''s luma: low is blurred';
 
 CREATE FUNCTION avcurate.white_balance(image bytea) RETURNS real
 	AS 'MODULE_PATHNAME', 'avc_white_balance'

@@ -100,7 +100,7 @@ CREATE FUNCTION avcurate.add_feature(
 	AS 'MODULE_PATHNAME', 'avc_add_feature'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION avcurate.add_feature(regclass, name, text) IS
-	'add a column that is computed by an expression over the row; backfill fills it';
+	'add a column that is computed by an expression over the row; backfill fills it, with search_path = pg_catalog, avcurate, pg_temp';
 
 CREATE FUNCTION avcurate.alter_feature(
 	dataset		regclass,
@@ -110,7 +110,7 @@ CREATE FUNCTION avcurate.alter_feature(
 	AS 'MODULE_PATHNAME', 'avc_alter_feature'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION avcurate.alter_feature(regclass, name, text) IS
-	'change the expression of a feature; it and what reads it are pending again';
+	'change the expression of a feature; it and what reads it are pending again and keep their values until they are computed';
 
 CREATE FUNCTION avcurate.drop_feature(dataset regclass, feature name)
 	RETURNS void
