@@ -26,6 +26,7 @@
 #include "utils/varlena.h"
 
 #include "common/catalog.h"
+#include "common/dropped.h"
 #include "common/spi.h"
 #include "datasets/dataset.h"
 
@@ -539,21 +540,8 @@ avc_dataset_dropped(PG_FUNCTION_ARGS)
 		"UPDATE _avcurate.jobs j SET dataset = NULL FROM pg_catalog.pg_event_trigger_dropped_objects() o"
 		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objsubid = 0 AND j.dataset::pg_catalog.oid = o.objid",
 	};
-	AvcRoleScope scope;
-	int			i;
 
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("dataset_dropped is an event trigger")));
-	/* DROP EXTENSION drops the registry itself */
-	if (!OidIsValid(get_extension_oid("avcurate", true)))
-		PG_RETURN_NULL();
-	SPI_connect();
-	avc_catalog_enter(&scope);
-	for (i = 0; i < lengthof(statements); i++)
-		avc_spi_exec(statements[i], 0, NULL, false, 0);
-	avc_catalog_leave(&scope);
-	SPI_finish();
+	(void) avc_forget_dropped(fcinfo, "dataset_dropped", statements,
+							  lengthof(statements));
 	PG_RETURN_NULL();
 }

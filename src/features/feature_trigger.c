@@ -17,6 +17,7 @@
 #include "utils/rel.h"
 
 #include "common/catalog.h"
+#include "common/dropped.h"
 #include "common/spi.h"
 #include "features/feature.h"
 
@@ -265,21 +266,11 @@ avc_feature_dropped(PG_FUNCTION_ARGS)
 		" WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND e.dataset::pg_catalog.oid = o.objid"
 		" AND (o.objsubid = 0 OR e.feature = o.address_names[3])",
 	};
-	AvcRoleScope scope;
-	int			i;
 
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("feature_dropped is an event trigger")));
-	/* DROP EXTENSION drops the registry itself */
-	if (!OidIsValid(get_extension_oid("avcurate", true)))
+	if (!avc_forget_dropped(fcinfo, "feature_dropped", statements,
+							lengthof(statements)))
 		PG_RETURN_NULL();
 	SPI_connect();
-	avc_catalog_enter(&scope);
-	for (i = 0; i < lengthof(statements); i++)
-		avc_spi_exec(statements[i], 0, NULL, false, 0);
-	avc_catalog_leave(&scope);
 	restore_triggers();
 	SPI_finish();
 	PG_RETURN_NULL();

@@ -20,12 +20,9 @@ my $node = PostgreSQL::Test::Cluster->new('training');
 $node->init;
 $node->append_conf('postgresql.conf', "max_worker_processes = 12\nfsync = on\navcurate.threads = 2\navcurate.retry_delay = 0");
 $node->start;
+setup_small($node, 24);
 $node->safe_psql('postgres', q{
-	CREATE EXTENSION avcurate;
-	SELECT avcurate.create_dataset('frames');
-	CALL avcurate.ingest_synthetic('frames', 24, 3, 'train', '{"width": 160, "height": 96}');
-	SELECT avcurate.create_slice('all_frames', 'frames', 'true');
-	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}')});
+	SELECT avcurate.create_slice('all_frames', 'frames', 'true')});
 
 my $steps = 12;
 my $options = qq({"max_steps": $steps, "batch_size": 2, "checkpoint_every": 3, "warmup_steps": 2});

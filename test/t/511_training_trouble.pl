@@ -15,12 +15,9 @@ my $node = PostgreSQL::Test::Cluster->new('trouble');
 $node->init;
 $node->append_conf('postgresql.conf', "max_worker_processes = 12\navcurate.threads = 2");
 $node->start;
+setup_small($node, 12);
 $node->safe_psql('postgres', q{
-	CREATE EXTENSION avcurate;
-	SELECT avcurate.create_dataset('frames');
-	CALL avcurate.ingest_synthetic('frames', 12, 3, 'train', '{"width": 160, "height": 96}');
 	SELECT avcurate.create_slice('all_frames', 'frames', 'true');
-	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}');
 	SELECT avcurate.create_model('large', 'fasterrcnn_resnet18_fpn', '{"min_size": 360, "max_size": 640}')});
 
 sub train

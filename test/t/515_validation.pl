@@ -13,13 +13,10 @@ my $node = PostgreSQL::Test::Cluster->new('validation');
 $node->init;
 $node->append_conf('postgresql.conf', "max_worker_processes = 12\navcurate.threads = 2\navcurate.retry_delay = 0");
 $node->start;
+setup_small($node, 24);
 $node->safe_psql('postgres', q{
-	CREATE EXTENSION avcurate;
-	SELECT avcurate.create_dataset('frames');
-	CALL avcurate.ingest_synthetic('frames', 24, 3, 'train', '{"width": 160, "height": 96}');
 	SELECT avcurate.create_slice('all_frames', 'frames', 'true');
-	SELECT avcurate.create_slice('few', 'frames', 'frame_id <= 8');
-	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}')});
+	SELECT avcurate.create_slice('few', 'frames', 'frame_id <= 8')});
 
 sub train
 {

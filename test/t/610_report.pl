@@ -15,13 +15,10 @@ $node->init;
 $node->append_conf('postgresql.conf', "max_worker_processes = 12\navcurate.threads = 2");
 $node->start;
 sub ask { return $node->safe_psql('postgres', $_[0]) }
+setup_small($node, 24);
 ask(q{
-	CREATE EXTENSION avcurate;
-	SELECT avcurate.create_dataset('frames');
-	CALL avcurate.ingest_synthetic('frames', 24, 3, 'train', '{"width": 160, "height": 96}');
 	SELECT avcurate.create_slice('seen', 'frames', 'frame_id <= 16');
 	SELECT avcurate.create_slice('held_out', 'frames', $$frame_id > 16 AND scene <> '<script>&"'$$);
-	SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}');
 	SELECT avcurate.create_checkpoint('m', 5)});
 my $train = ask(q{SELECT avcurate.train('seen', 'm', '{"max_steps": 80, "batch_size": 4, "val_slice": "held_out", "eval_every": 10}')});
 ask("SELECT avcurate.wait_job($train)");

@@ -8,7 +8,7 @@ use FindBin;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(time usleep);
 use Exporter 'import';
-our @EXPORT = qw(setup_frames make_double behave poll state_of engines_of weights_of children_of engine_folders);
+our @EXPORT = qw(setup_frames setup_small make_double behave poll state_of engines_of weights_of children_of engine_folders);
 
 # A dataset of small rendered frames, a slice of all, a model.
 sub setup_frames
@@ -19,6 +19,17 @@ sub setup_frames
 	$node->safe_psql('postgres', qq{CALL avcurate.ingest_synthetic('frames', $frames, 3, 'train')});
 	$node->safe_psql('postgres', q{SELECT avcurate.create_slice('all_frames', 'frames', 'true');
 		SELECT avcurate.create_model('m', 'small')});
+}
+
+# Tiny frames and a tiny network "m", for tests that run the real engine.
+sub setup_small
+{
+	my ($node, $frames, $database) = @_;
+	$node->safe_psql($database // 'postgres', qq{
+		CREATE EXTENSION avcurate;
+		SELECT avcurate.create_dataset('frames');
+		CALL avcurate.ingest_synthetic('frames', $frames, 3, 'train', '{"width": 160, "height": 96}');
+		SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}')});
 }
 
 # Put the double where the server can run it; returns its path.

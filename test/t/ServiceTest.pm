@@ -14,12 +14,8 @@ our @EXPORT = qw(small_network ask_sql begin end_of workers engine is_gone runs 
 sub small_network
 {
 	my ($node, $database) = @_;
-	$node->safe_psql($database // 'postgres', q{
-		CREATE EXTENSION avcurate;
-		SELECT avcurate.create_dataset('frames');
-		CALL avcurate.ingest_synthetic('frames', 24, 3, 'train', '{"width": 160, "height": 96}');
-		SELECT avcurate.create_model('m', 'small', '{"min_size": 96, "max_size": 160, "fpn_channels": 32, "representation_size": 64}');
-		SELECT avcurate.create_checkpoint('m', 7)});
+	setup_small($node, 24, $database);
+	$node->safe_psql($database // 'postgres', q{SELECT avcurate.create_checkpoint('m', 7)});
 }
 
 # What one frame gives, as text.  A batch of another size may give another
