@@ -255,7 +255,8 @@ evaluations_beside(const Report *report, int64 job)
 		elements[i] = Int64GetDatum(report->jobs[i]);
 	params[1].value = PointerGetDatum(construct_array(elements, report->count,
 													  INT8OID, 8, true, 'd'));
-	return avc_spi_value("SELECT array_agg(evaluation ORDER BY evaluation <> $1, evaluation) "
+	/* a slice that was dropped has no name to be joined by */
+	return avc_spi_value("SELECT coalesce(array_agg(evaluation ORDER BY evaluation <> $1, evaluation), ARRAY[$1]) "
 						 "FROM (SELECT o.evaluation FROM avcurate.evaluations AS e "
 						 "JOIN avcurate.evaluations AS o USING (slice, version, frames) "
 						 "WHERE e.evaluation = $1 AND o.evaluation = ANY ($2) "

@@ -98,4 +98,10 @@ SKIP:
 	my $seen = `HOME=$folder $browser --headless --no-sandbox --disable-gpu --user-data-dir=$folder/browser --dump-dom file://$folder/report.html 2>/dev/null`;
 	like($seen, qr{<h2>Job $train: train</h2>.*<svg.*</svg>.*</body></html>}s, 'a browser reads it');
 }
+
+# --- slices that are gone
+ask('DROP MATERIALIZED VIEW held_out');
+$page = ask("SELECT avcurate.report(ARRAY[$jobs])");
+is(faults($page), '', 'the page of a dropped slice is well formed');
+like($page, qr/>$figures</, 'and has its figures');
 done_testing();
