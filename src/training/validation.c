@@ -86,17 +86,25 @@ count_in(AvcValidation *validation, int64 step, double ap50)
 	validation->since_best = 0;
 }
 
-/* The rows of earlier attempts; no value counts as 0. */
+/*
+ * The rows of earlier attempts; no value counts as 0.  Where an attempt ended
+ * between the row of a new best and its weights, the row is made again: the
+ * weights of first_step are at hand.
+ */
 static void
-read_earlier(AvcValidation *validation, int64 first_step)
+read_earlier(AvcValidation *validation, int64 first_step, bool keep_best)
 {
 	AvcParam	params[] = {AVC_INT8(validation->source.job->job),
-	AVC_INT8(first_step)};
+	AVC_INT8(first_step), AVC_BOOL(keep_best)};
 	bool		is_null;
 	uint64		i;
 
-	avc_spi_exec("WITH gone AS (DELETE FROM _avcurate.validations "
-				 "WHERE job = $1 AND step > $2 RETURNING checkpoint) "
+	avc_spi_exec("WITH gone AS (DELETE FROM _avcurate.validations AS v "
+				 "WHERE job = $1 AND (step > $2 OR ($3 AND step = $2 "
+				 "AND checkpoint IS NULL AND NOT EXISTS (SELECT 1 "
+				 "FROM _avcurate.validations AS e WHERE e.job = $1 "
+				 "AND e.step < $2 AND COALESCE(e.ap50, 0) >= "
+				 "COALESCE(v.ap50, 0)))) RETURNING checkpoint) "
 				 "DELETE FROM _avcurate.checkpoints WHERE checkpoint IN "
 				 "(SELECT checkpoint FROM gone)",
 				 lengthof(params), params, false, 0);
@@ -137,7 +145,7 @@ avc_validation_open(AvcJob *job, const AvcTrainOptions *options,
 		DatumGetInt64(avc_spi_column(0, "slice_id", &is_null));
 	validation->source.version =
 		DatumGetInt64(avc_spi_column(0, "version", &is_null));
-	read_earlier(validation, first_step);
+	read_earlier(validation, first_step, options->keep_best);
 	SPI_finish();
 	avc_catalog_leave(&scope);
 	return validation;

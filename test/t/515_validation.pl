@@ -84,6 +84,18 @@ is((split /\|/, ask(sprintf $result, $job))[0], '24', 'the result is the first o
 is(ask("SELECT progress, count(l.message) FROM avcurate.jobs j LEFT JOIN avcurate.job_log l ON l.job = j.job AND l.message LIKE 'stopped after step 72 of 108%'
 	WHERE j.job = $job GROUP BY progress"), '1|1', 'the log says so');
 
+# --- an end between the row of a best evaluation and its weights
+$job = train(q{"epochs": 9, "val_slice": "few", "lr": 0, "early_stop": 2, "freeze_norm": true, "checkpoint_every": 12, "keep_last": 99});
+poll($node, "SELECT count(*) > 0 FROM avcurate.job_progress WHERE job = $job AND step > 12", 't', 60);
+ask("SELECT avcurate.cancel_job($job)");
+poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'cancelled');
+ask("UPDATE _avcurate.validations SET checkpoint = NULL WHERE job = $job;
+	DELETE FROM _avcurate.checkpoints WHERE job = $job AND (slice_id IS NOT NULL OR step > 12)");
+ask("SELECT avcurate.resume_job($job)");
+is(wait_for($job), 'succeeded', 'a training whose best weights were not stored');
+is((split /\|/, ask(sprintf $result, $job))[0], '12', 'makes them again');
+is(ask("SELECT count(*) FROM avcurate.job_log WHERE job = $job AND message LIKE '%were lost%'"), '0', 'so nothing is lost');
+
 # --- the pin holds while the job may need it
 ask(q{SELECT avcurate.create_slice('pinned', 'frames', 'frame_id <= 4')});
 $job = train(q{"max_steps": 400, "val_slice": "pinned"});
