@@ -40,6 +40,7 @@ COMMENT ON COLUMN _avcurate.jobs.not_before IS
 
 CREATE INDEX jobs_open ON _avcurate.jobs (job)
 	WHERE state IN ('pending', 'running');
+CREATE INDEX jobs_last_start ON _avcurate.jobs (role, started_at);
 
 CREATE TABLE _avcurate.job_progress (
 	job			bigint NOT NULL REFERENCES _avcurate.jobs ON DELETE CASCADE,

@@ -18,6 +18,7 @@ void
 _PG_init(void)
 {
 	avc_settings_define();
-	if (process_shared_preload_libraries_in_progress)
+	/* pg_upgrade's servers are not for jobs */
+	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
 		avc_worker_preload("avc_launcher_main", "avcurate launcher");
 }

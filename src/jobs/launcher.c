@@ -6,8 +6,9 @@
  * A worker takes one of avcurate.max_workers slots or leaves.  Its first act
  * is to put jobs back whose worker is gone.  When it finds nothing more to
  * do it gives its slot back and looks once more: a job queued while all
- * slots were taken is thus never left behind.  A job that fails for a passing
- * reason goes back with a delay, which one worker without a slot waits for.
+ * slots were taken is thus never left behind.  One worker of a database waits
+ * without a slot for jobs that went back with a delay, and for those that
+ * only jobs of other databases hold up.
  *
  * A job's memory is one context that is deleted when the job ends.
  */
@@ -36,6 +37,7 @@
 
 #define MAX_RETRY_DELAY_MS	3600000
 #define RETRY_LOOK_MS		10000	/* looks for other jobs while waiting */
+#define LOCKED_LOOK_MS		500		/* a due job whose row somebody locks */
 
 PG_FUNCTION_INFO_V1(avc_run_pending);
 
@@ -256,21 +258,27 @@ run_job(AvcJob *job)
 }
 
 /*
- * Wait until a job is due, or a moment.  False if this worker is not needed:
- * nothing waits, or another worker waits for it already.
+ * Nothing could be claimed: look again, at once if a job is due (it was
+ * queued meanwhile) and that was not done yet, else when one may be.  False
+ * if this worker is not needed: nothing waits, or another worker waits for it
+ * already.
  */
 static bool
-wait_for_retry(void)
+wait_for_jobs(bool has_slot, bool *looked_again)
 {
-	int64		wait = avc_job_next_start();
+	int64		wait = avc_job_next_start(has_slot);
 
-	if (wait <= 0)
-		return wait == 0;
+	if (wait < 0)
+		return false;
+	*looked_again = wait == 0 && !*looked_again;
+	if (*looked_again)
+		return true;
 	if (!avc_job_retries_take())
 		return false;
-	pgstat_report_activity(STATE_IDLE, "waiting for a retry");
+	pgstat_report_activity(STATE_IDLE, "waiting for a job");
+	wait = Min(Max(wait, LOCKED_LOOK_MS), RETRY_LOOK_MS);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 (long) Min(wait, RETRY_LOOK_MS), PG_WAIT_EXTENSION);
+					 (long) wait, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	avc_job_retries_release();
 	return true;
@@ -282,6 +290,7 @@ wait_for_retry(void)
 void
 avc_job_worker_main(Datum arg)
 {
+	bool		looked_again = false;
 	int			slot = -1;
 
 	if (!avc_worker_begin())
@@ -292,23 +301,26 @@ avc_job_worker_main(Datum arg)
 	recover_jobs();
 	for (;;)
 	{
-		AvcJob	   *job;
+		AvcJob	   *job = NULL;
+		bool		has_slot;
 
 		CHECK_FOR_INTERRUPTS();
 		avc_worker_reload();
 		if (slot < 0)
 			slot = avc_job_slot_take(avc_max_workers);
-		if (slot < 0)
-			return;
-		job = avc_job_claim();
+		has_slot = slot >= 0;
+		if (has_slot)
+			job = avc_job_claim();
 		if (job != NULL)
 		{
 			run_job(job);
+			looked_again = false;
 			continue;
 		}
-		avc_job_slot_release(slot);
+		if (has_slot)
+			avc_job_slot_release(slot);
 		slot = -1;
-		if (!wait_for_retry())
+		if (!wait_for_jobs(has_slot, &looked_again))
 			return;
 	}
 }

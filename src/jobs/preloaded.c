@@ -6,7 +6,8 @@
  * a restart or a lack of worker slots left behind.  It is connected to no
  * database.  When the server starts, and every avcurate.launcher_interval
  * from then on, it starts a worker of the queue in each database; one that
- * finds nothing to do leaves at once.
+ * finds nothing to do leaves at once.  Where the server has fewer free worker
+ * slots than databases, it goes on a moment later with the next database.
  */
 #include "postgres.h"
 
@@ -31,9 +32,17 @@
 
 extern PGDLLEXPORT void avc_launcher_main(Datum arg);
 
-/* Databases that one may connect to and that are no templates. */
+#define GO_ON_MS	1000		/* until the databases that had no turn */
+
+/* What DROP DATABASE sets first from 15.4 on: nobody may connect any more. */
+#define LIMIT_OF_INVALID	(-2)
+
+/*
+ * Databases that one may connect to and that are no templates, after one,
+ * ascending.
+ */
 static List *
-list_databases(MemoryContext context)
+list_databases(MemoryContext context, Oid after)
 {
 	List	   *databases = NIL;
 	Relation	catalog;
@@ -48,7 +57,8 @@ list_databases(MemoryContext context)
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext old;
 
-		if (!form->datallowconn || form->datistemplate)
+		if (!form->datallowconn || form->datistemplate ||
+			form->datconnlimit == LIMIT_OF_INVALID || form->oid <= after)
 			continue;
 		old = MemoryContextSwitchTo(context);
 		databases = lappend_oid(databases, form->oid);
@@ -57,19 +67,33 @@ list_databases(MemoryContext context)
 	table_endscan(scan);
 	table_close(catalog, AccessShareLock);
 	CommitTransactionCommand();
+	list_sort(databases, list_oid_cmp);
 	return databases;
 }
 
-static void
-look_everywhere(MemoryContext context)
+/*
+ * Start a worker in each database after the one that had the last turn.
+ * False if the server has no free slot for the next one.
+ */
+static bool
+look_everywhere(MemoryContext context, Oid *last)
 {
+	bool		has_slots = true;
 	ListCell   *cell;
 
-	foreach(cell, list_databases(context))
-		if (!avc_worker_register_in(lfirst_oid(cell), AVC_JOB_WORKER_ENTRY,
-									"avcurate job worker"))
+	foreach(cell, list_databases(context, *last))
+	{
+		has_slots = avc_worker_register_in(lfirst_oid(cell),
+										   AVC_JOB_WORKER_ENTRY,
+										   "avcurate job worker");
+		if (!has_slots)
 			break;
+		*last = lfirst_oid(cell);
+	}
+	if (has_slots)
+		*last = InvalidOid;
 	MemoryContextReset(context);
+	return has_slots;
 }
 
 /*
@@ -81,6 +105,7 @@ avc_launcher_main(Datum arg)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
 												  "avcurate launcher",
 												  ALLOCSET_DEFAULT_SIZES);
+	Oid			last = InvalidOid;
 
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -88,13 +113,16 @@ avc_launcher_main(Datum arg)
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	for (;;)
 	{
+		long		pause;
+
 		CHECK_FOR_INTERRUPTS();
 		avc_worker_reload();
-		look_everywhere(context);
+		pause = look_everywhere(context, &last) ?
+			avc_launcher_interval * 1000L : GO_ON_MS;
 		pgstat_report_activity(STATE_IDLE, NULL);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 avc_launcher_interval * 1000L, PG_WAIT_EXTENSION);
+						 pause, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
 }

@@ -178,11 +178,17 @@ avc_job_access_end(AvcRoleScope *scope)
 	"dataset::oid AS dataset, slice_id, version, model, checkpoint, " \
 	"options, device, attempts FROM _avcurate.jobs AS j "
 
-/* How well each role is served: r.running, r.last_start. */
-#define JOIN_ROLES "JOIN (SELECT role, " \
-	"pg_catalog.count(*) FILTER (WHERE state = 'running') AS running, " \
-	"pg_catalog.max(started_at) AS last_start " \
-	"FROM _avcurate.jobs GROUP BY role) AS r USING (role) "
+/*
+ * How well each role that waits is served: r.running, r.last_start.  Jobs of
+ * long ago cost nothing: one index knows the open ones, one the last start.
+ */
+#define JOIN_ROLES "JOIN (SELECT w.role, " \
+	"(SELECT pg_catalog.count(*) FROM _avcurate.jobs AS o " \
+	"WHERE o.state = 'running' AND o.role = w.role) AS running, " \
+	"(SELECT pg_catalog.max(o.started_at) FROM _avcurate.jobs AS o " \
+	"WHERE o.role = w.role) AS last_start " \
+	"FROM (SELECT DISTINCT role FROM _avcurate.jobs " \
+	"WHERE state = 'pending') AS w) AS r USING (role) "
 
 static ArrayType *
 with_device(ArrayType *devices, const char *device)
@@ -235,14 +241,35 @@ avc_job_claim(void)
 	return job;
 }
 
+/* Does a worker of this database run a job?  It will look for the next. */
+static bool
+somebody_runs(void)
+{
+	uint64		rows = avc_spi_exec("SELECT job FROM _avcurate.jobs "
+									"WHERE state = 'running'", 0, NULL,
+									false, 0);
+	uint64		i;
+
+	for (i = 0; i < rows; i++)
+	{
+		bool		is_null;
+
+		if (avc_job_is_alive(DatumGetInt64(avc_spi_column(i, "job", &is_null))))
+			return true;
+	}
+	return false;
+}
+
 int64
-avc_job_next_start(void)
+avc_job_next_start(bool has_slot)
 {
 	AvcRoleScope scope;
+	bool		is_looked_after;
 	int64		next = -1;
 	uint64		i;
 
 	avc_job_access_begin(&scope);
+	is_looked_after = somebody_runs();
 	avc_spi_exec("SELECT device, (1000 * pg_catalog.min(COALESCE(GREATEST("
 				 "extract(epoch FROM not_before - pg_catalog.clock_timestamp()"
 				 "), 0), 0)))::bigint AS wait FROM _avcurate.jobs "
@@ -254,7 +281,14 @@ avc_job_next_start(void)
 		char	   *device = is_null ? NULL : TextDatumGetCString(value);
 		int64		wait = DatumGetInt64(avc_spi_column(i, "wait", &is_null));
 
-		if (!avc_job_device_is_full(device) && (next < 0 || wait < next))
+		/* what other databases hold, nobody tells when they let go */
+		if (!has_slot || avc_job_device_is_full(device))
+		{
+			if (is_looked_after)
+				continue;
+			wait = Max(wait, AVC_JOB_BLOCKED_LOOK_MS);
+		}
+		if (next < 0 || wait < next)
 			next = wait;
 	}
 	avc_job_access_end(&scope);

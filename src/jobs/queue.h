@@ -24,10 +24,15 @@ extern void avc_job_access_end(AvcRoleScope *scope);
 extern AvcJob *avc_job_claim(void);
 
 /*
- * Milliseconds until the next pending job is due on a device that is not
- * full now; -1 if there is none.  Runs a transaction of its own.
+ * Milliseconds until a worker that can claim nothing should look again; 0 if
+ * a pending job is due, -1 if there is none, or none but those that a worker
+ * of this database will see when its job ends.  has_slot: did this worker get
+ * a slot?  Runs a transaction of its own.
  */
-extern int64 avc_job_next_start(void);
+extern int64 avc_job_next_start(bool has_slot);
+
+/* Between two looks for a slot or device that other databases hold. */
+#define AVC_JOB_BLOCKED_LOOK_MS 2000
 
 /* The running job of that number, for a helper; NULL if it is not running. */
 extern AvcJob *avc_job_join(int64 number);

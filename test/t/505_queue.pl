@@ -115,6 +115,33 @@ my @order = split /\n/, ask('BEGIN; SET ROLE greedy;' . sprintf($queue, 'greedy'
 wait_for($_) for @order;
 is(ask('SELECT string_agg(role::text, \' \' ORDER BY started_at) FROM avcurate.jobs WHERE job IN (' . join(',', @order) . ')'),
 	'greedy modest greedy modest greedy', 'whoever was served longest ago is next');
+
+# --- what a worker cannot claim yet
+behave($node, 'slow 60');
+$job = train();
+poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'running');
+$other = train();
+my $open = $node->background_psql('postgres', on_error_stop => 0);
+$open->query("BEGIN; SELECT avcurate.cancel_job($other)");
+is(wait_for($job), 'succeeded', 'a job beside one whose row is locked');
+my $waits = q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'avcurate job worker' AND query = 'waiting for a job' AND datname = '%s'};
+ok(defined poll($node, sprintf($waits, 'postgres'), 't'), 'the worker sleeps while it cannot claim that one');
+$open->query('ROLLBACK');
+$open->quit;
+ok(defined poll($node, "SELECT state FROM avcurate.jobs WHERE job = $other", 'succeeded'), 'and runs it when it can');
+
+# --- slots that another database holds; its job fails when it is started
+ask('CREATE DATABASE other');
+$node->safe_psql('other', q{CREATE EXTENSION avcurate; INSERT INTO _avcurate.jobs (kind, body, role, state) VALUES ('train', 'none', current_user::regrole, 'failed')});
+behave($node, 'slow 200');
+$job = train();
+poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'running');
+$node->safe_psql('other', 'SELECT avcurate.resume_job(1)');
+ok(defined poll($node, sprintf($waits, 'other'), 't'), 'a worker waits for a slot that another database holds');
+is($node->safe_psql('other', 'SELECT state, attempts FROM avcurate.jobs'), 'pending|0', 'without one it runs nothing');
+is(wait_for($job), 'succeeded', 'the job of the other database ends');
+ok($node->poll_query_until('other', q{SELECT state = 'failed' AND attempts = 1 FROM avcurate.jobs}), 'then its own is started');
+behave($node);
 configure('avcurate.max_workers = 3');
 
 # --- the launcher of a preloaded library
@@ -139,5 +166,11 @@ poll($node, "SELECT state, attempts FROM avcurate.jobs WHERE job = $job", 'pendi
 ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'avcurate job worker'");
 behave($node);
 ok(defined poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'succeeded'), 'so does one whose waiting worker was terminated');
+
+# one slot is left beside the two launchers, for three databases
+$node->safe_psql('other', q{UPDATE _avcurate.jobs SET state = 'pending', attempts = 0, fruitless = 0});
+$node->append_conf('postgresql.conf', 'max_worker_processes = 3');
+$node->restart;
+ok($node->poll_query_until('other', q{SELECT state = 'failed' AND attempts = 1 FROM avcurate.jobs}), 'every database has its turn, however few slots there are');
 $node->stop('fast');
 done_testing();
