@@ -37,7 +37,7 @@ static const struct
 	const char *condition;
 } holders[] =
 {
-	{"checkpoints", "checkpoint", "checkpoint", "true"},
+	{"checkpoints", "checkpoint", "checkpoint", "NOT state"},
 	{"evaluations", "evaluation", "evaluation", "true"},
 	{"jobs", "job", "job", "state IN ('pending', 'running')"},
 	{"validation_pins", "job", "job", "job IN (SELECT job "
@@ -118,6 +118,21 @@ avc_slice_is_pinned(int64 slice_id, char **what)
 	return !is_null;
 }
 
+/*
+ * Free the weights that failed and cancelled trainings would go on from:
+ * without their version they cannot.  NULL versions are all of the slice.
+ */
+static void
+free_states(int64 slice_id, AvcParam versions)
+{
+	AvcParam	params[] = {AVC_INT8(slice_id), versions};
+
+	avc_spi_exec("DELETE FROM _avcurate.checkpoints WHERE state AND job IN "
+				 "(SELECT job FROM _avcurate.jobs WHERE slice_id = $1 "
+				 "AND ($2 IS NULL OR version = ANY ($2)))",
+				 lengthof(params), params, false, 0);
+}
+
 void
 avc_slice_forget(int64 slice_id)
 {
@@ -126,6 +141,7 @@ avc_slice_forget(int64 slice_id)
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
+	free_states(slice_id, AVC_NULL(INT8ARRAYOID));
 	avc_spi_exec("DELETE FROM _avcurate.slice_tags WHERE slice_id = $1",
 				 1, &param, false, 0);
 	avc_spi_exec("DELETE FROM _avcurate.slice_versions WHERE slice_id = $1",
@@ -220,6 +236,7 @@ delete_versions(const AvcSlice *slice)
 	AvcParam	params[2] = {AVC_INT8(slice->slice_id), versions_where(true)};
 	AvcParam	kept = versions_where(false);
 
+	free_states(slice->slice_id, params[1]);
 	if (avc_spi_exec("DELETE FROM _avcurate.slice_versions "
 					 "WHERE slice_id = $1 AND version = ANY ($2)",
 					 2, params, false, 0) == 0)

@@ -106,6 +106,18 @@ ask("SELECT avcurate.cancel_job($job)");
 poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'cancelled');
 is(ask(q{SELECT pruned FROM avcurate.prune_slice('pinned', 1) WHERE version = 1}), 't', 'and no longer');
 
+# --- weights to go on from are no pin, and are freed with their version
+ask(q{SELECT avcurate.create_slice('short', 'frames', 'frame_id <= 6')});
+$job = ask(q{SELECT avcurate.train('short', 'm', '{"batch_size": 2, "max_steps": 4000, "val_slice": "few", "checkpoint_every": 1}')});
+poll($node, "SELECT count(*) > 0 FROM avcurate.validations WHERE job = $job", 't', 60);
+poll($node, "SELECT count(*) > 3 FROM avcurate.job_progress WHERE job = $job AND step > 3", 't', 60);
+ask("SELECT avcurate.cancel_job($job)");
+poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'cancelled');
+is(ask("SELECT count(*) FILTER (WHERE slice_id IS NOT NULL), count(*) > 1 FROM _avcurate.checkpoints WHERE job = $job"), '1|t', 'a cancelled training keeps its best weights and states');
+ask(q{UPDATE frames SET weather = 'snowy' WHERE frame_id = 3; SELECT avcurate.refresh_slice('short')});
+is(ask(q{SELECT pruned FROM avcurate.prune_slice('short', 1) WHERE version = 1}), 't', 'they do not hold its version');
+is(ask("SELECT count(*) FROM _avcurate.checkpoints WHERE job = $job"), '0', 'and go with it');
+
 # --- bad options
 sub refused
 {
