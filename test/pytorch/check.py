@@ -51,7 +51,7 @@ feed.set_epoch(1)
 other = frames(feed)
 ok(other != wanted and sorted(sum(other, [])) == sorted(sum(wanted, [])), "another epoch has another order")
 feed.set_epoch(0)
-parts = [frames(FrameBatches("", "picked", 4, seed=3, rank=r, world_size=2, chunk=3)) for r in (0, 1)]
+parts = [frames(FrameBatches("", "picked", 4, version=1, seed=3, rank=r, world_size=2, chunk=3)) for r in (0, 1)]
 ok(len(parts[0]) == len(parts[1]) and not set(sum(parts[0], [])) & set(sum(parts[1], [])), "two ranks share the frames")
 
 images, targets = next(iter(feed))
@@ -84,6 +84,15 @@ for name, call in (("an unknown slice is an error", lambda: FrameBatches("", "no
         ok(False, name)
     except psycopg.Error as error:
         ok("nowhere" in str(error) or "99" in str(error), name, error)
+
+
+for name, call in (("ranks without a version are refused", lambda: FrameBatches("", "picked", 8, world_size=2)),
+                   ("workers that miss set_epoch are refused", lambda: loader(feed, 2, persistent_workers=True))):
+    try:
+        call()
+        ok(False, name)
+    except ValueError as error:
+        ok("version" in str(error) or "set_epoch" in str(error), name, error)
 
 
 # --- beside a folder of JPEGs

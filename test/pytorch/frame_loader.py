@@ -28,16 +28,20 @@ class FrameBatches(IterableDataset):
 
     images: list of uint8 tensors (3, height, width), RGB; with scale=True float32 in 0..1, as torchvision's detectors
     take them.  targets: list of {"boxes": float32 (n, 4) x1 y1 x2 y2 in pixels, "labels": int64 (n), "frame_id": int};
-    None for a frame that is not labelled, unless labelled_only, which leaves such frames out.
+    None for a frame that is not labelled, unless labelled_only, which leaves such frames out, and with them a batch
+    that has no other: where ranks must take equally many steps, read a slice of labelled frames only.
 
     conninfo     libpq connection string or URI
     batch_size   frames a batch; the last batch of an epoch may be smaller unless drop_last
-    rank, world_size   which of several processes this is: it gets the batches with batch_no % world_size = rank
+    rank, world_size   which of several processes this is: it gets the batches with batch_no % world_size = rank;
+                 all must name the same version
     chunk        batches asked for at a time: the server holds a chunk's rows while they are fetched
     """
 
     def __init__(self, conninfo, slice, batch_size, version=None, seed=0, epoch=0, shuffle=True, rank=0, world_size=1,
                  drop_last=False, label_map="coco", scale=True, labelled_only=True, chunk=16):
+        if world_size > 1 and version is None:
+            raise ValueError("several ranks need a version: each would pin what is newest when it starts")
         self.conninfo, self.scale, self.labelled_only, self.chunk = conninfo, scale, labelled_only, chunk
         self.query = dict(slice=slice, batch_size=batch_size, version=version, seed=seed, epoch=epoch,
                           shuffle=shuffle, rank=rank, world_size=world_size, drop_last=drop_last,
@@ -100,4 +104,6 @@ def as_it_is(batch):
 
 def loader(dataset, workers=0, **more):
     """A DataLoader that hands the batches on as they come; each worker has a connection of its own."""
+    if more.get("persistent_workers"):
+        raise ValueError("persistent workers would not see set_epoch and repeat the order of the first epoch")
     return DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_it_is, **more)
