@@ -7,6 +7,7 @@
 #include "engine/commands.h"
 #include "engine/io/file.h"
 #include "engine/io/json.h"
+#include "engine/io/pth.h"
 #include "image/jpeg.h"
 
 #include <stdlib.h>
@@ -33,6 +34,19 @@ typedef struct Detection
 	FILE	   *out;
 } Detection;
 
+static EngTensorFile *
+open_weights(const EngBuffer *bytes, const char *path, EngStatus *status)
+{
+	if (eng_pth_recognise(bytes->data, bytes->size))
+	{
+		eng_fail(status, ENG_UNSUPPORTED,
+				 "\"%.200s\" is a file of PyTorch's: turn it into safetensors by \"avcurate-engine convert\" first",
+				 path);
+		return NULL;
+	}
+	return eng_tensor_file_open(bytes->data, bytes->size, status);
+}
+
 static EngDetector *
 load(EngChoice *choice, const char *path, EngStatus *status)
 {
@@ -42,7 +56,7 @@ load(EngChoice *choice, const char *path, EngStatus *status)
 	EngLoadOptions options = {.strict = true};
 
 	if (eng_file_read(path, MAX_WEIGHTS, &bytes, status))
-		file = eng_tensor_file_open(bytes.data, bytes.size, status);
+		file = open_weights(&bytes, path, status);
 	if (file != NULL && eng_choice_complete(choice, file, status))
 		detector = eng_choice_create(choice, false, status);
 	if (detector != NULL &&

@@ -134,6 +134,8 @@ run_engine('convert', "$dir/a", "$dir/a.pth");
 ok($status == 0 && slurp("$dir/a.pth") =~ /\APK\x03\x04/ && slurp("$dir/a") eq slurp("$dir/d"),
 	'and the same again through the form of PyTorch, metadata too');
 POSIX::mkfifo("$dir/pipe", 0600) or die "mkfifo: $!";
+refused('detect with weights of PyTorch', 1, qr/"avcurate-engine convert" first/,
+	'detect', "$dir/a.pth", "$dir/none.jpg");
 refused('what is no file is not replaced', 1, qr/"\Q$dir\E\/pipe" is not a regular file/, 'convert', "$dir/a", "$dir/pipe");
 ok(-p "$dir/pipe", 'and stays what it is');
 foreach my $kind (qw(zip stream))
@@ -184,6 +186,8 @@ like($out, qr/^norm\b.*again in backward$/m, 'and what is made again');
 like($out, qr/^activations alive at once, MB: [\d.]+/m, 'and the least memory');
 refused('a plan over the limit', 1, qr/bytes.*the limit is 60000000.*activations \d+/,
 	'explain', 'small', '--train', '--frames', '8', '--limit', '60000000');
+refused('parameters over the limit', 1, qr/detector needs \d+ bytes, the limit is 1000 \(parameters \d+/,
+	'explain', 'small', '--limit', '1000');
 ($status, $out, $err) =
   run_engine('bench', 'small', '--frames', '2', '--steps', '2', '--threads', '1',
 	'--save', "$dir/bench.safetensors");

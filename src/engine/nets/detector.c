@@ -256,14 +256,12 @@ regions_limits(const EngDetector *detector)
 {
 	EngRegionsLimits limits = {.threads = detector->backend->threads};
 	EngMemory	m;
-	size_t		total;
 
 	if (detector->memory_limit == 0)
 		return limits;
 	eng_detector_memory(detector, &m);
-	total = eng_memory_total(&m);
-	limits.most_bytes = detector->memory_limit > total ?
-		detector->memory_limit - total : 1;
+	/* make_plan has seen to it that something is left */
+	limits.most_bytes = detector->memory_limit - eng_memory_total(&m) + 1;
 	return limits;
 }
 
@@ -272,6 +270,8 @@ make_plan(EngDetector *detector, EngKeptPlan *kept, EngPlanRequest *request,
 		  EngStatus *status)
 {
 	drop_plan(kept);
+	if (!eng_detector_check_memory(detector, status))
+		return false;
 	kept->regions = eng_regions_create(&detector->config, request,
 									   regions_limits(detector), status);
 	if (kept->regions == NULL)
