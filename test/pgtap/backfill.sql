@@ -47,14 +47,21 @@ SELECT avcurate.create_dataset('many') AS dataset \gset
 ALTER TABLE many DISABLE TRIGGER USER;
 INSERT INTO many (image_id, image_bytes, image_sha256, width, height) SELECT n, '', '', 1, 1 FROM generate_series(1, 200000) n;
 ALTER TABLE many ENABLE TRIGGER USER;
-SELECT pg_relation_filenode('many') AS file, clock_timestamp() AS time \gset before_
+SELECT pg_relation_filenode('many') AS file \gset before_
+SELECT pg_stat_force_next_flush() \gset flush_
+BEGIN;
 SELECT avcurate.add_feature('many', 'f', 'weather') \gset made_
-SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '1 s', 'add_feature takes no time');
+SELECT cmp_ok(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_upd, '<', 100::bigint, 'add_feature reads no rows')
+	FROM pg_stat_xact_user_tables WHERE relname = 'many';
+COMMIT;
 SELECT is(pg_relation_filenode('many'), :before_file::oid, 'and rewrites nothing');
 SELECT is(pending, 200000::bigint, 'all rows are pending') FROM avcurate.feature_status WHERE dataset = 'many'::regclass;
-SELECT clock_timestamp() AS time \gset before_
+SELECT pg_stat_force_next_flush() \gset flush_
+BEGIN;
 SELECT avcurate.alter_feature('many', 'f', 'scene') \gset made_
-SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '1 s', 'neither does alter_feature');
+SELECT cmp_ok(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_upd, '<', 100::bigint, 'neither does alter_feature')
+	FROM pg_stat_xact_user_tables WHERE relname = 'many';
+COMMIT;
 SELECT is(pg_relation_filenode('many'), :before_file::oid, 'which rewrites nothing either');
 SELECT avcurate.drop_dataset('many') \gset dropped_
 
@@ -97,7 +104,7 @@ SELECT throws_ok($$SELECT avcurate.add_feature('made_of', 't', 'pg_temp.mine(wid
 SELECT clock_timestamp() AS time \gset before_
 SELECT avcurate.add_feature('made_of', 'f0', 'width'), avcurate.add_feature('made_of', 'f1', 'height') \gset made_
 SELECT count(avcurate.add_feature('made_of', ('f' || n)::name, format('(f%s + f%s) %% 1000', n - 1, n - 2))) FROM generate_series(2, 60) n \gset made_
-SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '10 s', 'features that read the two before them: as long as the chain');
+SELECT cmp_ok(clock_timestamp() - :'before_time', '<', interval '60 s', 'features that read the two before them: as long as the chain');
 CALL avcurate.backfill('made_of');
 UPDATE made_of SET image_bytes = set_byte(image_bytes, 7, 1) WHERE image_id = 'a';
 SELECT cmp_ok(tgnargs::int, '<=', 2 * 70, 'and as many arguments of its trigger') FROM pg_trigger WHERE tgrelid = 'made_of'::regclass AND tgname = 'avc_reset_features';

@@ -219,7 +219,7 @@ like($message, qr/frames were erased from version \d+ of slice \S+ while it was 
 is(query("SELECT count(*) FROM _avcurate.matches WHERE frame_id IN ($frame, $early)"), 0, 'no match of it is left or comes after');
 query("SELECT avcurate.cancel_job($job)") if query("SELECT state FROM avcurate.jobs WHERE job = $job") =~ /pending|running/;
 my $again = query(q{SELECT avcurate.evaluate(1, 'every')});
-query("SELECT avcurate.wait_job($again, '1 min')");
+query("SELECT avcurate.wait_job($again, '3 min')");
 is(query("SELECT e.frames = s.rows - (SELECT count(*) FROM every WHERE ann_categories IS NULL) FROM avcurate.evaluations e JOIN avcurate.slices s USING (slice) WHERE evaluation = $again"),
 	't', 'another one goes on with the rest');
 $_->end foreach $a, $b, $c;

@@ -8,6 +8,7 @@ use Test::More;
 use FindBin;
 use lib $FindBin::Bin;
 use JobTest;
+use Time::HiRes qw(time usleep);
 
 my $node = PostgreSQL::Test::Cluster->new('queue');
 $node->init;
@@ -31,7 +32,7 @@ sub train
 sub wait_for
 {
 	my ($job) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '60 s')");
+	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '180 s')");
 	return $out || $err;
 }
 
@@ -57,7 +58,7 @@ $job = train();
 like(wait_for($job), qr/not finite/, 'a loss that is not finite');
 is(ask("SELECT attempts FROM avcurate.jobs WHERE job = $job"), '1', 'is not tried again');
 
-configure("avcurate.retry_delay = '1s'");
+configure("avcurate.retry_delay = '3s'");
 behave($node, 'kill_at 3');
 $job = train();
 ok(defined poll($node, "SELECT state, retry_at > now() - interval '2 s', error LIKE 'engine was ended%' FROM avcurate.jobs WHERE job = $job AND attempts > 0", 'pending|t|t'),
@@ -79,10 +80,10 @@ is(ask("SELECT avcurate.resume_job($job)"), 't', 'and resumed');
 is(wait_for($job), 'succeeded', 'without a delay');
 
 # --- an engine that hangs
-configure("avcurate.retry_delay = '1s'", "avcurate.engine_stall_timeout = '2s'");
+configure("avcurate.retry_delay = '1s'", "avcurate.engine_stall_timeout = '4s'");
 behave($node, 'hang_at 3');
 $job = train();
-ok(defined poll($node, "SELECT state, error FROM avcurate.jobs WHERE job = $job AND attempts > 0", 'pending|engine was ended because it did nothing for 2 seconds'),
+ok(defined poll($node, "SELECT state, error FROM avcurate.jobs WHERE job = $job AND attempts > 0", 'pending|engine was ended because it did nothing for 4 seconds'),
 	'an engine that hangs is ended');
 behave($node);
 is(wait_for($job), 'succeeded', 'and the job started again');
@@ -94,11 +95,13 @@ configure('avcurate.max_device_jobs = 1');
 behave($node, 'slow 60');
 my @jobs = map { train() } 1 .. 3;
 my $most = 0;
-for (1 .. 400)
+my $until = time + 180;
+while (time < $until)
 {
 	my ($running, $open) = split /\|/, ask("SELECT count(*) FILTER (WHERE state = 'running'), count(*) FROM avcurate.jobs WHERE state IN ('pending', 'running')");
 	$most = $running if $running > $most;
 	last if $open == 0;
+	usleep(20_000);
 }
 is($most, 1, 'one job a device');
 is(join(' ', map { state_of($node, $_) } @jobs), 'succeeded succeeded succeeded', 'in turn');
@@ -148,7 +151,7 @@ configure('avcurate.max_workers = 3');
 is(ask("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'avcurate launcher'"), '0', 'there is none otherwise');
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'avcurate'\navcurate.launcher_interval = 1");
 $node->restart;
-is(ask("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'avcurate launcher'"), '1', 'a preloaded library has a launcher');
+ok(defined poll($node, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'avcurate launcher'", '1'), 'a preloaded library has a launcher');
 like(ask("SELECT detail FROM avcurate.doctor() WHERE check_name = 'preload'"), qr/^preloaded/, 'doctor says so');
 behave($node, 'slow 100');
 $job = train();

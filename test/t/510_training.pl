@@ -37,7 +37,7 @@ sub train
 sub wait_for
 {
 	my ($job) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '120 s')");
+	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '180 s')");
 	diag $err if $err =~ /ERROR/ && $err !~ /signal 9/;
 	return ($out, $err);
 }
@@ -55,7 +55,7 @@ sub engine_of_job
 sub reach
 {
 	my ($job, $step) = @_;
-	return poll($node, "SELECT max(step) >= $step FROM avcurate.job_progress WHERE job = $job", 't', 60);
+	return poll($node, "SELECT max(step) >= $step FROM avcurate.job_progress WHERE job = $job", 't');
 }
 
 # --- undisturbed, twice

@@ -59,10 +59,10 @@ is(ask("SELECT result FROM avcurate.jobs WHERE job = $again"), 'same weights', '
 my $disturbed = train(q{"max_steps": 40, "val_slice": "few", "checkpoint_every": 5});
 for my $step (13, 29)
 {
-	poll($node, "SELECT max(step) >= $step FROM avcurate.job_progress WHERE job = $disturbed", 't', 60);
+	poll($node, "SELECT max(step) >= $step FROM avcurate.job_progress WHERE job = $disturbed", 't');
 	my $worker = ask("SELECT worker_pid FROM _avcurate.jobs WHERE job = $disturbed AND state = 'running'");
 	kill 'KILL', children_of($worker) if $worker;
-	poll($node, "SELECT state IN ('failed', 'succeeded') FROM avcurate.jobs WHERE job = $disturbed", 't', 60);
+	poll($node, "SELECT state IN ('failed', 'succeeded') FROM avcurate.jobs WHERE job = $disturbed", 't');
 	ask("SELECT avcurate.resume_job($disturbed)");
 }
 is(wait_for($disturbed), 'succeeded', 'a disturbed training goes on');
@@ -99,7 +99,7 @@ is(ask("SELECT count(*) FROM avcurate.job_log WHERE job = $job AND message LIKE 
 # --- the pin holds while the job may need it
 ask(q{SELECT avcurate.create_slice('pinned', 'frames', 'frame_id <= 4')});
 $job = train(q{"max_steps": 400, "val_slice": "pinned"});
-poll($node, "SELECT count(*) > 0 FROM avcurate.job_progress WHERE job = $job", 't', 60);
+poll($node, "SELECT count(*) > 0 FROM avcurate.job_progress WHERE job = $job", 't');
 ask(q{UPDATE frames SET weather = 'foggy' WHERE frame_id = 3; SELECT avcurate.refresh_slice('pinned')});
 is(ask(q{SELECT pruned, kept_because FROM avcurate.prune_slice('pinned', 1) WHERE version = 1}), "f|job $job", 'the version is kept for the job');
 ask("SELECT avcurate.cancel_job($job)");

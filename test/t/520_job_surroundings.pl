@@ -37,7 +37,7 @@ sub train { return query("SELECT avcurate.train('all_frames', 'm', '$options')")
 sub wait_for
 {
 	my ($job) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '60 s')");
+	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '180 s')");
 	return ($out, $err);
 }
 
@@ -68,14 +68,14 @@ my ($rc, $out, $err) = $node->psql('postgres', "BEGIN;
 	COMMIT");
 is($err, '', 'queueing many jobs at once is no reason for notices');
 like($out, qr/\n3$/, 'no more workers wait for the commit than may run');
-poll($node, "SELECT count(*) FROM avcurate.jobs WHERE state <> 'succeeded'", '0', 60);
+poll($node, "SELECT count(*) FROM avcurate.jobs WHERE state <> 'succeeded'", '0');
 is(query("SELECT count(*) FROM avcurate.jobs WHERE state <> 'succeeded'"), '0', 'and all are run');
 
 # --- no snapshot, transaction or lock while the engine works
 behave($node, 'slow 1500');
 $job = train();
 my ($idle, $seen) = (0, 0);
-foreach (1 .. 100)
+foreach (1 .. 400)
 {
 	my $row = query("SELECT a.backend_xmin IS NULL AND a.backend_xid IS NULL AND a.xact_start IS NULL,
 		(SELECT count(*) FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype <> 'advisory')
@@ -84,11 +84,12 @@ foreach (1 .. 100)
 	next if $row eq '';
 	$seen++;
 	$idle++ if $row eq 't|0';
-	last if $seen == 10;
+	last if $seen == 20;
 }
 continue { usleep(50_000) }
-is($seen, 10, 'the worker is looked at while it trains');
-cmp_ok($idle, '>=', 8, 'it holds no snapshot, transaction or lock across steps');
+is($seen, 20, 'the worker is looked at while it trains');
+# between two steps it stores what came
+cmp_ok($idle, '>=', 10, 'it holds no snapshot, transaction or lock across steps');
 query("SELECT avcurate.cancel_job($job)");
 
 # --- two run_pending at once
@@ -188,7 +189,7 @@ my $worker = query("SELECT worker_pid FROM _avcurate.jobs WHERE job = $job");
 my ($engine) = children_of($worker);
 kill 'STOP', $engine;
 query("SELECT avcurate.cancel_job($job)");
-ok(defined poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'cancelled', 10), 'a job with a stopped engine is cancelled');
+ok(defined poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'cancelled'), 'a job with a stopped engine is cancelled');
 ok(!-e "/proc/$engine", 'and its engine ended');
 
 # --- the extension dropped under a running job
@@ -198,7 +199,7 @@ $worker = query("SELECT worker_pid FROM _avcurate.jobs WHERE job = $job");
 ($engine) = children_of($worker);
 my $start = query('SELECT pg_postmaster_start_time()');
 query('DROP EXTENSION avcurate CASCADE');
-ok(defined poll($node, $workers, '0', 20), 'its worker leaves');
+ok(defined poll($node, $workers, '0'), 'its worker leaves');
 ok(!-e "/proc/$engine", 'and takes the engine along');
 is(query('SELECT pg_postmaster_start_time()'), $start, 'the server goes on');
 

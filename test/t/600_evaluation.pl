@@ -28,7 +28,7 @@ sub evaluate
 {
 	my ($arguments) = @_;
 	my $job = $node->safe_psql('postgres', "SELECT avcurate.evaluate($arguments)");
-	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '2 min')");
+	my ($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.wait_job($job, '3 min')");
 	return ($job, $out, $err);
 }
 

@@ -191,7 +191,7 @@ sub call_aside
 	my $session = $node->background_psql('postgres', on_error_stop => 0);
 	my $backend = $session->query_safe('SELECT pg_backend_pid()');
 	$session->query_until(qr/calling/, "\\echo calling\nCALL avcurate.run_experiment($long);\n");
-	ok(defined poll($node, "SELECT count(*) >= $steps FROM avcurate.job_progress WHERE job = $job_of_y", 't', 60), "a training came to step $steps");
+	ok(defined poll($node, "SELECT count(*) >= $steps FROM avcurate.job_progress WHERE job = $job_of_y", 't'), "a training came to step $steps");
 	return ($session, $backend);
 }
 my ($session, $backend) = call_aside(5);

@@ -56,7 +56,7 @@ sub poll
 {
 	my ($node, $query, $wanted, $limit) = @_;
 	my $start = time;
-	$limit //= 30;
+	$limit //= 180;
 	while (time - $start < $limit)
 	{
 		my ($rc, $out) = $node->psql('postgres', $query);

@@ -63,12 +63,12 @@ sub engine
 	return $child;
 }
 
-# Does a process end within half a minute?
+# Does a process end within a minute?
 sub is_gone
 {
 	my ($pid) = @_;
 	my $start = time;
-	while (time - $start < 30)
+	while (time - $start < 60)
 	{
 		return 1 unless kill 0, $pid;
 		usleep(20_000);
