@@ -282,6 +282,29 @@ check_triggers(Report *report)
 }
 
 /*
+ * Names of the datasets with triggers (t) of functions (p) of that schema that
+ * the condition selects and that, taken together, the HAVING clause, if any,
+ * keeps; NULL if there is none.
+ */
+static char *
+datasets_by_triggers(const char *schema, const char *condition,
+					 const char *having)
+{
+	bool		is_null;
+	Datum		names = avc_spi_value(psprintf("SELECT pg_catalog.string_agg(dataset, ', ' ORDER BY dataset) FROM "
+											   "(SELECT t.tgrelid::pg_catalog.regclass::text AS dataset "
+											   "FROM pg_catalog.pg_trigger t "
+											   "JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid "
+											   "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+											   "WHERE n.nspname = '%s' AND (%s) "
+											   "GROUP BY t.tgrelid %s) d",
+											   schema, condition, having),
+									  0, NULL, CurrentMemoryContext, &is_null);
+
+	return is_null ? NULL : TextDatumGetCString(names);
+}
+
+/*
  * Datasets whose triggers of ours are not as a slice needs them.  ALTER TABLE
  * DISABLE TRIGGER ALL, ENABLE TRIGGER ALL (as pg_restore does it, too) leaves
  * them enabled, but not ALWAYS.
@@ -289,23 +312,15 @@ check_triggers(Report *report)
 static void
 check_dataset_triggers(Report *report)
 {
-	bool		is_null;
-	Datum		off = avc_spi_value("SELECT pg_catalog.string_agg(dataset, ', ' ORDER BY dataset) FROM "
-									"(SELECT t.tgrelid::pg_catalog.regclass::text AS dataset "
-									"FROM pg_catalog.pg_trigger t "
-									"JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid "
-									"JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
-									"WHERE n.nspname = '_avcurate' "
-									"AND p.proname IN ('archive_row', 'archive_table', 'note_deleted') "
-									"GROUP BY t.tgrelid "
-									"HAVING count(*) FILTER (WHERE t.tgenabled = 'A') < 5) d",
-									0, NULL, CurrentMemoryContext, &is_null);
+	char	   *off = datasets_by_triggers("_avcurate",
+										   "p.proname IN ('archive_row', 'archive_table', 'note_deleted')",
+										   "HAVING count(*) FILTER (WHERE t.tgenabled = 'A') < 5");
 
-	add_check(report, "dataset triggers", is_null,
-			  is_null ? "all enabled: deleted frames and old images are noted" :
+	add_check(report, "dataset triggers", off == NULL,
+			  off == NULL ? "all enabled: deleted frames and old images are noted" :
 			  psprintf("missing or not ENABLE ALWAYS on %s: images of old versions may get lost, slices are recomputed",
-					   TextDatumGetCString(off)),
-			  is_null ? NULL :
+					   off),
+			  off == NULL ? NULL :
 			  "Run ALTER TABLE ... ENABLE ALWAYS TRIGGER for each avcurate_* trigger of the dataset; create_slice() on it puts all back, dropped ones too.");
 }
 
@@ -316,23 +331,15 @@ check_dataset_triggers(Report *report)
 static void
 check_row_triggers(Report *report)
 {
-	bool		is_null;
-	Datum		off = avc_spi_value("SELECT pg_catalog.string_agg(dataset, ', ' ORDER BY dataset) FROM "
-									"(SELECT t.tgrelid::pg_catalog.regclass::text AS dataset "
-									"FROM pg_catalog.pg_trigger t "
-									"JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid "
-									"JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
-									"WHERE n.nspname = 'avcurate' "
-									"AND (p.proname = 'check_frame' AND t.tgenabled NOT IN ('A', 'O') "
-									"OR p.proname = 'reset_features' AND t.tgenabled <> 'A') "
-									"GROUP BY t.tgrelid) d",
-									0, NULL, CurrentMemoryContext, &is_null);
+	char	   *off = datasets_by_triggers("avcurate",
+										   "p.proname = 'check_frame' AND t.tgenabled NOT IN ('A', 'O') "
+										   "OR p.proname = 'reset_features' AND t.tgenabled <> 'A'", "");
 
-	add_check(report, "row triggers", is_null,
-			  is_null ? "all enabled: frames are checked, features follow their inputs" :
+	add_check(report, "row triggers", off == NULL,
+			  off == NULL ? "all enabled: frames are checked, features follow their inputs" :
 			  psprintf("disabled or not ENABLE ALWAYS on %s: frames may go in unchecked, features miss changes",
-					   TextDatumGetCString(off)),
-			  is_null ? NULL :
+					   off),
+			  off == NULL ? NULL :
 			  "Run ALTER TABLE ... ENABLE TRIGGER avc_check_frame, ENABLE ALWAYS TRIGGER avc_reset_features; where frames were changed meanwhile, have features computed anew with alter_feature().");
 }
 

@@ -167,9 +167,9 @@ avc_result_frame(AvcResultWriter *writer, int64 frame_id,
 	SPI_finish();
 }
 
-static AvcParam
-figure_param(const AvcCocoClass *figures, int count,
-			 enum AvcCocoMetric metric)
+AvcParam
+avc_figure_param(const AvcCocoClass *figures, int count,
+				 enum AvcCocoMetric metric)
 {
 	double		value;
 
@@ -195,9 +195,9 @@ insert_classes(AvcResultWriter *writer, const AvcEvaluator *evaluator,
 		params[0] = AVC_INT8(writer->evaluation);
 		params[1] = AVC_INT4(writer->classes[i].label);
 		params[2] = AVC_TEXT(writer->classes[i].category);
-		params[3] = figure_param(&figures[i], 1, AVC_METRIC_AP);
-		params[4] = figure_param(&figures[i], 1, AVC_METRIC_AP50);
-		params[5] = figure_param(&figures[i], 1, AVC_METRIC_RECALL50);
+		params[3] = avc_figure_param(&figures[i], 1, AVC_METRIC_AP);
+		params[4] = avc_figure_param(&figures[i], 1, AVC_METRIC_AP50);
+		params[5] = avc_figure_param(&figures[i], 1, AVC_METRIC_RECALL50);
 		params[6] = AVC_INT8(truths);
 		params[7] = AVC_INT8(detections);
 		avc_spi_exec("INSERT INTO _avcurate.evaluation_classes (evaluation, "
@@ -231,8 +231,8 @@ avc_result_finish(AvcResultWriter *writer, const AvcEvaluationRow *row,
 	params[7] = AVC_TEXT(row->label_map);
 	params[8] = AVC_OID(row->role);
 	for (i = 0; i < lengthof(metrics); i++)
-		params[9 + i] = figure_param(figures, writer->class_count,
-									 metrics[i]);
+		params[9 + i] = avc_figure_param(figures, writer->class_count,
+										 metrics[i]);
 	params[17] = params[18] = params[19] = AVC_NULL(FLOAT8OID);
 	if (has_lancedb)
 	{

@@ -5,6 +5,7 @@
 #ifndef AVC_EVALUATION_RESULT_H
 #define AVC_EVALUATION_RESULT_H
 
+#include "common/spi.h"
 #include "evaluation/evaluator.h"
 #include "evaluation/lancedb_eval.h"
 
@@ -43,6 +44,10 @@ typedef struct AvcEvaluationInfo
 typedef struct AvcResultWriter AvcResultWriter;
 
 /* ---- result.c ---- */
+
+/* A figure over the classes as a float8, NULL where none has a value. */
+extern AvcParam avc_figure_param(const AvcCocoClass *figures, int count,
+								 enum AvcCocoMetric metric);
 
 /* All within the caller's transaction; the writer lives in the context. */
 extern AvcResultWriter *avc_result_open(MemoryContext context,

@@ -301,13 +301,13 @@ avc_model_check_labels(const AvcModel *model)
 				 errhint("Make a new model with avcurate.create_model().")));
 }
 
-static void
-check_config(const char *architecture, const char *options, int num_classes)
+void
+avc_model_config(EngDetectorConfig *config, const char *architecture,
+				 const char *options, int num_classes)
 {
-	EngDetectorConfig config;
 	EngStatus	status = {ENG_OK, ""};
 
-	if (!eng_detector_config_parse(&config, architecture, options,
+	if (!eng_detector_config_parse(config, architecture, options,
 								   num_classes, &status))
 		avc_raise_status(&status);
 }
@@ -333,6 +333,7 @@ avc_create_model(PG_FUNCTION_ARGS)
 	char	   *architecture = text_argument(fcinfo, 1, "architecture");
 	char	   *options = "{}";
 	char	   *label_map;
+	EngDetectorConfig config;
 	int			num_classes;
 	AvcRoleScope scope;
 
@@ -354,7 +355,7 @@ avc_create_model(PG_FUNCTION_ARGS)
 
 	check_new_name(name);
 	num_classes = count_classes(label_map);
-	check_config(architecture, options, num_classes);
+	avc_model_config(&config, architecture, options, num_classes);
 	avc_catalog_enter(&scope);
 	SPI_connect();
 	{

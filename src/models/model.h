@@ -9,6 +9,7 @@
 
 #include "common/engine_client.h"
 #include "engine/io/safetensors.h"
+#include "engine/nets/detector_config.h"
 #include "models/checkpoint.h"
 
 /* What a LOAD request needs besides the model. */
@@ -57,6 +58,11 @@ extern void avc_model_add_versions(StringInfo json, const AvcEngine *engine);
 
 /* Members that tell which network this is. */
 extern void avc_model_add_identity(StringInfo json, const AvcModel *model);
+
+/* Read a network's options; an error says which is wrong and how. */
+extern void avc_model_config(EngDetectorConfig *config,
+							 const char *architecture, const char *options,
+							 int num_classes);
 
 /* Raise an engine status of code linked into the server. */
 extern void avc_raise_status(const EngStatus *status) pg_attribute_noreturn();

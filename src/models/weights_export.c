@@ -50,13 +50,10 @@ static const char *
 constructor_of(const AvcModel *model)
 {
 	char	   *constructor = palloc(ENG_CONSTRUCTOR_MAX);
-	EngStatus	status = {ENG_OK, ""};
 	EngDetectorConfig config;
 
-	if (!eng_detector_config_parse(&config, model->architecture,
-								   model->options, model->num_classes,
-								   &status))
-		avc_raise_status(&status);
+	avc_model_config(&config, model->architecture, model->options,
+					 model->num_classes);
 	(void) eng_detector_constructor(&config, constructor);
 	return constructor;
 }

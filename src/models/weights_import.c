@@ -134,13 +134,10 @@ check_eps_free(const AvcModel *model)
 static bool
 has_frozen_norms(const AvcModel *model)
 {
-	EngStatus	status = {ENG_OK, ""};
 	EngDetectorConfig config;
 
-	if (!eng_detector_config_parse(&config, model->architecture,
-								   model->options, model->num_classes,
-								   &status))
-		avc_raise_status(&status);
+	avc_model_config(&config, model->architecture, model->options,
+					 model->num_classes);
 	return config.body_norm == ENG_NORM_FROZEN;
 }
 

@@ -183,16 +183,6 @@ take_batch(void *arg, double done, double images_per_s)
 	avc_job_progress(validation->source.job, validation->progress, -1);
 }
 
-static AvcParam
-figure(const AvcCocoClass *figures, int count, enum AvcCocoMetric metric)
-{
-	double		value;
-
-	if (!avc_coco_summary(figures, count, metric, &value))
-		return AVC_NULL(FLOAT8OID);
-	return AVC_FLOAT8(value);
-}
-
 /* Write the row; returns ap50, 0 where no class has a value. */
 static double
 record(const AvcValidation *validation, int64 step, int epoch, int64 frames,
@@ -201,11 +191,11 @@ record(const AvcValidation *validation, int64 step, int epoch, int64 frames,
 	AvcParam	params[] = {
 		AVC_INT8(validation->source.job->job), AVC_INT8(step), AVC_INT4(epoch),
 		AVC_INT8(frames),
-		figure(figures, classes, AVC_METRIC_AP),
-		figure(figures, classes, AVC_METRIC_AP50),
-		figure(figures, classes, AVC_METRIC_AP75),
-		figure(figures, classes, AVC_METRIC_RECALL50),
-		figure(figures, classes, AVC_METRIC_AR100)
+		avc_figure_param(figures, classes, AVC_METRIC_AP),
+		avc_figure_param(figures, classes, AVC_METRIC_AP50),
+		avc_figure_param(figures, classes, AVC_METRIC_AP75),
+		avc_figure_param(figures, classes, AVC_METRIC_RECALL50),
+		avc_figure_param(figures, classes, AVC_METRIC_AR100)
 	};
 	AvcRoleScope scope;
 
