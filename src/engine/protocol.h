@@ -38,11 +38,17 @@
 /* Requests that may be under way, the one being worked on included. */
 #define ENG_PROTOCOL_AHEAD		4
 
-/* More frames or boxes than these in one message are refused. */
+/* More frames, boxes or texts than these in one message are refused. */
 #define ENG_PROTOCOL_MAX_FRAMES	1024
 #define ENG_PROTOCOL_MAX_BOXES	10000	/* of one frame */
 #define ENG_PROTOCOL_MAX_WEIGHTS 64 /* bytes of a name of weights */
 #define ENG_PROTOCOL_DETECTION	24	/* bytes of a detection in a blob */
+
+/* CLIP ViT-B/32 */
+#define ENG_PROTOCOL_MAX_TEXTS	1024
+#define ENG_PROTOCOL_TOKENS		77	/* of one text at most */
+#define ENG_PROTOCOL_VOCABULARY	49408	/* a token is 0 to one less */
+#define ENG_PROTOCOL_EMBEDDING	512 /* numbers of an embedding */
 
 /*
  * Kinds.  What each request and its reply hold:
@@ -90,6 +96,27 @@
  *			ENG_PROTOCOL_DETECTION bytes: label i32, score, x1, y1, x2, y2 f32.
  *			A frame that cannot be decoded is {"frame_id", "code", "message"}
  *			there, and the others are answered.  ERROR not_loaded: no such name
+ * The architecture "clip_vit_b32" is CLIP's pair of towers.  A LOAD of it
+ * has mode infer, the option "quick_gelu" (true: OpenAI's activation; false:
+ * the exact GELU) and none of those of detectors, new_head, strict false
+ * and num_classes.  Its file may have the names of OpenAI and open_clip or of
+ * Hugging Face.  It is kept with "weights" beside detectors, or loaded
+ * without, as one is; SAVE writes OpenAI's names.
+ *
+ * EMBED_IMAGES {"weights", "frames": [{"frame_id", "bytes"}]} and the JPEGs
+ *			OK {"dimensions": 512, "frames": [{"frame_id", "count": 1}],
+ *			"wait_s", "busy_s"}, the blob holds the embeddings one after another,
+ *			512 f32 each of length 1.  A frame that cannot be decoded is
+ *			{"frame_id", "code", "message"}, and has none in the blob.  Without
+ *			"weights" it is for the network loaded without a name, and a frame
+ *			that cannot be decoded fails the message
+ * EMBED_TEXTS {"weights", "lengths": [tokens]}: up to 1024 texts of 1 to 77
+ *			tokens.  The blob holds the tokens of the texts one after another,
+ *			i32 each; start and end of text are among them, padding may be
+ *			OK {"dimensions": 512, "texts", "wait_s", "busy_s"}, the blob holds
+ *			an embedding of each text, as above
+ *			Both: ERROR not_loaded: no such name; bad_argument: the weights are
+ *			a detector's (and the same for DETECT of CLIP's)
  * SAVE		{"with_optimizer": bool}
  *			OK {"tensors": n}, the blob is a safetensors file
  * BYE		{}
@@ -109,6 +136,8 @@
 #define ENG_KIND_DETECT			4
 #define ENG_KIND_SAVE			5
 #define ENG_KIND_BYE			6
+#define ENG_KIND_EMBED_IMAGES	7
+#define ENG_KIND_EMBED_TEXTS	8
 #define ENG_KIND_OK				100
 #define ENG_KIND_ERROR			101
 
