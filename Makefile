@@ -20,6 +20,7 @@ SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
                        src/engine/io/crc32.c \
                        src/engine/io/zip_write.c \
                        src/engine/io/pickle_objects.c \
+                       src/engine/io/pth_versions.c \
                        src/engine/io/pth_write.c \
                        src/engine/nets/constructor.c \
                        src/engine/nets/detector_config.c \

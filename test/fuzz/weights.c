@@ -122,7 +122,10 @@ wrap_pickle(const Input *input, EngBuffer *out, EngStatus *status)
 	return fine;
 }
 
-/* Out as PyTorch's form and back: the same bytes. */
+/*
+ * Out as PyTorch's form and back: the same bytes.  Types that torch has no
+ * storage for are refused on the way out, never on the way back.
+ */
 static bool
 comes_back(const EngTensorFile *file, const EngBuffer *bytes,
 		   EngStatus *status)
@@ -131,13 +134,12 @@ comes_back(const EngTensorFile *file, const EngBuffer *bytes,
 	EngBuffer	back = {0};
 	bool		same;
 
-	same = eng_pth_write(file, &pth, status) &&
-		eng_pth_convert(pth.data, pth.size, NULL, &back, status) &&
-		back.size == bytes->size &&
-		memcmp(back.data, bytes->data, back.size) == 0;
-	/* types that torch has no storage for; texts that a pickle cannot hold */
-	if (status->code == ENG_UNSUPPORTED)
-		same = true;
+	if (eng_pth_write(file, &pth, status))
+		same = eng_pth_convert(pth.data, pth.size, NULL, &back, status) &&
+			back.size == bytes->size &&
+			memcmp(back.data, bytes->data, back.size) == 0;
+	else
+		same = status->code == ENG_UNSUPPORTED;
 	eng_buffer_free(&pth);
 	eng_buffer_free(&back);
 	return same;

@@ -197,6 +197,10 @@ def check_export(name, model, checkpoint, picture):
     for form in "safetensors", "pth":
         back, texts = load_export(export_file(checkpoint, f"out.{form}", form))
         check(same(dict(state), dict(back)), f"{name}: export as {form} has the same bits")
+        if form == "pth":
+            check(all(state._metadata[module] == version for module, version in back._metadata.items()) and
+                  all(module in back._metadata for module, version in state._metadata.items() if version["version"] > 1),
+                  f"{name}: versions of modules are torchvision's")
         twin = eval(texts["avcurate.constructor"])
         check(twin.load_state_dict(back, strict=True) is not None,
               f"{name}: load_state_dict(strict=True) takes it",

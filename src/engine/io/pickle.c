@@ -13,9 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_PICKLE		((size_t) 64 << 20) /* bytes */
 #define MAX_STACK		1000000
-#define MAX_TEXT		((size_t) 1 << 20)	/* bytes of a string */
 #define MAX_NAME		4096	/* bytes of a module's name and another */
 
 typedef struct Machine
@@ -167,7 +165,7 @@ read_string(Machine *machine, int length_bytes)
 
 	if (!take_number(machine, length_bytes, &length))
 		return false;
-	if (length > MAX_TEXT)
+	if (length > ENG_PICKLE_MAX_TEXT)
 		return pickle_fail(machine, "string is too long");
 	if (!take(machine, (size_t) length, &bytes))
 		return false;
@@ -588,8 +586,8 @@ eng_pickle_read(EngPickle *pickle, const uint8_t **at, const uint8_t *end,
 		.end = end, .status = status};
 	EngPickleValue *result;
 
-	if ((size_t) (end - *at) > MAX_PICKLE)
-		machine.end = *at + MAX_PICKLE;
+	if ((size_t) (end - *at) > ENG_PICKLE_MAX_BYTES)
+		machine.end = *at + ENG_PICKLE_MAX_BYTES;
 	result = run(&machine);
 	free(machine.stack);
 	free(machine.memo);

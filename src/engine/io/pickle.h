@@ -16,6 +16,11 @@
 #include "engine/io/safetensors.h"
 #include "engine/status.h"
 
+/* Limits, of what is read and so of what is written. */
+#define ENG_PICKLE_MAX_BYTES	((size_t) 64 << 20)
+#define ENG_PICKLE_MAX_TEXT		((size_t) 1 << 20)	/* bytes of a string */
+#define ENG_PICKLE_MAX_VALUES	2000000 /* made by one or more pickles */
+
 typedef enum EngPickleType
 {
 	ENG_PICKLE_NONE,

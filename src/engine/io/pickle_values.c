@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_VALUES		2000000
 #define CHUNK_VALUES	1024
 
 typedef struct Chunk
@@ -78,7 +77,7 @@ eng_pickle_make(EngPickle *pickle, EngPickleType type, EngStatus *status)
 	EngPickleValue *value;
 
 	/* this bounds what lists are copied, too */
-	if (pickle->values++ >= MAX_VALUES)
+	if (pickle->values++ >= ENG_PICKLE_MAX_VALUES)
 	{
 		eng_fail(status, ENG_BAD_FILE, "pickle: too many values");
 		return NULL;

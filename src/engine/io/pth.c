@@ -17,8 +17,6 @@
 #include "engine/io/pickle.h"
 #include "engine/io/zip.h"
 
-#define MAX_TENSORS		100000
-#define MAX_TEXTS		1000
 #define GROWTH			4		/* bytes out may be so many times those in */
 #define GROWTH_BASE		((size_t) 1 << 20)
 #define STREAM_VERSION	1001
@@ -407,7 +405,7 @@ add_tensors(const EngPickleValue *dict, const char *prefix, size_t limit,
 	size_t		total = 0;
 	size_t		i;
 
-	if (dict->count / 2 > MAX_TENSORS)
+	if (dict->count / 2 > ENG_PTH_MAX_TENSORS)
 		return pth_fail(status, "too many tensors");
 	for (i = 0; i < dict->count; i += 2)
 	{
@@ -482,7 +480,7 @@ add_texts(const EngPickleValue *dict, EngTensorWriter *writer,
 
 	if (texts == NULL || texts->type != ENG_PICKLE_DICT)
 		return true;
-	if (texts->count / 2 > MAX_TEXTS)
+	if (texts->count / 2 > ENG_PTH_MAX_TEXTS)
 		return pth_fail(status, "too many texts");
 	for (i = 0; i < texts->count; i += 2)
 		if (texts->items[i]->type == ENG_PICKLE_STRING &&

@@ -13,6 +13,10 @@
 #include "engine/io/safetensors.h"
 #include "engine/status.h"
 
+/* Limits of such a file beside those of its pickle, read or written. */
+#define ENG_PTH_MAX_TENSORS	100000
+#define ENG_PTH_MAX_TEXTS	1000
+
 /* Attribute of a state dict under which our files have their texts. */
 #define ENG_PTH_TEXTS	"avcurate"
 
@@ -46,7 +50,10 @@ extern bool eng_pth_convert(const uint8_t *image, size_t size,
 
 /*
  * Write the tensors and the metadata of a file as a zip archive of PyTorch's
- * to out, which must be empty.  Of equal files the bytes are equal.
+ * to out, which must be empty.  Of equal files the bytes are equal.  What
+ * eng_pth_convert would not read back (unsupported): over 1000 metadata, a
+ * name or text over 1 MiB, all of them over 64 MiB, a type that torch's
+ * storages lack; and over 4 GB or some 65000 tensors.
  */
 extern bool eng_pth_write(const EngTensorFile *file, EngBuffer *out,
 						  EngStatus *status);
