@@ -23,7 +23,7 @@
 #include "engine/ops/detection.h"
 #include "engine/status.h"
 
-#define ENG_BACKEND_VERSION	2
+#define ENG_BACKEND_VERSION	3
 
 typedef struct EngBackend EngBackend;
 typedef struct EngKernel EngKernel; /* a planned convolution or linear layer */
@@ -56,6 +56,9 @@ typedef struct EngNormArgs
 {
 	int64_t		rows;			/* n * h * w */
 	int64_t		live;			/* rows that count; the others give 0 */
+	const int32_t *live_entries;	/* device: live is entry_rows times the
+									 * number that is there; or NULL */
+	int32_t		entry_rows;
 	int32_t		channels;
 	float		eps;
 	float		momentum;		/* of the running statistics: 0.1 */
@@ -125,12 +128,48 @@ typedef struct EngUpdate
 	double		correction2;	/* 1 - beta2^t */
 } EngUpdate;
 
+/* A convolution's weights with the norm behind it multiplied in. */
+typedef struct EngFold
+{
+	float	   *weight;			/* made: (oc, size) */
+	float	   *bias;			/* made: (oc) */
+	const float *from;			/* (oc, size) */
+	const float *from_bias;		/* (oc) or NULL */
+	const float *norm_weight;	/* (oc), like the rest */
+	const float *norm_bias;
+	const float *mean;
+	const float *var;
+	float		eps;
+	int32_t		oc;
+	int64_t		size;			/* weights of an output channel */
+} EngFold;
+
+/*
+ * A step of the optimizer on a device: what it needs beside the gradients
+ * goes there before, and what came of it is read back once, at the end.
+ */
+typedef struct EngStepControl
+{
+	float		lr;
+	float		clip_norm;		/* 0: none */
+	double		correction1;	/* of AdamW, as in EngUpdate */
+	double		correction2;
+} EngStepControl;
+
+typedef struct EngStepOutcome
+{
+	double		norm;			/* of the gradients, before clipping */
+	bool		updated;		/* losses and norm were finite: weights changed */
+} EngStepOutcome;
+
 struct EngBackend
 {
 	uint32_t	version;		/* ENG_BACKEND_VERSION */
 	const char *name;
 	void	   *state;			/* of the backend */
 	int32_t		threads;
+	bool		device;			/* its memory is not the host's: nothing but
+								 * this table reads or writes it */
 	const char *lacks_bf16;		/* what the processor needs for it; NULL: it
 								 * can */
 
@@ -138,6 +177,13 @@ struct EngBackend
 	void		(*enter) (EngBackend *backend); /* before a call from outside */
 	void	   *(*alloc) (EngBackend *backend, size_t size);	/* zeroed */
 	void		(*free) (EngBackend *backend, void *memory, size_t size);
+	/* to and from the backend's memory, and within it */
+	bool		(*upload) (EngBackend *backend, void *to, const void *from,
+						   size_t size, EngStatus *status);
+	bool		(*download) (EngBackend *backend, void *to, const void *from,
+							 size_t size, EngStatus *status);
+	void		(*copy) (EngBackend *backend, void *to, const void *from,
+						 size_t size);
 
 	/*
 	 * Plan a convolution.  workspace: bytes that the three calls need at
@@ -165,6 +211,8 @@ struct EngBackend
 										 float *dbias, const void *x,
 										 const void *dy, void *workspace,
 										 EngStatus *status);
+
+	void		(*fold) (EngBackend *backend, const EngFold *fold);
 
 	size_t		(*norm_workspace) (const EngBackend *backend, int64_t rows,
 								   int32_t channels);
@@ -219,7 +267,27 @@ struct EngBackend
 	void		(*update_sgd) (EngBackend *backend, const EngUpdate *update);
 	void		(*update_adamw) (EngBackend *backend,
 								 const EngUpdate *update);
+
+	/*
+	 * Of a device only, for which square_sum is NULL.  step_norm finds the
+	 * scale of the gradients, by which (and by lr and the corrections of the
+	 * control) the updates after it go instead of by those in EngUpdate; they
+	 * change nothing where a loss or the norm is not finite.
+	 */
+	bool		(*step_begin) (EngBackend *backend,
+							   const EngStepControl *control,
+							   EngStatus *status);
+	void		(*step_norm) (EngBackend *backend, const float *gradients,
+							  int64_t count);
+	bool		(*step_end) (EngBackend *backend, EngStepOutcome *outcome,
+							 EngStatus *status);
+
+	/* operations between the networks; NULL: those of the host, in nets/ */
+	const struct EngRegionOps *regions;
 };
+
+/* host.c: what backends whose memory is the host's have in common */
+extern void eng_host_operations(EngBackend *backend);
 
 /* "cpu" or "ref"; threads 0: all processors. */
 extern EngBackend *eng_backend_open(const char *name, int threads,

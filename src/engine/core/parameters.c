@@ -115,6 +115,8 @@ eng_parameters_layout(EngParameters *parameters, bool train,
 	if (train)
 		parameters->gradients =
 			eng_arena_alloc(parameters->trained * sizeof(float));
+	parameters->run.values = parameters->values;
+	parameters->run.gradients = parameters->gradients;
 	parameters->laid_out = true;
 	parameters->version = 1;
 	if (parameters->values == NULL || parameters->counter_values == NULL ||
@@ -136,6 +138,7 @@ eng_parameters_slots(EngParameters *parameters, int count,
 	{
 		eng_arena_free(parameters->slots[i], size);
 		parameters->slots[i] = NULL;
+		parameters->run.slots[i] = NULL;
 	}
 	for (i = 0; i < count; i++)
 	{
@@ -144,6 +147,8 @@ eng_parameters_slots(EngParameters *parameters, int count,
 			return eng_fail(status, ENG_NO_MEMORY,
 							"out of memory for the optimizer's state");
 	}
+	memcpy(parameters->run.slots, parameters->slots,
+		   sizeof(parameters->slots));
 	return true;
 }
 

@@ -49,6 +49,14 @@ typedef struct EngParameter
 	float		init_scale;
 } EngParameter;
 
+/* Where a backend computes. */
+typedef struct EngRunArrays
+{
+	float	   *values;
+	float	   *gradients;
+	float	   *slots[2];
+} EngRunArrays;
+
 typedef struct EngParameters
 {
 	EngParameter *list;
@@ -62,6 +70,8 @@ typedef struct EngParameters
 	float	   *gradients;		/* (trained) or NULL */
 	float	   *slots[2];		/* (trained) or NULL */
 	int64_t    *counter_values; /* (counters) */
+	EngRunArrays run;			/* the arrays above, or those of the mirror */
+	struct EngMirror *mirror;	/* copies on a device (mirror.h), or NULL */
 	uint64_t	version;		/* changes whenever values change */
 } EngParameters;
 

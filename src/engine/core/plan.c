@@ -305,9 +305,10 @@ see_gradients(EngPlan *plan, const EngOp *op)
 		const EngTensor *tensor = &plan->tensors[op->output[i]];
 
 		if (tensor->grad_seen)
-			memcpy(plan->arena + tensor->seen_offset,
-				   plan->arena + tensor->grad_offset,
-				   eng_tensor_bytes(tensor));
+			plan->backend->copy(plan->backend,
+								plan->arena + tensor->seen_offset,
+								plan->arena + tensor->grad_offset,
+								eng_tensor_bytes(tensor));
 	}
 }
 

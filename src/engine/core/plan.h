@@ -175,6 +175,7 @@ struct EngPlan
 	uint8_t    *arena;			/* set before each run */
 	uint8_t    *scratch;
 	int64_t		live_rois;		/* of the current run */
+	const int32_t *live_entries;	/* device: where they are counted, or NULL */
 	bool		profile;
 };
 
@@ -251,7 +252,7 @@ eng_op_weight(const EngPlan *plan, int32_t parameter)
 {
 	if (parameter < 0)
 		return NULL;
-	return plan->parameters->values +
+	return plan->parameters->run.values +
 		plan->parameters->list[parameter].offset;
 }
 
@@ -259,9 +260,9 @@ static inline float *
 eng_op_weight_gradient(const EngPlan *plan, int32_t parameter)
 {
 	if (parameter < 0 || !plan->parameters->list[parameter].trainable ||
-		plan->parameters->gradients == NULL)
+		plan->parameters->run.gradients == NULL)
 		return NULL;
-	return plan->parameters->gradients +
+	return plan->parameters->run.gradients +
 		plan->parameters->list[parameter].offset;
 }
 

@@ -5,7 +5,6 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "engine/core/arena.h"
 #include "engine/cpu/cpu.h"
 
 static void
@@ -21,20 +20,6 @@ cpu_enter(EngBackend *backend)
 {
 	omp_set_dynamic(0);
 	omp_set_num_threads(backend->threads);
-}
-
-static void *
-cpu_alloc(EngBackend *backend, size_t size)
-{
-	(void) backend;
-	return eng_arena_alloc(size);
-}
-
-static void
-cpu_free(EngBackend *backend, void *memory, size_t size)
-{
-	(void) backend;
-	eng_arena_free(memory, size);
 }
 
 static void
@@ -117,8 +102,7 @@ set_operations(EngBackend *backend)
 {
 	backend->close = cpu_close;
 	backend->enter = cpu_enter;
-	backend->alloc = cpu_alloc;
-	backend->free = cpu_free;
+	eng_host_operations(backend);
 	backend->conv_plan = eng_cpu_conv_plan;
 	backend->linear_plan = eng_cpu_linear_plan;
 	backend->kernel_free = cpu_kernel_free;

@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/core/arena.h"
+#include "engine/core/mirror.h"
 #include "engine/nets/detector_private.h"
 #include "engine/nets/nets.h"
+#include "engine/nets/region_ops.h"
 #include "engine/optim/optimizer.h"
 
 /*
@@ -55,7 +56,8 @@ eng_detector_create(const EngDetectorConfig *config, const char *backend,
 	detector->backend = eng_backend_open(backend, threads, status);
 	ok = detector->backend != NULL && describe(detector, false, status) &&
 		(!train || describe(detector, true, status)) &&
-		eng_parameters_layout(&detector->parameters, train, status);
+		eng_parameters_layout(&detector->parameters, train, status) &&
+		eng_mirror_open(&detector->parameters, detector->backend, status);
 	if (ok && train)
 	{
 		EngOptimizerConfig optimizer;
@@ -72,8 +74,13 @@ eng_detector_create(const EngDetectorConfig *config, const char *backend,
 }
 
 static void
-drop_plan(EngKeptPlan *kept)
+drop_plan(const EngDetector *detector, EngKeptPlan *kept)
 {
+	const EngRegionOps *regions = detector->backend == NULL ? NULL :
+		detector->backend->regions;
+
+	if (kept->regions != NULL && regions != NULL)
+		regions->close(detector->backend, kept->regions);
 	eng_plan_free(kept->plan);
 	eng_regions_free(kept->regions);
 	memset(kept, 0, sizeof(*kept));
@@ -85,7 +92,7 @@ eng_detector_drop_plans(EngDetector *detector)
 	int			i;
 
 	for (i = 0; i < ENG_PLANS_KEPT; i++)
-		drop_plan(&detector->plans[i]);
+		drop_plan(detector, &detector->plans[i]);
 	detector->current = NULL;
 }
 
@@ -97,6 +104,7 @@ eng_detector_free(EngDetector *detector)
 	eng_detector_drop_plans(detector);
 	eng_model_free(&detector->models[0]);
 	eng_model_free(&detector->models[1]);
+	eng_mirror_close(&detector->parameters);
 	eng_parameters_free(&detector->parameters);
 	if (detector->backend != NULL)
 	{
@@ -116,9 +124,11 @@ eng_detector_free(EngDetector *detector)
 bool
 eng_detector_init(EngDetector *detector, uint64_t seed, EngStatus *status)
 {
-	(void) status;
 	detector->backend->enter(detector->backend);
+	if (!eng_mirror_to_host(&detector->parameters, status))
+		return false;
 	eng_parameters_init(&detector->parameters, seed);
+	eng_mirror_host_changed(&detector->parameters);
 	detector->updates = 0;
 	return true;
 }
@@ -143,8 +153,10 @@ eng_detector_set_optimizer(EngDetector *detector,
 		return true;
 	detector->has_optimizer = false;
 	detector->updates = 0;
-	if (!eng_parameters_slots(&detector->parameters,
-							  eng_optimizer_slots(config->kind), status))
+	if (!eng_mirror_to_host(&detector->parameters, status) ||
+		!eng_parameters_slots(&detector->parameters,
+							  eng_optimizer_slots(config->kind), status) ||
+		!eng_mirror_slots(&detector->parameters, status))
 		return false;
 	detector->has_optimizer = true;
 	return true;
@@ -269,7 +281,7 @@ static bool
 make_plan(EngDetector *detector, EngKeptPlan *kept, EngPlanRequest *request,
 		  EngStatus *status)
 {
-	drop_plan(kept);
+	drop_plan(detector, kept);
 	if (!eng_detector_check_memory(detector, status))
 		return false;
 	kept->regions = eng_regions_create(&detector->config, request,
@@ -280,12 +292,15 @@ make_plan(EngDetector *detector, EngKeptPlan *kept, EngPlanRequest *request,
 	kept->plan = eng_plan_create(&detector->models[request->train],
 								 detector->backend, request, status);
 	if (kept->plan == NULL || !check_limit(detector, kept->plan, status) ||
+		(detector->backend->regions != NULL &&
+		 !detector->backend->regions->open(kept->plan, kept->regions,
+										   status)) ||
 		!grow(detector, &detector->arena, &detector->arena_size,
 			  kept->plan->activations, status) ||
 		!grow(detector, &detector->workspace, &detector->workspace_size,
 			  kept->plan->workspace, status))
 	{
-		drop_plan(kept);
+		drop_plan(detector, kept);
 		return false;
 	}
 	return true;
@@ -497,20 +512,29 @@ eng_detector_explain(EngDetector *detector, EngSize padded, int n, bool train,
 
 /*
  * Values of a tensor as floats: themselves, or a copy that the detector
- * keeps.  NULL: out of memory.
+ * keeps.  NULL: out of memory, or the device did not give them.
  */
 static const float *
 as_floats(EngDetector *detector, const EngTensor *tensor, const void *data)
 {
+	EngBackend *backend = detector->backend;
 	int64_t		count = eng_tensor_count(tensor);
+	size_t		bytes = eng_tensor_bytes(tensor);
+	EngStatus	status = {ENG_OK, ""};
+	void	   *raw;
 	int64_t		i;
 
-	if (tensor->type == ENG_F32)
+	if (tensor->type == ENG_F32 && !backend->device)
 		return data;
 	free(detector->stage);
-	detector->stage = malloc(sizeof(float) * count);
-	for (i = 0; detector->stage != NULL && i < count; i++)
-		detector->stage[i] = eng_load(data, tensor->type, i);
+	detector->stage = malloc(sizeof(float) * 2 * count);
+	if (detector->stage == NULL)
+		return NULL;
+	raw = detector->stage + count;
+	if (!backend->download(backend, raw, data, bytes, &status))
+		return NULL;
+	for (i = 0; i < count; i++)
+		detector->stage[i] = eng_load(raw, tensor->type, i);
 	return detector->stage;
 }
 
@@ -562,10 +586,16 @@ eng_detector_frame_trace(const EngDetector *detector, int32_t i,
 						 EngFrameTrace *trace)
 {
 	const EngRegions *r;
+	EngStatus	status = {ENG_OK, ""};
 
 	if (detector->current == NULL)
 		return false;
 	r = detector->current->regions;
+	if (detector->backend->regions != NULL &&
+		!detector->backend->regions->look(detector->current->plan,
+										  detector->current->regions,
+										  &status))
+		return false;
 	if (i < 0 || i >= r->images)
 		return false;
 	memset(trace, 0, sizeof(*trace));

@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/core/mirror.h"
 #include "engine/nets/detector_private.h"
+#include "engine/nets/region_ops.h"
 #include "engine/optim/optimizer.h"
 
 #define MOST_FRAMES		1024
@@ -227,6 +229,15 @@ fill_input(EngDetector *detector, EngKeptPlan *kept, const EngFrame *frames,
 	return true;
 }
 
+static void
+set_step(EngRegions *r, const EngStepInfo *info)
+{
+	r->seed = info->seed;
+	r->step = info->step;
+	r->loss_scale = info->accumulate_count > 1 ?
+		1.0f / (float) info->accumulate_count : 1.0f;
+}
+
 /*
  * Plan for the frames, with the batch, its sizes and its truth in place.
  */
@@ -252,8 +263,16 @@ start_batch(EngDetector *detector, const EngFrame *frames, int n,
 		kept->regions->frame_id[i] = frames[i].frame_id;
 		kept->regions->position[i] = (uint64_t) frames[i].position;
 	}
+	if (info != NULL)
+		set_step(kept->regions, info);
 	if (info != NULL && !fill_truth(kept->regions, frames, status))
 		return NULL;
+	if (!eng_mirror_to_device(&detector->parameters, status))
+		return NULL;
+	if (detector->backend->regions != NULL)
+		return detector->backend->regions->input(kept->plan, kept->regions,
+												 frames, status) ?
+			kept : NULL;
 	if (!fill_input(detector, kept, frames, status))
 		return NULL;
 	return kept;
@@ -310,6 +329,51 @@ update(EngDetector *detector, const EngFrame *frames, int n,
 }
 
 /*
+ * Wait for a device and look at what it found.
+ */
+static bool
+read_losses(EngDetector *detector, const EngFrame *frames, int n,
+			const EngStepInfo *info, EngStepResult *result, EngStatus *status)
+{
+	EngKeptPlan *kept = detector->current;
+
+	if (!detector->backend->regions->results(kept->plan, kept->regions,
+											 status))
+		return false;
+	set_losses(result, kept->regions);
+	return isfinite(result->loss) ||
+		not_finite(info, frames, n, "loss", status);
+}
+
+/*
+ * The same on a device, which decides by itself whether it steps.
+ */
+static bool
+update_device(EngDetector *detector, const EngFrame *frames, int n,
+			  const EngStepInfo *info, EngStepResult *result,
+			  EngStatus *status)
+{
+	EngDeviceStep step = {info->lr, detector->updates, info->no_update};
+	EngStepOutcome outcome;
+
+	detector->has_gradients = false;
+	if (!eng_optimizer_step_device(detector->backend, &detector->parameters,
+								   &detector->optimizer, &step, &outcome,
+								   status))
+		return false;
+	/* an empty last micro-batch has no losses */
+	if (!result->skipped &&
+		!read_losses(detector, frames, n, info, result, status))
+		return false;
+	result->grad_norm = (float) outcome.norm;
+	if (!isfinite(outcome.norm))
+		return not_finite(info, frames, n, "gradient", status);
+	if (outcome.updated && !info->no_update)
+		detector->updates++;
+	return true;
+}
+
+/*
  * Forward and backward on one batch that has boxes.
  */
 static bool
@@ -326,19 +390,17 @@ gather(EngDetector *detector, const EngFrame *frames, int n,
 	kept = start_batch(detector, frames, n, info, status);
 	if (kept == NULL)
 		return false;
-	kept->regions->seed = info->seed;
-	kept->regions->step = info->step;
-	kept->regions->loss_scale = info->accumulate_count > 1 ?
-		1.0f / (float) info->accumulate_count : 1.0f;
 	if (!eng_plan_forward(kept->plan, status))
 		return false;
 	/* running statistics have moved, whatever comes of the step */
 	parameters->version++;
+	eng_mirror_device_changed(parameters);
+	/* a device goes on, and its losses are looked at after the step */
 	set_losses(result, kept->regions);
-	if (!isfinite(result->loss))
+	if (!detector->backend->device && !isfinite(result->loss))
 		return not_finite(info, frames, n, "loss", status);
 	if (!detector->has_gradients)
-		detector->backend->fill(detector->backend, parameters->gradients,
+		detector->backend->fill(detector->backend, parameters->run.gradients,
 								parameters->trained);
 	detector->has_gradients = true;
 	return eng_plan_backward(kept->plan, status);
@@ -371,9 +433,17 @@ eng_detector_train_step(EngDetector *detector, const EngFrame *frames, int n,
 		detector->has_gradients = false;
 		return false;
 	}
+	if (!last && !result->skipped && detector->backend->device &&
+		!read_losses(detector, frames, n, info, result, status))
+	{
+		detector->has_gradients = false;
+		return false;
+	}
 	if (!last || !detector->has_gradients)
 		return true;
-	if (!update(detector, frames, n, info, result, status))
+	if (detector->backend->device ?
+		!update_device(detector, frames, n, info, result, status) :
+		!update(detector, frames, n, info, result, status))
 		return false;
 	detector->parameters.version++;
 	return true;
@@ -385,6 +455,8 @@ eng_detector_check_finite(const EngDetector *detector, EngStatus *status)
 	const EngParameters *p = &detector->parameters;
 	int32_t		i;
 
+	if (!eng_mirror_to_host(p, status))
+		return false;
 	for (i = 0; i < p->count; i++)
 	{
 		const EngParameter *parameter = &p->list[i];
@@ -416,7 +488,10 @@ eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
 		return false;
 	detector->backend->enter(detector->backend);
 	kept = start_batch(detector, frames, n, NULL, status);
-	if (kept == NULL || !eng_plan_forward(kept->plan, status))
+	if (kept == NULL || !eng_plan_forward(kept->plan, status) ||
+		(detector->backend->regions != NULL &&
+		 !detector->backend->regions->results(kept->plan, kept->regions,
+											  status)))
 		return false;
 	for (i = 0; i < n; i++)
 		out[i] = kept->regions->detections[i];

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/core/mirror.h"
 #include "engine/nets/detector_match.h"
 #include "engine/nets/detector_private.h"
 #include "engine/optim/optimizer.h"
@@ -76,7 +77,10 @@ eng_detector_parameter_read(const EngDetector *detector, int32_t i,
 {
 	const EngParameter *p = &detector->parameters.list[i];
 	const float *array = part_array(detector, p, part);
+	EngStatus	status = {ENG_OK, ""};
 
+	if (!eng_mirror_to_host(&detector->parameters, &status))
+		return false;
 	if (array == NULL)
 	{
 		if (p->layout != ENG_LAYOUT_COUNTER || part != ENG_PART_VALUE)
@@ -94,7 +98,10 @@ eng_detector_parameter_write(EngDetector *detector, int32_t i,
 {
 	const EngParameter *p = &detector->parameters.list[i];
 	float	   *array = part_array(detector, p, part);
+	EngStatus	status = {ENG_OK, ""};
 
+	if (!eng_mirror_to_host(&detector->parameters, &status))
+		return false;
 	if (array == NULL)
 	{
 		if (p->layout != ENG_LAYOUT_COUNTER || part != ENG_PART_VALUE)
@@ -104,6 +111,7 @@ eng_detector_parameter_write(EngDetector *detector, int32_t i,
 	}
 	eng_parameter_from_torch(p, array, in);
 	detector->parameters.version++;
+	eng_mirror_host_changed(&detector->parameters);
 	return true;
 }
 
@@ -261,8 +269,10 @@ eng_detector_load(EngDetector *detector, const EngTensorFile *file,
 	options->new_count = options->unused_count = 0;
 	fine = eng_weights_match(&match, &detector->parameters, file, options, status) &&
 		keep_names(detector, &match, options, status) &&
+		eng_mirror_to_host(&detector->parameters, status) &&
 		take_tensors(detector, &match, options, status);
 	eng_weights_match_free(&match);
+	eng_mirror_host_changed(&detector->parameters);
 	if (!fine)
 		return false;
 	detector->updates = 0;
@@ -368,6 +378,7 @@ eng_detector_save(EngDetector *detector, bool with_optimizer, EngBuffer *out,
 	bool		ok;
 
 	ok = writer != NULL &&
+		eng_mirror_to_host(&detector->parameters, status) &&
 		eng_tensor_writer_metadata(writer, "format", "pt", status) &&
 		add_all(detector, writer, slots, status) &&
 		eng_tensor_writer_finish(writer, out, status);

@@ -76,6 +76,7 @@ typedef struct EngRegions
 	int32_t		block_count;
 	size_t		bytes;			/* all of the above */
 	size_t		most_bytes;		/* that they may become; 0: no limit */
+	void	   *device;			/* arrays of a backend with its own memory */
 	EngStatus  *making;			/* where eng_regions_create reports to */
 } EngRegions;
 

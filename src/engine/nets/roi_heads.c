@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "engine/nets/nets.h"
-#include "engine/nets/regions.h"
+#include "engine/nets/region_ops.h"
 #include "engine/ops/layers.h"
 
 static bool
@@ -156,6 +156,8 @@ select_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngRegions *r = plan->request.context;
 
 	(void) op;
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->select(plan, r, status);
 	if (r->train)
 	{
 		if (!select_training(r, status))
@@ -228,11 +230,14 @@ align_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 }
 
 static EngRois
-rois(const EngRegions *r)
+rois(const EngPlan *plan)
 {
+	const EngRegions *r = plan->request.context;
 	EngRois		list = {r->roi_boxes, r->roi_image, r->roi_level,
 	r->row_count};
 
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->rois(r);
 	return list;
 }
 
@@ -240,7 +245,7 @@ static bool
 align_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	EngRoiMaps	maps = roi_maps(plan, op);
-	EngRois		list = rois(plan->request.context);
+	EngRois		list = rois(plan);
 
 	(void) status;
 	plan->backend->roi_align(plan->backend, eng_op_out_value(plan, op, 0),
@@ -252,7 +257,7 @@ static bool
 align_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	EngRoiMaps	maps = roi_maps(plan, op);
-	EngRois		list = rois(plan->request.context);
+	EngRois		list = rois(plan);
 	void	   *dmap[ENG_ROI_LEVELS];
 	int			level;
 
@@ -307,7 +312,9 @@ roi_loss_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngRegions *r = plan->request.context;
 	EngRoiBatch batch = roi_batch(plan, op, r);
 
-	(void) status;
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->roi_loss(plan, r, batch.logits,
+												batch.deltas, status);
 	r->roi_loss = eng_roi_loss(NULL, NULL, &batch, r->loss_scale);
 	return true;
 }
@@ -317,11 +324,16 @@ roi_loss_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	EngRegions *r = plan->request.context;
 	EngRoiBatch batch = roi_batch(plan, op, r);
+	float	   *dlogits = eng_plan_gradient(plan, op->input[0]);
+	float	   *ddeltas = eng_plan_gradient(plan, op->input[1]);
 
-	(void) status;
-	(void) eng_roi_loss(eng_plan_gradient(plan, op->input[0]),
-						eng_plan_gradient(plan, op->input[1]), &batch,
-						r->loss_scale);
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->roi_loss_backward(plan, r,
+														 batch.logits,
+														 batch.deltas,
+														 dlogits, ddeltas,
+														 status);
+	(void) eng_roi_loss(dlogits, ddeltas, &batch, r->loss_scale);
 	return true;
 }
 
@@ -341,6 +353,8 @@ postprocess_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngRegions *r = plan->request.context;
 
 	(void) op;
+	if (plan->backend->regions != NULL)
+		return true;
 	return eng_regions_scratch(r, eng_postprocess_scratch_bytes(
 								   r->post_top_n, r->config->num_classes),
 							   status);
@@ -377,7 +391,9 @@ postprocess_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	const float *deltas = eng_op_in_value(plan, op, 1);
 	int32_t		i;
 
-	(void) status;
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->postprocess(plan, r, logits, deltas,
+												   status);
 #pragma omp parallel for schedule(static, 1)
 	for (i = 0; i < r->images; i++)
 	{

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 #include "engine/nets/nets.h"
-#include "engine/nets/regions.h"
+#include "engine/nets/region_ops.h"
 #include "engine/ops/layers.h"
 
 /* Inputs of both operations: logits of five levels, then their deltas. */
@@ -71,6 +71,8 @@ proposals_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 		map[level].width = eng_op_in(plan, op, level)->w;
 	}
 	eng_pyramid_set(&r->pyramid, r->padded, map, &r->config->anchors);
+	if (plan->backend->regions != NULL)
+		return true;
 	anchors = r->pyramid.first[ENG_RPN_LEVELS];
 	if (!eng_regions_account(r, sizeof(float) * 4 * anchors +
 							 (r->train ? sizeof(int32_t) * anchors *
@@ -104,6 +106,8 @@ proposals_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngRpnMaps	maps = input_maps(plan, op);
 	int32_t		i;
 
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->proposals(plan, r, &maps, status);
 #pragma omp parallel for schedule(static, 1)
 	for (i = 0; i < r->images; i++)
 	{
@@ -152,6 +156,8 @@ rpn_loss_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngRegions *r = plan->request.context;
 
 	op->keeps_inputs = (1u << 2 * ENG_RPN_LEVELS) - 1;
+	if (plan->backend->regions != NULL)
+		return true;
 	return eng_regions_scratch(r, eng_sample_scratch_bytes(
 								   r->pyramid.first[ENG_RPN_LEVELS]), status);
 }
@@ -209,6 +215,8 @@ rpn_loss_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	bool		ok = true;
 	int32_t		i;
 
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->rpn_loss(plan, r, &batch.maps, status);
 	if (!eng_regions_scratch(r, eng_match_scratch_bytes(
 								 r->pyramid.first[ENG_RPN_LEVELS],
 								 most_truth(r)), status))
@@ -239,13 +247,16 @@ rpn_loss_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngRpnGradients gradients;
 	int			level;
 
-	(void) status;
 	for (level = 0; level < ENG_RPN_LEVELS; level++)
 	{
 		gradients.logits[level] = eng_plan_gradient(plan, op->input[level]);
 		gradients.deltas[level] =
 			eng_plan_gradient(plan, op->input[ENG_RPN_LEVELS + level]);
 	}
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->rpn_loss_backward(plan, r,
+														 &batch.maps,
+														 &gradients, status);
 	(void) eng_rpn_loss(&gradients, &batch, r->loss_scale);
 	return true;
 }

@@ -5,10 +5,8 @@
  * y[n, i, j, o] = relu(bias[o] + sum over (u, v, c) of
  *		x[n, i * stride + u - pad, j * stride + v - pad, c] * w[o, u, v, c])
  */
-#include <math.h>
 #include <stdlib.h>
 
-#include "engine/core/arena.h"
 #include "engine/ops/layers.h"
 
 /* Weights with the norm behind them multiplied in (inference). */
@@ -98,37 +96,26 @@ conv_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	return true;
 }
 
-/*
- * w'[o] = w[o] * g[o] / sqrt(var[o] + eps), b'[o] what is left over.
- */
 static void
 fold(EngPlan *plan, EngOp *op)
 {
 	const EngNormParameters *norm = &plan->ops[op->folded].norm;
-	const float *weight = eng_op_weight(plan, op->weight);
-	const float *bias = eng_op_weight(plan, op->bias);
-	const float *gamma = eng_op_weight(plan, norm->weight);
-	const float *beta = eng_op_weight(plan, norm->bias);
-	const float *mean = eng_op_weight(plan, norm->running_mean);
-	const float *var = eng_op_weight(plan, norm->running_var);
 	Folded	   *folded = op->state;
-	int64_t		size = plan->parameters->list[op->weight].count /
-		op->channels;
-	int32_t		o;
-	int64_t		i;
+	EngFold		fold = {
+		.weight = folded->weight, .bias = folded->bias,
+		.from = eng_op_weight(plan, op->weight),
+		.from_bias = eng_op_weight(plan, op->bias),
+		.norm_weight = eng_op_weight(plan, norm->weight),
+		.norm_bias = eng_op_weight(plan, norm->bias),
+		.mean = eng_op_weight(plan, norm->running_mean),
+		.var = eng_op_weight(plan, norm->running_var),
+		.eps = norm->eps, .oc = op->channels,
+		.size = plan->parameters->list[op->weight].count / op->channels
+	};
 
 	if (folded->version == plan->parameters->version)
 		return;
-	for (o = 0; o < op->channels; o++)
-	{
-		float		scale = (float) (gamma[o] /
-									 sqrt((double) var[o] + norm->eps));
-
-		for (i = 0; i < size; i++)
-			folded->weight[o * size + i] = weight[o * size + i] * scale;
-		folded->bias[o] = beta[o] - mean[o] * scale +
-			(bias != NULL ? bias[o] * scale : 0);
-	}
+	plan->backend->fold(plan->backend, &fold);
 	folded->version = plan->parameters->version;
 }
 

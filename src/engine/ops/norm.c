@@ -68,6 +68,8 @@ norm_args(EngPlan *plan, EngOp *op)
 
 	args.rows = (int64_t) in->n * in->h * in->w;
 	args.live = eng_plan_live_rows(plan, in);
+	args.live_entries = in->per_roi ? plan->live_entries : NULL;
+	args.entry_rows = in->h * in->w;
 	args.channels = in->c;
 	args.eps = op->norm.eps;
 	args.momentum = 0.1f;

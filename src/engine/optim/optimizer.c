@@ -85,8 +85,70 @@ eng_optimizer_slot_name(EngOptimizerKind kind, int slot)
 double
 eng_optimizer_norm(EngBackend *backend, const EngParameters *parameters)
 {
-	return sqrt(backend->square_sum(backend, parameters->gradients,
+	return sqrt(backend->square_sum(backend, parameters->run.gradients,
 									parameters->trained));
+}
+
+/* Whether two neighbours are one to the optimizer. */
+static bool
+joins(const EngParameter *a, const EngParameter *b,
+	  const EngOptimizerConfig *config)
+{
+	return a->trainable && b->trainable && !b->is_buffer &&
+		b->offset > a->offset &&
+		(!config->decay_matrices_only || (a->rank < 2) == (b->rank < 2));
+}
+
+/*
+ * Run an update over all trained parameters: neighbours in one piece, with
+ * the zeros that lie between them, which stay zero.
+ */
+static void
+update_all(EngBackend *backend, EngParameters *parameters,
+		   const EngOptimizerConfig *config, EngUpdate *update)
+{
+	const EngRunArrays *run = &parameters->run;
+	int32_t		i;
+	int32_t		last;
+
+	for (i = 0; i < parameters->count; i = last + 1)
+	{
+		const EngParameter *p = &parameters->list[i];
+
+		last = i;
+		if (!p->trainable)
+			continue;
+		while (last + 1 < parameters->count &&
+			   joins(&parameters->list[last], &parameters->list[last + 1],
+					 config))
+			last++;
+		update->value = run->values + p->offset;
+		update->gradient = run->gradients + p->offset;
+		update->slot0 = run->slots[0] + p->offset;
+		update->slot1 = run->slots[1] == NULL ? NULL :
+			run->slots[1] + p->offset;
+		update->count = parameters->list[last].offset +
+			parameters->list[last].count - p->offset;
+		update->weight_decay = config->decay_matrices_only && p->rank < 2 ?
+			0 : config->weight_decay;
+		if (config->kind == ENG_OPTIMIZER_ADAMW)
+			backend->update_adamw(backend, update);
+		else
+			backend->update_sgd(backend, update);
+	}
+}
+
+static EngUpdate
+first_update(const EngOptimizerConfig *config, float lr, int64_t count)
+{
+	EngUpdate	update = {
+		.scale = 1, .lr = lr, .momentum = config->momentum,
+		.beta1 = config->beta1, .beta2 = config->beta2, .eps = config->eps
+	};
+
+	update.correction1 = 1 - pow(config->beta1, (double) (count + 1));
+	update.correction2 = 1 - pow(config->beta2, (double) (count + 1));
+	return update;
 }
 
 void
@@ -94,33 +156,31 @@ eng_optimizer_step(EngBackend *backend, EngParameters *parameters,
 				   const EngOptimizerConfig *config, float lr,
 				   int64_t count, double norm)
 {
-	EngUpdate	update = {
-		.scale = 1, .lr = lr, .momentum = config->momentum,
-		.beta1 = config->beta1, .beta2 = config->beta2, .eps = config->eps
-	};
-	int32_t		i;
+	EngUpdate	update = first_update(config, lr, count);
 
 	if (config->clip_norm > 0 && norm + 1e-6 > config->clip_norm)
 		update.scale = (float) (config->clip_norm / (norm + 1e-6));
-	update.correction1 = 1 - pow(config->beta1, (double) (count + 1));
-	update.correction2 = 1 - pow(config->beta2, (double) (count + 1));
-	for (i = 0; i < parameters->count; i++)
-	{
-		const EngParameter *p = &parameters->list[i];
+	update_all(backend, parameters, config, &update);
+}
 
-		if (!p->trainable)
-			continue;
-		update.value = parameters->values + p->offset;
-		update.gradient = parameters->gradients + p->offset;
-		update.slot0 = parameters->slots[0] + p->offset;
-		update.slot1 = parameters->slots[1] == NULL ? NULL :
-			parameters->slots[1] + p->offset;
-		update.count = p->count;
-		update.weight_decay = config->decay_matrices_only && p->rank < 2 ?
-			0 : config->weight_decay;
-		if (config->kind == ENG_OPTIMIZER_ADAMW)
-			backend->update_adamw(backend, &update);
-		else
-			backend->update_sgd(backend, &update);
-	}
+bool
+eng_optimizer_step_device(EngBackend *backend, EngParameters *parameters,
+						  const EngOptimizerConfig *config,
+						  const EngDeviceStep *step, EngStepOutcome *outcome,
+						  EngStatus *status)
+{
+	EngUpdate	update = first_update(config, step->lr, step->count);
+	EngStepControl control = {
+		.lr = step->lr, .clip_norm = config->clip_norm,
+		.correction1 = update.correction1,
+		.correction2 = update.correction2
+	};
+
+	if (!backend->step_begin(backend, &control, status))
+		return false;
+	backend->step_norm(backend, parameters->run.gradients,
+					   parameters->trained);
+	if (!step->no_update)
+		update_all(backend, parameters, config, &update);
+	return backend->step_end(backend, outcome, status);
 }

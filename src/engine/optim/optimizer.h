@@ -34,4 +34,22 @@ extern void eng_optimizer_step(EngBackend *backend,
 							   const EngOptimizerConfig *config, float lr,
 							   int64_t count, double norm);
 
+/*
+ * The same on a device: norm, clip and step without a look at the norm in
+ * between; *outcome tells what came of it.
+ */
+typedef struct EngDeviceStep
+{
+	float		lr;
+	int64_t		count;			/* as above */
+	bool		no_update;		/* the norm alone */
+} EngDeviceStep;
+
+extern bool eng_optimizer_step_device(EngBackend *backend,
+									  EngParameters *parameters,
+									  const EngOptimizerConfig *config,
+									  const EngDeviceStep *step,
+									  EngStepOutcome *outcome,
+									  EngStatus *status);
+
 #endif

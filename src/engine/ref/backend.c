@@ -5,7 +5,6 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#include "engine/core/arena.h"
 #include "engine/ref/ref.h"
 
 static void
@@ -18,20 +17,6 @@ static void
 ref_enter(EngBackend *backend)
 {
 	omp_set_num_threads(backend->threads);
-}
-
-static void *
-ref_alloc(EngBackend *backend, size_t size)
-{
-	(void) backend;
-	return eng_arena_alloc(size);
-}
-
-static void
-ref_free(EngBackend *backend, void *memory, size_t size)
-{
-	(void) backend;
-	eng_arena_free(memory, size);
 }
 
 EngBackend *
@@ -49,8 +34,7 @@ eng_backend_open_ref(int threads, EngStatus *status)
 	backend->threads = threads;
 	backend->close = ref_close;
 	backend->enter = ref_enter;
-	backend->alloc = ref_alloc;
-	backend->free = ref_free;
+	eng_host_operations(backend);
 	backend->norm_workspace = eng_ref_norm_workspace;
 	backend->norm_forward = eng_ref_norm_forward;
 	backend->norm_backward = eng_ref_norm_backward;
