@@ -21,7 +21,9 @@ const char	eng_bench_help[] =
 "milliseconds that the machine allows.  The peak is the rate of one large matrix\n"
 "product, measured first, as is the rate of memory; operations are bound by one\n"
 "or the other.  GFLOP of backward do not count where the gradient is sparse.\n"
-ENG_CHOICE_HELP
+ENG_CHOICE_NETWORK_HELP
+ENG_CHOICE_MACHINE_HELP
+ENG_CHOICE_SEED_HELP
 "  --frames N       frames in a batch (8)\n"
 "  --size WxH       size of a frame in pixels (16:9, as the detector takes)\n"
 "  --steps N        steps that are timed, after one that is not (5)\n"
@@ -206,8 +208,9 @@ bool
 eng_bench_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
-		ENG_CHOICE_OPTIONS, {"frames"}, {"size"}, {"steps"}, {"rows", true},
-		{"infer", true}, {"train", true}, {"save"}, {NULL}
+		ENG_CHOICE_NETWORK, ENG_CHOICE_MACHINE, ENG_CHOICE_SEED, {"frames"},
+		{"size"}, {"steps"}, {"rows", true}, {"infer", true},
+		{"train", true}, {"save"}, {NULL}
 	};
 	EngChoice	choice = {0};
 	Bench		bench = {.out = out};

@@ -28,17 +28,24 @@ typedef struct EngChoice
 	int64_t		seed;
 } EngChoice;
 
-/* The options that eng_choice_read knows, for a table of EngOption. */
-#define ENG_CHOICE_OPTIONS \
-	{"options"}, {"classes"}, {"device"}, {"threads"}, {"seed"}, \
-	{"precision"}
+/*
+ * The options that eng_choice_read knows, for a table of EngOption: which
+ * network, what computes it, its fresh weights.  A subcommand names those
+ * that it acts on; any other is an error then.
+ */
+#define ENG_CHOICE_NETWORK	{"options"}, {"classes"}
+#define ENG_CHOICE_MACHINE	{"device"}, {"threads"}, {"precision"}
+#define ENG_CHOICE_SEED		{"seed"}
 
-#define ENG_CHOICE_HELP \
+#define ENG_CHOICE_NETWORK_HELP \
 "  --options JSON   constructor options by torchvision's names\n" \
-"  --classes N      classes, background included\n" \
+"  --classes N      classes, background included\n"
+#define ENG_CHOICE_MACHINE_HELP \
 "  --device NAME    cpu (default) or ref\n" \
 "  --threads N      default: every processor\n" \
 "  --precision NAME f32 (default) or bf16\n"
+#define ENG_CHOICE_SEED_HELP \
+"  --seed N         equal seeds give equal weights (0)\n"
 
 extern bool eng_choice_read(EngChoice *choice, const EngOption *options,
 							EngStatus *status);

@@ -20,27 +20,28 @@ const char	eng_convert_help[] =
 "PyTorch training checkpoint, what is under \"model\", \"state_dict\",\n"
 "\"model_state_dict\" or \"model_ema\" is taken.\n"
 "  --weights-only   leave out the tensors of the optimizer\n"
-"  --prefix TEXT    take TEXT off the names of a PyTorch file (module.)\n";
+"  --prefix TEXT    take TEXT (module.) off the names that start with it\n";
 
 const char	eng_init_help[] =
 "usage: avcurate-engine init ARCHITECTURE OUT [OPTIONS]\n"
 "\n"
-"Write freshly initialised weights, by torchvision's rules, to a safetensors\n"
-"file whose metadata names the architecture.\n"
-ENG_CHOICE_HELP
-"  --seed N         equal seeds give equal files (0)\n";
+"Write freshly initialised weights, by torchvision's rules, to a file whose\n"
+"metadata name the architecture: as PyTorch's torch.save does if OUT ends with\n"
+".pth or .pt, else safetensors.\n"
+ENG_CHOICE_NETWORK_HELP
+ENG_CHOICE_SEED_HELP;
 
 /*
  * Turn a file of PyTorch's into safetensors; another stays as it is.
  */
 static bool
-import(EngBuffer *in, const char *prefix, EngStatus *status)
+import(EngBuffer *in, EngStatus *status)
 {
 	EngBuffer	result = {0};
 
 	if (!eng_pth_recognise(in->data, in->size))
 		return true;
-	if (!eng_pth_convert(in->data, in->size, prefix, &result, status))
+	if (!eng_pth_convert(in->data, in->size, &result, status))
 	{
 		eng_buffer_free(&result);
 		return false;
@@ -50,23 +51,55 @@ import(EngBuffer *in, const char *prefix, EngStatus *status)
 	return true;
 }
 
+/*
+ * Copy metadata and tensors; without those of the optimizer, and without the
+ * prefix (NULL: none) of names, of which one at least must have it.
+ */
 static bool
-rewrite(const EngBuffer *in, bool weights_only, EngBuffer *out,
+copy_file(const EngTensorFile *file, bool weights_only, const char *prefix,
+		  EngTensorWriter *writer, EngStatus *status)
+{
+	size_t		length = prefix != NULL ? strlen(prefix) : 0;
+	bool		found = length == 0;
+	int32_t		i;
+
+	for (i = 0; i < file->metadata_count; i++)
+		if (!eng_tensor_writer_metadata(writer, file->metadata[i].key,
+										file->metadata[i].value, status))
+			return false;
+	for (i = 0; i < file->count; i++)
+	{
+		EngFileTensor tensor = file->tensors[i];
+
+		if (length > 0 && strncmp(tensor.name, prefix, length) == 0)
+		{
+			tensor.name += length;
+			found = true;
+		}
+		if (weights_only && strncmp(tensor.name, "optimizer.", 10) == 0)
+			continue;
+		if (!eng_tensor_writer_add(writer, &tensor, status))
+			return false;
+	}
+	if (!found)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"no name in the file starts with \"%.96s\", as --prefix says",
+						prefix);
+	return true;
+}
+
+static bool
+rewrite(const EngBuffer *in, const EngOption *options, EngBuffer *out,
 		EngStatus *status)
 {
 	EngTensorFile *file = eng_tensor_file_open(in->data, in->size, status);
 	EngTensorWriter *writer = eng_tensor_writer_create(status);
-	bool		fine = file != NULL && writer != NULL;
-	int32_t		i;
+	bool		fine;
 
-	for (i = 0; fine && i < file->metadata_count; i++)
-		fine = eng_tensor_writer_metadata(writer, file->metadata[i].key,
-										  file->metadata[i].value, status);
-	for (i = 0; fine && i < file->count; i++)
-		if (!weights_only ||
-			strncmp(file->tensors[i].name, "optimizer.", 10) != 0)
-			fine = eng_tensor_writer_add(writer, &file->tensors[i], status);
-	fine = fine && eng_tensor_writer_finish(writer, out, status);
+	fine = file != NULL && writer != NULL &&
+		copy_file(file, eng_option_value(options, "weights-only") != NULL,
+				  eng_option_value(options, "prefix"), writer, status) &&
+		eng_tensor_writer_finish(writer, out, status);
 	eng_tensor_writer_free(writer);
 	eng_tensor_file_free(file);
 	return fine;
@@ -103,6 +136,16 @@ to_pth(EngBuffer *file, EngStatus *status)
 	return true;
 }
 
+/*
+ * Write a safetensors file under a name that says in which form.
+ */
+static bool
+write_file(const char *path, EngBuffer *file, EngStatus *status)
+{
+	return (!is_pth_name(path) || to_pth(file, status)) &&
+		eng_file_write(path, file->data, file->size, status);
+}
+
 bool
 eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
@@ -117,12 +160,9 @@ eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 	if (!eng_arguments_read(&arguments, argc, argv, options, 2, 2, status))
 		return false;
 	fine = eng_file_read(arguments.places[0], MAX_FILE, &in, status) &&
-		import(&in, options[1].value, status) &&
-		rewrite(&in, options[0].value != NULL, &result, status);
+		import(&in, status) && rewrite(&in, options, &result, status);
 	eng_buffer_free(&in);
-	fine = fine &&
-		(!is_pth_name(arguments.places[1]) || to_pth(&result, status)) &&
-		eng_file_write(arguments.places[1], result.data, result.size, status);
+	fine = fine && write_file(arguments.places[1], &result, status);
 	eng_buffer_free(&result);
 	return fine;
 }
@@ -130,7 +170,7 @@ eng_convert_run(int argc, char **argv, FILE *out, EngStatus *status)
 bool
 eng_init_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
-	EngOption	options[] = {ENG_CHOICE_OPTIONS, {NULL}};
+	EngOption	options[] = {ENG_CHOICE_NETWORK, ENG_CHOICE_SEED, {NULL}};
 	EngChoice	choice = {0};
 	EngBuffer	saved = {0};
 	EngBuffer	result = {0};
@@ -149,7 +189,7 @@ eng_init_run(int argc, char **argv, FILE *out, EngStatus *status)
 		eng_detector_save(detector, false, &saved, status) &&
 		eng_choice_stamp(&choice, eng_detector_config(detector), &saved,
 						 &result, status) &&
-		eng_file_write(arguments.places[1], result.data, result.size, status);
+		write_file(arguments.places[1], &result, status);
 	eng_detector_free(detector);
 	eng_buffer_free(&saved);
 	eng_buffer_free(&result);

@@ -21,7 +21,8 @@ const char	eng_detect_help[] =
 "Print one line of JSON a picture: file, width, height, labels, scores and\n"
 "boxes in pixels, highest score first.\n"
 "  --architecture NAME  where the metadata of WEIGHTS does not say\n"
-ENG_CHOICE_HELP
+ENG_CHOICE_NETWORK_HELP
+ENG_CHOICE_MACHINE_HELP
 "  --min-score X    leave out what scores less (0.05, or the option\n"
 "                   box_score_thresh, is the least)\n";
 
@@ -131,7 +132,8 @@ bool
 eng_detect_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
-		ENG_CHOICE_OPTIONS, {"architecture"}, {"min-score"}, {NULL}
+		ENG_CHOICE_NETWORK, ENG_CHOICE_MACHINE, {"architecture"},
+		{"min-score"}, {NULL}
 	};
 	EngChoice	choice = {0};
 	Detection	detection = {.out = out};

@@ -13,7 +13,8 @@ const char	eng_explain_help[] =
 "Print the plan: for each operation the shape of its output, its GFLOP and the\n"
 "MB that it moves at least, forward and backward, and its kernels: forward,\n"
 "gradient of the input, gradient of the weights.  Then the bytes of every arena.\n"
-ENG_CHOICE_HELP
+ENG_CHOICE_NETWORK_HELP
+ENG_CHOICE_MACHINE_HELP
 "  --frames N       frames in a batch (1)\n"
 "  --size WxH       size of a frame in pixels (16:9, as the detector takes)\n"
 "  --train          the plan of a training step\n"
@@ -113,8 +114,8 @@ bool
 eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
-		ENG_CHOICE_OPTIONS, {"frames"}, {"size"}, {"train", true},
-		{"limit"}, {NULL}
+		ENG_CHOICE_NETWORK, ENG_CHOICE_MACHINE, {"frames"}, {"size"},
+		{"train", true}, {"limit"}, {NULL}
 	};
 	EngChoice	choice = {0};
 	EngArguments arguments;

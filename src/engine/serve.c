@@ -116,7 +116,7 @@ open_weights(const EngLoadRequest *request, const EngMessage *message,
 	}
 	if (eng_pth_recognise(image, size))
 	{
-		if (!eng_pth_convert(image, size, NULL, converted, status))
+		if (!eng_pth_convert(image, size, converted, status))
 			return false;
 		image = converted->data;
 		size = converted->size;

@@ -105,6 +105,10 @@ run_case(EngTraceCase *trace, const EngTraceOptions *options)
 	if (strcmp(kind, "operation_golden") == 0 && options->precision != ENG_F32)
 		return eng_fail(eng_trace_status(trace), ENG_UNSUPPORTED,
 						"single operations are traced in f32 alone");
+	if (strcmp(kind, "operation_golden") == 0 &&
+		(options->free_running || options->draw))
+		return eng_fail(eng_trace_status(trace), ENG_BAD_ARGUMENT,
+						"\"--free\" and \"--draw\" are for cases of detectors");
 	if (strcmp(kind, "operation_golden") == 0)
 		return trace_operations(trace, options);
 	if (strcmp(kind, "faster_rcnn_golden") == 0)
@@ -146,6 +150,9 @@ eng_trace_run(int argc, char **argv, FILE *out, EngStatus *status)
 	how.frames = eng_option_value(options, "frames");
 	how.free_running = eng_option_value(options, "free") != NULL;
 	how.draw = eng_option_value(options, "draw") != NULL;
+	if (how.free_running && how.draw)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"options \"--free\" and \"--draw\" exclude each other");
 	trace = eng_trace_case_open(arguments.places[0], status);
 	if (trace == NULL)
 		return false;

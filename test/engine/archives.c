@@ -59,7 +59,7 @@ check_refused(const char *name, EngBuffer *zip, const char *words)
 	EngBuffer	out = {0};
 	EngStatus	status = {0};
 
-	if (!tap_ok(!eng_pth_convert(zip->data, zip->size, NULL, &out, &status) &&
+	if (!tap_ok(!eng_pth_convert(zip->data, zip->size, &out, &status) &&
 				strstr(status.message, words) != NULL, "refused: %s", name))
 		tap_note("%s", status.message);
 	eng_buffer_free(&out);
@@ -73,8 +73,8 @@ check_taken(const char *name, EngBuffer *zip)
 	EngBuffer	out = {0};
 	EngStatus	status = {0};
 
-	eng_pth_convert(seed.data, seed.size, NULL, &expected, &status);
-	if (!tap_ok(eng_pth_convert(zip->data, zip->size, NULL, &out, &status) &&
+	eng_pth_convert(seed.data, seed.size, &expected, &status);
+	if (!tap_ok(eng_pth_convert(zip->data, zip->size, &out, &status) &&
 				out.size == expected.size &&
 				memcmp(out.data, expected.data, out.size) == 0, "%s", name))
 		tap_note("%s", status.message);
@@ -154,7 +154,7 @@ test_cut(const char *path)
 
 		memset(&status, 0, sizeof(status));
 		memcpy(exact, file.data, size);
-		taken += eng_pth_convert(exact, size, NULL, &out, &status) ||
+		taken += eng_pth_convert(exact, size, &out, &status) ||
 			status.message[0] == '\0';
 		eng_buffer_free(&out);
 		free(exact);
@@ -236,7 +236,7 @@ test_contents(void)
 	EngStatus	status = {0};
 	size_t		i;
 
-	tap_ok(eng_pth_convert(zip.data, zip.size, NULL, &out, &status),
+	tap_ok(eng_pth_convert(zip.data, zip.size, &out, &status),
 		   "an archive of two entries %s", status.message);
 	eng_buffer_free(&out);
 	eng_buffer_free(&zip);
@@ -359,7 +359,7 @@ test_writer(void)
 	file = eng_tensor_file_open(first.data, first.size, &status);
 	tap_ok(file != NULL && eng_pth_write(file, &pth, &status) &&
 		   eng_pth_recognise(pth.data, pth.size) &&
-		   eng_pth_convert(pth.data, pth.size, NULL, &last, &status) &&
+		   eng_pth_convert(pth.data, pth.size, &last, &status) &&
 		   last.size == first.size &&
 		   memcmp(first.data, last.data, last.size) == 0,
 		   "out as PyTorch's form and back %s", status.message);

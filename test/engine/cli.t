@@ -66,6 +66,7 @@ my @commands =
 # ---- help and wrong arguments ------------------------------------------
 my ($status, $out, $err) = run_engine('--help');
 ok($status == 0 && $err eq '', '--help');
+my (%listed, %options);
 foreach my $command (@commands)
 {
 	like($out, qr/^  $command$/m, "--help names $command");
@@ -74,6 +75,16 @@ foreach my $command (@commands)
 		"$command --help");
 	refused("$command with an unknown option", 2, qr/unknown option "--nonsense"/,
 		$command, '--nonsense');
+	$options{$_} = $listed{$command}{$_} = 1 for $o =~ /(--[a-z-]+)/g;
+}
+foreach my $command (@commands)
+{
+	# what a command does not act on it does not take
+	my @wrong = grep {
+		my ($s, $o, $e) = run_engine($command, $_);
+		$s != 2 || ($e =~ /unknown option/ xor !$listed{$command}{$_});
+	} sort keys %options;
+	is("@wrong", '', "$command takes the options that its --help names");
 }
 refused('no command', 2, qr/no command/);
 refused('unknown command', 2, qr/unknown command/, 'dance');
@@ -133,6 +144,21 @@ run_engine('convert', "$dir/a", "$dir/a.pth");
 ($status) = run_engine('convert', "$dir/a.pth", "$dir/d");
 ok($status == 0 && slurp("$dir/a.pth") =~ /\APK\x03\x04/ && slurp("$dir/a") eq slurp("$dir/d"),
 	'and the same again through the form of PyTorch, metadata too');
+($status) = run_engine('init', 'small', "$dir/c.pth", '--seed', '3', '--classes', '11');
+ok($status == 0 && slurp("$dir/c.pth") eq slurp("$dir/a.pth"), 'init writes that form too');
+my $named = slurp("$dir/a");
+$named =~ s/"((?:backbone|rpn|roi_heads)\.)/"net.$1/g;
+substr($named, 0, 8) = pack 'Q<', length($named) - length(slurp("$dir/a")) + unpack 'Q<', $named;
+spew("$dir/named", $named);
+run_engine('convert', "$dir/named", "$dir/named.pth");
+foreach my $from ('named', 'named.pth')
+{
+	($status, $out, $err) = run_engine('convert', "$dir/$from", "$dir/d", '--prefix', 'net.');
+	ok($status == 0 && slurp("$dir/a") eq slurp("$dir/d"), "a prefix is taken off the names of $from") or diag($err);
+	refused("a prefix that no name of $from has", 2, qr/starts with "module\."/,
+		'convert', "$dir/$from", "$dir/e", '--prefix', 'module.');
+	ok(!-e "$dir/e", 'and nothing is written');
+}
 POSIX::mkfifo("$dir/pipe", 0600) or die "mkfifo: $!";
 refused('detect with weights of PyTorch', 1, qr/"avcurate-engine convert" first/,
 	'detect', "$dir/a.pth", "$dir/none.jpg");

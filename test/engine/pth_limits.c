@@ -92,7 +92,7 @@ check(const char *what, const Content *content, const char *pattern)
 			strstr(status.message, pattern) != NULL;
 	else
 		fine = fine &&
-			eng_pth_convert(pth.data, pth.size, NULL, &back, &status) &&
+			eng_pth_convert(pth.data, pth.size, &back, &status) &&
 			back.size == plain.size &&
 			memcmp(back.data, plain.data, plain.size) == 0;
 	if (!tap_ok(fine, "%s %s", what, pattern != NULL ? "is refused" :

@@ -84,6 +84,12 @@ main(void)
 	write_case("kind", "operation_golden", "out.fft.y");
 	refuses("an operation that is not there", ENG_UNSUPPORTED, "fft",
 			ARGUMENTS(scratch, "b"));
+	refuses("draws of single operations", ENG_BAD_ARGUMENT, "detectors",
+			ARGUMENTS(scratch, "b", "--draw"));
+	refuses("single operations that run free", ENG_BAD_ARGUMENT, "detectors",
+			ARGUMENTS(scratch, "b", "--free"));
+	refuses("draws in a run without training", ENG_BAD_ARGUMENT, "exclude",
+			ARGUMENTS(scratch, "b", "--free", "--draw"));
 	write_case("kind", "operation_golden", "out.softmax.y");
 	refuses("an operation without its input", ENG_BAD_FILE, "in.softmax.x",
 			ARGUMENTS(scratch, "b"));

@@ -96,7 +96,7 @@ read_seeds(EngStatus *status)
 		eng_buffer_append(&files[KIND_PICKLE], pickle->data, pickle->size,
 						  status) &&
 		eng_pth_convert(files[KIND_STREAM].data, files[KIND_STREAM].size,
-						NULL, &files[KIND_SAFETENSORS], status);
+						&files[KIND_SAFETENSORS], status);
 }
 
 /* The archive of the seeds with another pickle. */
@@ -135,7 +135,7 @@ comes_back(const EngTensorFile *file, const EngBuffer *bytes,
 	bool		same;
 
 	if (eng_pth_write(file, &pth, status))
-		same = eng_pth_convert(pth.data, pth.size, NULL, &back, status) &&
+		same = eng_pth_convert(pth.data, pth.size, &back, status) &&
 			back.size == bytes->size &&
 			memcmp(back.data, bytes->data, back.size) == 0;
 	else
@@ -176,7 +176,7 @@ try_file(const uint8_t *bytes, size_t size, bool *taken, EngStatus *status)
 
 	if (!is_pth)
 		file = eng_tensor_file_open(bytes, size, status);
-	else if (eng_pth_convert(bytes, size, NULL, &converted, status))
+	else if (eng_pth_convert(bytes, size, &converted, status))
 		file = eng_tensor_file_open(converted.data, converted.size, status);
 	*taken = file != NULL;
 	if (file != NULL)

@@ -239,8 +239,8 @@ read_global(Machine *machine)
 	known = eng_pickle_global_find(module, name);
 	if (known < 0)
 		return eng_fail(machine->status, ENG_UNSUPPORTED,
-						"pickle names \"%.100s %.100s\", which no plain state dict holds",
-						module, name);
+						"pickle names \"%.100s %.100s\": %s", module, name,
+						eng_pickle_refusal(module, name));
 	return push_new(machine, ENG_PICKLE_GLOBAL, known);
 }
 

@@ -63,6 +63,24 @@ eng_pickle_global_find(const char *module, const char *name)
 }
 
 const char *
+eng_pickle_refusal(const char *module, const char *name)
+{
+	if (strncmp(module, "torch.nn.", 9) == 0 ||
+		strncmp(module, "torchvision.", 12) == 0 ||
+		strcmp(module, "__main__") == 0)
+		return "a whole model was saved, not its state dict; save model.state_dict()";
+	if (strcmp(module, "torch._utils") != 0)
+		return "no plain state dict holds that";
+	if (strcmp(name, "_rebuild_tensor_v3") == 0)
+		return "a tensor is of float8 or an unsigned type, which no network here has";
+	if (strcmp(name, "_rebuild_qtensor") == 0)
+		return "quantized tensors are not read";
+	if (strcmp(name, "_rebuild_sparse_tensor") == 0)
+		return "sparse tensors are not read";
+	return "no plain state dict holds that";
+}
+
+const char *
 eng_pickle_storage_class(int dtype)
 {
 	int			i;

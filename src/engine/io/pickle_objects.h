@@ -32,6 +32,9 @@ extern bool eng_pickle_list_storage(EngPickle *pickle,
 /* Place of a name in the table, or -1. */
 extern int	eng_pickle_global_find(const char *module, const char *name);
 
+/* Why a name that is not in the table is refused. */
+extern const char *eng_pickle_refusal(const char *module, const char *name);
+
 /* Name of torch's class of storages of a type, or NULL. */
 extern const char *eng_pickle_storage_class(int dtype);
 

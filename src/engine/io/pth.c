@@ -386,21 +386,12 @@ state_dict(const EngPickleValue *root)
 	return root;
 }
 
-static const char *
-bare_name(const char *name, const char *prefix)
-{
-	size_t		length = prefix != NULL ? strlen(prefix) : 0;
-
-	return length > 0 && strncmp(name, prefix, length) == 0 ?
-		name + length : name;
-}
-
 /*
  * Announce every tensor to the writer; nothing is copied yet.
  */
 static bool
-add_tensors(const EngPickleValue *dict, const char *prefix, size_t limit,
-			EngTensorWriter *writer, EngStatus *status)
+add_tensors(const EngPickleValue *dict, size_t limit, EngTensorWriter *writer,
+			EngStatus *status)
 {
 	size_t		total = 0;
 	size_t		i;
@@ -420,7 +411,7 @@ add_tensors(const EngPickleValue *dict, const char *prefix, size_t limit,
 			return eng_fail(status, ENG_BAD_FILE,
 							"PyTorch file: \"%.96s\" is no tensor",
 							dict->items[i]->text);
-		tensor.name = bare_name(dict->items[i]->text, prefix);
+		tensor.name = dict->items[i]->text;
 		tensor.dtype = (EngFileDtype) from->storage->dtype;
 		tensor.rank = from->rank;
 		memcpy(tensor.shape, from->shape, sizeof(tensor.shape));
@@ -440,8 +431,8 @@ add_tensors(const EngPickleValue *dict, const char *prefix, size_t limit,
 
 static bool
 copy_tensors(const Source *source, const EngPickleValue *dict,
-			 const char *prefix, const EngTensorWriter *writer,
-			 EngBuffer *out, EngStatus *status)
+			 const EngTensorWriter *writer, EngBuffer *out,
+			 EngStatus *status)
 {
 	size_t		i;
 
@@ -458,8 +449,7 @@ copy_tensors(const Source *source, const EngPickleValue *dict,
 			count *= tensor->shape[j];
 		if (count > 0)
 			gather(eng_tensor_writer_place(writer, out,
-										   bare_name(dict->items[i]->text,
-													 prefix)),
+										   dict->items[i]->text),
 				   tensor, data, count,
 				   eng_file_dtype_bits((EngFileDtype)
 									   tensor->storage->dtype) / 8);
@@ -493,8 +483,7 @@ add_texts(const EngPickleValue *dict, EngTensorWriter *writer,
 }
 
 static bool
-convert(Source *source, const char *prefix, EngBuffer *out,
-		EngStatus *status)
+convert(Source *source, EngBuffer *out, EngStatus *status)
 {
 	const EngPickleValue *dict;
 	EngTensorWriter *writer;
@@ -509,16 +498,16 @@ convert(Source *source, const char *prefix, EngBuffer *out,
 		return false;
 	fine = eng_tensor_writer_metadata(writer, "format", "pt", status) &&
 		add_texts(dict, writer, status) &&
-		add_tensors(dict, prefix, limit, writer, status) &&
+		add_tensors(dict, limit, writer, status) &&
 		eng_tensor_writer_finish(writer, out, status) &&
-		copy_tensors(source, dict, prefix, writer, out, status);
+		copy_tensors(source, dict, writer, out, status);
 	eng_tensor_writer_free(writer);
 	return fine;
 }
 
 bool
-eng_pth_convert(const uint8_t *image, size_t size, const char *prefix,
-				EngBuffer *out, EngStatus *status)
+eng_pth_convert(const uint8_t *image, size_t size, EngBuffer *out,
+				EngStatus *status)
 {
 	Source		source = {.image = image, .size = size};
 	bool		fine;
@@ -535,7 +524,7 @@ eng_pth_convert(const uint8_t *image, size_t size, const char *prefix,
 						"PyTorch file: tar archives, as its first versions wrote, are not read; save it again with a newer one");
 	else
 		fine = pth_fail(status, "it starts like no file of PyTorch's");
-	fine = fine && convert(&source, prefix, out, status);
+	fine = fine && convert(&source, out, status);
 	free(source.storages);
 	eng_zip_free(source.zip);
 	eng_pickle_free(source.pickle);

@@ -40,13 +40,11 @@ eng_pth_recognise(const uint8_t *image, size_t size)
  * Turn the state dict of a file, zip archive or older stream, into the image
  * of a safetensors file, appended to out, which must be empty.  A training
  * checkpoint gives what is under "model", "state_dict", "model_state_dict"
- * or "model_ema", the first of them that it has.  Tensors become contiguous;
- * prefix, if not NULL, is taken off names that start with it.  Texts that
- * eng_pth_write left with the state dict become metadata again.
+ * or "model_ema", the first of them that it has.  Tensors become contiguous.
+ * Texts that eng_pth_write left with the state dict become metadata again.
  */
 extern bool eng_pth_convert(const uint8_t *image, size_t size,
-							const char *prefix, EngBuffer *out,
-							EngStatus *status);
+							EngBuffer *out, EngStatus *status);
 
 /*
  * Write the tensors and the metadata of a file as a zip archive of PyTorch's
