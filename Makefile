@@ -10,7 +10,7 @@ $(error make cannot work in a folder with blanks in its path: $(CURDIR))
 endif
 
 # ---- sources -------------------------------------------------------------
-SUBJECTS = common datasets features slices batches jobs models training \
+SUBJECTS = common clip datasets features slices batches jobs models training \
            evaluation experiments search
 # engine files that the server uses too: no oneDNN, no OpenMP, no globals
 SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
@@ -42,7 +42,7 @@ PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
 # loops over pixels: compilers do many samples at once from here on
 src/image/measure.o src/image/resize.o: override CFLAGS += -O3
-SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lm
+SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lutf8proc -lz -lm
 ENGINE_OPT   = -O3 -g
 ENGINE_CFLAGS = -std=gnu99 $(WARNINGS) -Werror=implicit -fopenmp -fPIC -pthread \
                 -Isrc -DAVC_VERSION='"$(EXTVERSION)"' -D_GNU_SOURCE \
@@ -51,8 +51,9 @@ ENGINE_LIBS   = -ldnnl -lturbojpeg -ljansson -fopenmp -pthread -lm -ldl
 ENGINE_OBJS   = $(ENGINE_SRCS:%.c=build/obj/%.o)
 ENGINE_LIB    = build/libengine.a
 # plain C of the server's side, tested without a server
-PLAIN_SRCS    = $(wildcard src/datasets/scene*.c)
+PLAIN_SRCS    = $(wildcard src/datasets/scene*.c src/clip/*.c)
 PLAIN_OBJS    = $(PLAIN_SRCS:%.c=build/obj/%.o)
+PLAIN_LIBS    = -lutf8proc -lz
 
 # readers of files, over inputs that are nearly right; of the server they need
 # little, which test/fuzz/server_double.c gives them
@@ -130,7 +131,7 @@ $(ENGINE): build/obj/src/engine/main.o $(ENGINE_LIB)
 
 build/test/%: test/engine/%.c $(PLAIN_OBJS) $(ENGINE_LIB) $(wildcard test/engine/*.h)
 	@mkdir -p $(@D)
-	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -Itest/engine $< $(PLAIN_OBJS) $(ENGINE_LIB) $(ENGINE_LIBS) -o $@
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -Itest/engine $< $(PLAIN_OBJS) $(ENGINE_LIB) $(PLAIN_LIBS) $(ENGINE_LIBS) -o $@
 
 build/fuzz/%.o: %.c Makefile
 	@mkdir -p $(@D)
