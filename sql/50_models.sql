@@ -136,6 +136,32 @@ REVOKE ALL ON FUNCTION avcurate.import_checkpoint(text, text, boolean, bigint) F
 GRANT EXECUTE ON FUNCTION avcurate.import_checkpoint(text, text, boolean, bigint)
 	TO pg_read_server_files;
 
+CREATE FUNCTION avcurate.import_backbone(
+	model		text,
+	file		bytea,
+	seed		bigint DEFAULT 0
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_import_backbone'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.import_backbone(text, bytea, bigint) IS
+	'a checkpoint whose body is the ResNet of a classification file, all else drawn from the seed';
+
+CREATE FUNCTION avcurate.import_backbone(
+	model		text,
+	path		text,
+	seed		bigint DEFAULT 0
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_import_backbone_file'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION avcurate.import_backbone(text, text, bigint) IS
+	'the same from a file of the server';
+
+REVOKE ALL ON FUNCTION avcurate.import_backbone(text, text, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION avcurate.import_backbone(text, text, bigint)
+	TO pg_read_server_files;
+
 CREATE FUNCTION avcurate.export_checkpoint(
 	checkpoint	bigint,
 	format		text DEFAULT 'safetensors'

@@ -59,14 +59,17 @@
  * LOAD		{"architecture", "options": {}, "num_classes",
  *			"mode": "train" | "infer", "device": "cpu" | "ref", "threads",
  *			"precision": "f32" | "bf16",
- *			"seed", "init": bool, "strict": bool, "new_head": bool, "optimizer":
- *			{"name", "momentum", "betas": [b1, b2], "eps", "weight_decay",
- *			"clip_norm", "decay_rule": "all" | "matrices"}, "trainable_layers",
+ *			"seed", "init": bool, "strict": bool, "new_head": bool,
+ *			"backbone_only": bool, "optimizer": {"name", "momentum",
+ *			"betas": [b1, b2], "eps", "weight_decay", "clip_norm",
+ *			"decay_rule": "all" | "matrices"}, "trainable_layers",
  *			"freeze_norm": bool, "hflip", "memory_limit"}
  *			Only architecture is required.  The blob is a safetensors file of
  *			weights, or of weights and optimizer.* tensors, or one of PyTorch's
  *			own files of weights; it is empty when init is true.  new_head: the
  *			box predictor is drawn fresh from seed, whatever the file has there.
+ *			backbone_only: the file is a classification network's, which becomes
+ *			the body; all else is drawn.
  *			memory_limit is in bytes, 0 = none.  A LOAD
  *			replaces what an earlier one loaded; one that fails leaves nothing
  *			loaded.  With "weights", a name of at most 64 bytes, mode infer: the

@@ -16,9 +16,9 @@
 
 static const char *const load_keys[] = {
 	"architecture", "options", "num_classes", "mode", "device", "threads",
-	"seed", "init", "strict", "new_head", "optimizer", "trainable_layers",
-	"freeze_norm",
-	"hflip", "memory_limit", "weights", "precision", NULL
+	"seed", "init", "strict", "new_head", "backbone_only", "optimizer",
+	"trainable_layers", "freeze_norm", "hflip", "memory_limit", "weights",
+	"precision", NULL
 };
 static const char *const optimizer_keys[] = {
 	"name", "momentum", "betas", "eps", "weight_decay", "clip_norm",
@@ -216,6 +216,8 @@ read_load(EngLoadRequest *request, EngStatus *status)
 		!eng_json_boolean(root, "init", &request->init, status) ||
 		!eng_json_boolean(root, "strict", &request->strict, status) ||
 		!eng_json_boolean(root, "new_head", &request->new_head, status) ||
+		!eng_json_boolean(root, "backbone_only", &request->backbone_only,
+						  status) ||
 		!read_optimizer(root, &request->optimizer, status) ||
 		!read_int32(root, "trainable_layers", 0, 5,
 					&request->optimizer.trainable_layers, status) ||

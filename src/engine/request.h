@@ -32,6 +32,7 @@ typedef struct EngLoadRequest
 	bool		init;			/* fresh weights, then what the blob holds */
 	bool		strict;
 	bool		new_head;
+	bool		backbone_only;
 	EngOptimizerConfig optimizer;	/* when train */
 	double		hflip;			/* probability */
 	int64_t		memory_limit;	/* bytes, 0 = none */

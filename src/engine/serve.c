@@ -85,11 +85,13 @@ load_weights(EngDetector *detector, const EngLoadRequest *request,
 	/* nothing has touched that memory yet */
 	if (!eng_detector_check_memory(detector, status))
 		return false;
-	if ((request->init || !request->strict || request->new_head) &&
+	if ((request->init || !request->strict || request->new_head ||
+		 request->backbone_only) &&
 		!eng_detector_init(detector, request->seed, status))
 		return false;
 	options->strict = request->strict;
 	options->new_head = request->new_head;
+	options->backbone_only = request->backbone_only;
 	return file == NULL ||
 		eng_detector_load(detector, file, options, status);
 }

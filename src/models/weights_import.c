@@ -4,7 +4,8 @@
  *
  * A file, safetensors or PyTorch's, passes through an engine: it is loaded
  * strictly into the model's network and saved again, so names, shapes and
- * types are known to be the network's own before anything is stored.
+ * types are known to be the network's own before anything is stored.  A file
+ * of a classification network gives the body alone; the rest is drawn.
  */
 #include "postgres.h"
 
@@ -33,6 +34,8 @@
 
 PG_FUNCTION_INFO_V1(avc_import_checkpoint);
 PG_FUNCTION_INFO_V1(avc_import_checkpoint_file);
+PG_FUNCTION_INFO_V1(avc_import_backbone);
+PG_FUNCTION_INFO_V1(avc_import_backbone_file);
 
 /*
  * Longest metadata string, in bytes, that a provenance keeps.  Each way out
@@ -48,6 +51,7 @@ typedef struct Import
 	bool		is_pth;			/* one of PyTorch's */
 	const char *path;			/* NULL: the file came as bytea */
 	bool		new_head;		/* the predictor is drawn, not taken */
+	bool		backbone_only;	/* all is drawn but the body */
 	int64		seed;			/* of the draw */
 	const char *metadata;		/* JSON: what the file says about itself */
 } Import;
@@ -203,10 +207,11 @@ import_provenance(const Import *import, const AvcEngine *engine)
 				 import->is_pth ? "pth" : "safetensors");
 	avc_json_add_raw(&json, "file_metadata", import->metadata);
 	if (import->new_head)
-	{
 		avc_json_add_raw(&json, "new_head", "true");
+	if (import->backbone_only)
+		avc_json_add_raw(&json, "backbone_only", "true");
+	if (import->new_head || import->backbone_only)
 		avc_json_add_int(&json, "seed", import->seed);
-	}
 	avc_model_add_identity(&json, import->model);
 	avc_model_add_versions(&json, engine);
 	appendStringInfoChar(&json, '}');
@@ -225,13 +230,29 @@ load_into(AvcEngine *engine, const Import *import)
 	load.device = avc_model_device(NULL);
 	load.threads = avc_threads;
 	load.seed = import->seed;
-	load.more = import->new_head ? ", \"new_head\": true" : NULL;
+	load.more = import->new_head ? ", \"new_head\": true" :
+		import->backbone_only ? ", \"backbone_only\": true" : NULL;
 	reply = avc_model_load(engine, import->model, &load, &import->file);
 	answer = json_loads(reply->json, 0, NULL);
 	old_names = json_is_true(json_object_get(answer, "old_names"));
 	json_decref(answer);
 	avc_reply_free(reply);
 	return old_names;
+}
+
+static void
+notice_drawn(const Import *import)
+{
+	if (import->new_head)
+		ereport(NOTICE,
+				(errmsg("the box predictor of the checkpoint is fresh"),
+				 errdetail("The four tensors of roi_heads.box_predictor were drawn with seed " INT64_FORMAT ", the others are the file's.",
+						   import->seed)));
+	if (import->backbone_only)
+		ereport(NOTICE,
+				(errmsg("all of the checkpoint but its body is fresh"),
+				 errdetail("The tensors of backbone.body are the file's, the others were drawn with seed " INT64_FORMAT ".",
+						   import->seed)));
 }
 
 static int64
@@ -265,48 +286,47 @@ import_file(Import *import)
 	row.model = import->model->model;
 	row.provenance = avc_json_to_jsonb(import_provenance(import, engine));
 	avc_engine_stop(engine);
-	if (import->new_head)
-		ereport(NOTICE,
-				(errmsg("the box predictor of the checkpoint is fresh"),
-				 errdetail("The four tensors of roi_heads.box_predictor were drawn with seed " INT64_FORMAT ", the others are the file's.",
-						   import->seed)));
+	notice_drawn(import);
 	checkpoint = avc_checkpoint_store(&row, reply->blob, reply->blob_len);
 	avc_reply_free(reply);
 	return checkpoint;
 }
 
 /*
- * The arguments that both forms have: model, new_head and seed.
+ * What all of the functions have first, the name of a model.
  */
 static void
-read_arguments(FunctionCallInfo fcinfo, Import *import)
+find_model(FunctionCallInfo fcinfo, Import *import)
 {
 	char	   *model = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	memset(import, 0, sizeof(*import));
-	if (PG_NARGS() > 2)
-	{
-		import->new_head = PG_GETARG_BOOL(2);
-		import->seed = PG_GETARG_INT64(3);
-	}
 	PreventCommandIfReadOnly("import_checkpoint()");
 	import->model = avc_model_find(model, false);
 	avc_model_check_usable(import->model);
 }
 
 /*
- * import_checkpoint(model, file bytea [, new_head, seed]) returns bigint.
+ * new_head and seed, which one form of import_checkpoint has and the other
+ * has not.
  */
-Datum
-avc_import_checkpoint(PG_FUNCTION_ARGS)
+static void
+read_new_head(FunctionCallInfo fcinfo, Import *import)
+{
+	if (PG_NARGS() <= 2)
+		return;
+	import->new_head = PG_GETARG_BOOL(2);
+	import->seed = PG_GETARG_INT64(3);
+}
+
+static int64
+import_bytes(FunctionCallInfo fcinfo, Import *import)
 {
 	bytea	   *bytes = PG_GETARG_BYTEA_PP(1);
-	Import		import;
 
-	read_arguments(fcinfo, &import);
-	import.file.data = VARDATA_ANY(bytes);
-	import.file.len = VARSIZE_ANY_EXHDR(bytes);
-	PG_RETURN_INT64(import_file(&import));
+	find_model(fcinfo, import);
+	import->file.data = VARDATA_ANY(bytes);
+	import->file.len = VARSIZE_ANY_EXHDR(bytes);
+	return import_file(import);
 }
 
 void
@@ -372,18 +392,62 @@ read_server_file(const char *path)
 	return file;
 }
 
+static int64
+import_path(FunctionCallInfo fcinfo, Import *import)
+{
+	char	   *path = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	avc_check_file_role(ROLE_PG_READ_SERVER_FILES, "read");
+	find_model(fcinfo, import);
+	import->path = path;
+	import->file = read_server_file(path);
+	return import_file(import);
+}
+
+/*
+ * import_checkpoint(model, file bytea [, new_head, seed]) returns bigint.
+ */
+Datum
+avc_import_checkpoint(PG_FUNCTION_ARGS)
+{
+	Import		import = {0};
+
+	read_new_head(fcinfo, &import);
+	PG_RETURN_INT64(import_bytes(fcinfo, &import));
+}
+
 /*
  * import_checkpoint(model, path text [, new_head, seed]) returns bigint.
  */
 Datum
 avc_import_checkpoint_file(PG_FUNCTION_ARGS)
 {
-	char	   *path = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	Import		import;
+	Import		import = {0};
 
-	avc_check_file_role(ROLE_PG_READ_SERVER_FILES, "read");
-	read_arguments(fcinfo, &import);
-	import.path = path;
-	import.file = read_server_file(path);
-	PG_RETURN_INT64(import_file(&import));
+	read_new_head(fcinfo, &import);
+	PG_RETURN_INT64(import_path(fcinfo, &import));
+}
+
+/*
+ * import_backbone(model, file bytea, seed) returns bigint.
+ */
+Datum
+avc_import_backbone(PG_FUNCTION_ARGS)
+{
+	Import		import = {.backbone_only = true};
+
+	import.seed = PG_GETARG_INT64(2);
+	PG_RETURN_INT64(import_bytes(fcinfo, &import));
+}
+
+/*
+ * import_backbone(model, path text, seed) returns bigint.
+ */
+Datum
+avc_import_backbone_file(PG_FUNCTION_ARGS)
+{
+	Import		import = {.backbone_only = true};
+
+	import.seed = PG_GETARG_INT64(2);
+	PG_RETURN_INT64(import_path(fcinfo, &import));
 }

@@ -10,11 +10,14 @@
 #define TINY	"\"widths\":[8,16,24,32],\"fpn_channels\":16," \
 	"\"representation_size\":16"
 
+#define BODY	"backbone.body."
+
 /* How to_file changes the tensors of a network. */
 typedef struct Change
 {
 	const char *prefix;			/* before every name */
 	bool		old_names;		/* those of torchvision's file of 2019 */
+	bool		body_alone;		/* under a ResNet's own names */
 	const char *leave_out;		/* names with this text */
 	const char *reshape;		/* the one name that gets a dimension more */
 	EngFileDtype type;			/* of the floats; 0: as they are */
@@ -94,6 +97,8 @@ change_name(char *out, size_t size, const char *name, const Change *change)
 {
 	const char *dot;
 
+	if (change->body_alone)
+		name += sizeof(BODY) - 1;
 	snprintf(out, size, "%s%s", change->prefix ? change->prefix : "", name);
 	if (!change->old_names)
 		return;
@@ -127,6 +132,8 @@ to_file(EngDetector *detector, const Change *change)
 		EngFileTensor tensor = file->tensors[i];
 		char		name[200];
 
+		if (change->body_alone && strncmp(tensor.name, BODY, sizeof(BODY) - 1))
+			continue;
 		if (change->leave_out && strstr(tensor.name, change->leave_out))
 			continue;
 		if (change->reshape && strcmp(tensor.name, change->reshape) == 0)
@@ -315,6 +322,97 @@ test_types(void)
 	eng_detector_free(a);
 }
 
+/* How many tensors are equal in body and elsewhere, counters aside. */
+static void
+count_equal(EngDetector *a, EngDetector *b, int equal[2], int all[2])
+{
+	static float left[1 << 20];
+	static float right[1 << 20];
+	int			i;
+
+	memset(equal, 0, sizeof(int) * 2);
+	memset(all, 0, sizeof(int) * 2);
+	for (i = 0; i < eng_detector_parameter_count(a); i++)
+	{
+		EngParameterInfo info;
+		bool		body;
+
+		eng_detector_parameter_info(a, i, &info);
+		body = strncmp(info.name, BODY, sizeof(BODY) - 1) == 0;
+		eng_detector_parameter_read(a, i, ENG_PART_VALUE, left);
+		eng_detector_parameter_read(b, i, ENG_PART_VALUE, right);
+		all[body]++;
+		equal[body] += memcmp(left, right, sizeof(float) * info.count) == 0;
+	}
+}
+
+/* A classification network's file gives the body and nothing else. */
+static void
+test_backbone(const char *options_text, const Change *change)
+{
+	EngDetector *a = make(options_text, 4, 1);
+	EngDetector *b = make(options_text, 6, 2);
+	EngDetector *fresh = make(options_text, 6, 2);
+	EngBuffer	file = to_file(a, change);
+	EngLoadOptions options = {.strict = true};
+	EngStatus	status;
+	int			equal[2];
+	int			all[2];
+	bool		fine;
+
+	tap_ok(!load(b, &file, &options, &status) &&
+		   strstr(status.message, "import_backbone()"), "%s", status.message);
+	count_equal(b, fresh, equal, all);
+	tap_ok(equal[0] == all[0] && equal[1] == all[1], "changes nothing");
+	options.backbone_only = true;
+	fine = load(b, &file, &options, &status);
+	count_equal(a, b, equal, all);
+	tap_ok(fine && equal[1] == all[1] && equal[0] < all[0] &&
+		   options.new_count > 0 && options.unused_count == 0,
+		   "a body of %d tensors is taken %s", all[1], status.message);
+	count_equal(fresh, b, equal, all);
+	tap_ok(equal[0] == all[0], "%d others stay", all[0]);
+	eng_buffer_free(&file);
+	eng_detector_free(a);
+	eng_detector_free(b);
+	eng_detector_free(fresh);
+}
+
+/* What is no whole body is named. */
+static void
+test_backbone_refusals(void)
+{
+	EngDetector *a = make("{" TINY "}", 4, 1);
+	EngBuffer	whole = to_file(a, &(Change) {NULL});
+	EngBuffer	less = to_file(a, &(Change) {.body_alone = true,
+		.leave_out = "layer2.0.conv1"});
+	EngBuffer	other = to_file(a, &(Change) {.body_alone = true,
+		.reshape = "backbone.body.bn1.bias", .more = {"fc.weight", "odd"}});
+	EngBuffer	body = to_file(a, &(Change) {.body_alone = true});
+	EngDetector *frozen = make("{\"norm\":\"frozen\"," TINY "}", 4, 1);
+	EngLoadOptions options = {.strict = true, .backbone_only = true};
+	EngStatus	status;
+
+	tap_ok(load(frozen, &body, &options, &status) && options.loaded == 100,
+		   "frozen norms leave the counters of live ones %s", status.message);
+	tap_ok(!load(a, &whole, &options, &status) &&
+		   strstr(status.message, " missing: backbone.body.conv1.weight, ") &&
+		   strstr(status.message, " unexpected: backbone.body."),
+		   "a whole detector is no backbone");
+	tap_ok(!load(a, &less, &options, &status) &&
+		   strstr(status.message, "; 1 missing: backbone.body.layer2.0.conv1.weight") &&
+		   !strstr(status.message, "unexpected"), "%s", status.message);
+	tap_ok(!load(a, &other, &options, &status) &&
+		   strstr(status.message, "; 1 unexpected: odd; 1 of another shape: backbone.body.bn1.bias is (8, 1), not (8)"),
+		   "%s", status.message);
+	eng_buffer_free(&whole);
+	eng_buffer_free(&less);
+	eng_buffer_free(&other);
+	eng_buffer_free(&body);
+	eng_detector_free(frozen);
+	eng_detector_free(a);
+}
+
 /* Only what new_head asks for may be another. */
 static void
 test_new_head(void)
@@ -430,6 +528,11 @@ main(void)
 	test_refused();
 	test_types();
 	test_new_head();
+	test_backbone("{" TINY "}", &(Change) {.body_alone = true,
+				  .more = {"fc.weight", "fc.bias"}});
+	test_backbone("{" TINY "}", &(Change) {.body_alone = true,
+				  .prefix = "module.", .leave_out = "num_batches_tracked"});
+	test_backbone_refusals();
 	test_constructors();
 	return tap_done();
 }

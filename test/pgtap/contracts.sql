@@ -15,6 +15,8 @@ SELECT signature('import_checkpoint', 'model text, file bytea', 'bigint');
 SELECT signature('import_checkpoint', 'model text, path text', 'bigint');
 SELECT signature('import_checkpoint', 'model text, file bytea, new_head boolean, seed bigint DEFAULT 0', 'bigint');
 SELECT signature('import_checkpoint', 'model text, path text, new_head boolean, seed bigint DEFAULT 0', 'bigint');
+SELECT signature('import_backbone', 'model text, file bytea, seed bigint DEFAULT 0', 'bigint');
+SELECT signature('import_backbone', 'model text, path text, seed bigint DEFAULT 0', 'bigint');
 SELECT signature('export_checkpoint', $$checkpoint bigint, format text DEFAULT 'safetensors'::text$$, 'bytea');
 SELECT signature('export_checkpoint', 'checkpoint bigint, path text, format text', 'bigint');
 SELECT signature('train', $$slice regclass, model text, options jsonb DEFAULT '{}'::jsonb$$, 'bigint');

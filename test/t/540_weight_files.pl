@@ -2,6 +2,7 @@
 # bytea and on the server's disk; old names, prefixes, new heads, refusals.
 use strict;
 use warnings;
+use JSON::PP;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use POSIX qw(mkfifo);
@@ -54,6 +55,27 @@ sub change_header
 	my $header = substr $bytes, 8, $length;
 	$change->() for $header;
 	spew("$folder/$to", pack('Q<', length $header) . $header . substr($bytes, 8 + $length));
+}
+
+# The body of a detector's file as torchvision's file of a classification
+# network has it, with a classifier of one number.
+sub make_backbone
+{
+	my ($from, $to) = @_;
+	my $bytes = slurp("$folder/$from");
+	my $length = unpack 'Q<', $bytes;
+	my $header = decode_json(substr $bytes, 8, $length);
+	my (%body, $data);
+	foreach my $name (grep { /^backbone\.body\./ } sort keys %$header)
+	{
+		my ($begin, $end) = @{ $header->{$name}{data_offsets} };
+		my $at = length($data // '');
+		$data .= substr $bytes, 8 + $length + $begin, $end - $begin;
+		$body{ $name =~ s/^backbone\.body\.//r } = { %{ $header->{$name} }, data_offsets => [$at, length $data] };
+	}
+	$body{'fc.bias'} = { dtype => 'F32', shape => [1], data_offsets => [length $data, 4 + length $data] };
+	my $text = encode_json(\%body);
+	spew("$folder/$to", pack('Q<', length $text) . $text . $data . pack('f<', 1));
 }
 
 sub import_file
@@ -194,6 +216,25 @@ is($node->safe_psql('postgres', "SELECT count(*) FILTER (WHERE a.data = b.data),
 	$node->safe_psql('postgres', "SELECT count(*), count(*) FROM _avcurate.checkpoint_tensors WHERE checkpoint = $v1 AND name NOT LIKE 'roi_heads.box_predictor.%'"),
 	'the rest is the file\'s');
 
+# --- the body of a classification network
+make_backbone('plain', 'resnet');
+($number, $said) = import_file('eleven', 'resnet');
+like($said, qr/ERROR:  the weights are those of a classification network, not of a detector; import_backbone\(\)/,
+	'a classification network is no detector');
+($number, $out, $said) = $node->psql('postgres', "SELECT avcurate.import_backbone('eleven', '$folder/resnet', 5)");
+like($said, qr/NOTICE:  all of the checkpoint but its body is fresh\nDETAIL:  .* seed 5/, 'but its body');
+is($node->safe_psql('postgres', "SELECT provenance ->> 'backbone_only', provenance ->> 'seed' FROM avcurate.checkpoints WHERE checkpoint = $out"),
+	'true|5', 'which the provenance names');
+my $fresh = $node->safe_psql('postgres', "SELECT avcurate.create_checkpoint('eleven', 5)");
+is($node->safe_psql('postgres', "SELECT bool_and(a.data = b.data), bool_and(a.data = c.data) FILTER (WHERE a.name NOT LIKE 'backbone.body.%')
+	FROM _avcurate.checkpoint_tensors AS a LEFT JOIN _avcurate.checkpoint_tensors AS b ON b.checkpoint = $v1 AND b.name = a.name AND a.name LIKE 'backbone.body.%'
+	JOIN _avcurate.checkpoint_tensors AS c ON c.name = a.name WHERE a.checkpoint = $out AND c.checkpoint = $fresh"),
+	't|t', 'the body is the file\'s, the rest is drawn from the seed');
+is(hash_of($node->safe_psql('postgres', "SELECT avcurate.import_backbone('eleven', pg_read_binary_file('$folder/resnet'), seed => 5)")), hash_of($out),
+	'the same of a bytea');
+($rc, $out, $err) = $node->psql('postgres', "SELECT avcurate.import_backbone('eleven', '$folder/plain')");
+like($err, qr/ERROR: .*missing: backbone\.body\./, 'a detector is no classification network');
+
 # --- the server's disk
 mkfifo("$folder/pipe", 0600) or die "mkfifo: $!";
 mkdir "$folder/taken";
@@ -213,6 +254,8 @@ is((stat "$folder/own")[2] & 07777, 0644, 'what others may read, as COPY does');
 like($err, qr/permission denied/, 'but not read');
 ($rc, $out, $err) = $node->psql('postgres', "SET ROLE writer; SELECT avcurate.import_checkpoint('own', '$folder/own', true)");
 like($err, qr/permission denied/, 'in neither form');
+($rc, $out, $err) = $node->psql('postgres', "SET ROLE writer; SELECT avcurate.import_backbone('own', '$folder/own')");
+like($err, qr/permission denied/, 'nor a backbone');
 cmp_ok($node->safe_psql('postgres', "SET ROLE reader; SELECT avcurate.import_checkpoint('own', '$folder/own')"), '>', $own, 'pg_read_server_files may read');
 ($rc, $out, $err) = $node->psql('postgres', "SET ROLE writer; SELECT avcurate.export_checkpoint($v1, '$folder/own', 'pth')");
 like($err, qr/permission denied for model/, "another role's weights stay in");

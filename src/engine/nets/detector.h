@@ -56,6 +56,9 @@ typedef struct EngLoadOptions
 								 * stays as it is */
 	bool		new_head;		/* roi_heads.box_predictor stays as it is,
 								 * whatever the file has there */
+	bool		backbone_only;	/* the file is that of a ResNet of torchvision's,
+								 * which becomes the body; its classifier is
+								 * left, and all else stays as it is */
 	/* results; the names live as long as detector and file */
 	int32_t		loaded;			/* parameters and buffers taken */
 	int32_t		optimizer_loaded;	/* optimizer.* tensors taken */
@@ -73,8 +76,8 @@ typedef struct EngLoadOptions
  * behind what wrappers put before: "module.", "_orig_mod.", "model."), and,
  * when set_optimizer has been called, the optimizer's tensors.  Numbers of
  * other types become float32, counters int64.  Nothing is taken if names or
- * shapes do not fit.  Not strict, or with new_head: call init first, so that
- * new tensors are fresh.
+ * shapes do not fit.  Not strict, or with new_head or backbone_only: call init
+ * first, so that new tensors are fresh.
  */
 extern bool eng_detector_load(EngDetector *detector,
 							  const EngTensorFile *file,

@@ -14,6 +14,7 @@
 
 #define SHOWN_NAMES		20		/* of each kind, in a message */
 #define SHOWN_BYTES		1100	/* of each kind, in a message */
+#define BODY			"backbone.body."	/* before a ResNet's own names */
 
 static bool
 starts_with(const char *text, const char *start)
@@ -25,6 +26,25 @@ static bool
 is_of_head(const char *name)
 {
 	return starts_with(name, "roi_heads.box_predictor.");
+}
+
+/*
+ * Parameters that the file is not asked for.
+ */
+static bool
+is_drawn(const EngLoadOptions *options, const char *name)
+{
+	return (options->new_head && is_of_head(name)) ||
+		(options->backbone_only && !starts_with(name, BODY));
+}
+
+/*
+ * The classifier of a ResNet, which no detector has.
+ */
+static bool
+is_classifier(const char *name)
+{
+	return strcmp(name, "fc.weight") == 0 || strcmp(name, "fc.bias") == 0;
 }
 
 /*
@@ -118,17 +138,35 @@ find_prefixed(const EngMatch *match, const char *name)
 	return eng_tensor_file_find(match->file, full);
 }
 
+/*
+ * The file's tensor for a parameter, under any of its names.
+ */
 static const EngFileTensor *
-find_tensor(EngMatch *match, const EngParameter *p)
+look_up(const EngMatch *match, const EngParameter *p, bool *is_old)
 {
-	const EngFileTensor *tensor = find_prefixed(match, p->name);
+	const EngFileTensor *tensor;
 	char		old[96];
 
+	*is_old = false;
+	if (match->backbone_only)
+		return starts_with(p->name, BODY) ?
+			find_prefixed(match, p->name + strlen(BODY)) : NULL;
+	tensor = find_prefixed(match, p->name);
 	if (tensor == NULL && old_name(old, sizeof(old), p->name))
 	{
 		tensor = find_prefixed(match, old);
-		match->old_names |= tensor != NULL;
+		*is_old = tensor != NULL;
 	}
+	return tensor;
+}
+
+static const EngFileTensor *
+find_tensor(EngMatch *match, const EngParameter *p)
+{
+	bool		is_old;
+	const EngFileTensor *tensor = look_up(match, p, &is_old);
+
+	match->old_names |= is_old;
 	if (tensor != NULL)
 		match->used[tensor - match->file->tensors] = true;
 	return tensor;
@@ -145,7 +183,7 @@ eng_weights_match_shape(const EngFileTensor *tensor, const EngParameter *p)
  * Counters of norms that are frozen here, which count nothing.
  */
 static bool
-is_idle_counter(const EngParameters *all, const char *name)
+is_idle_counter(const EngMatch *match, const char *name)
 {
 	static const char ending[] = ".num_batches_tracked";
 	char		mean[128];
@@ -153,9 +191,9 @@ is_idle_counter(const EngParameters *all, const char *name)
 
 	if (end == NULL || strcmp(end, ending) != 0 || end - name > 100)
 		return false;
-	snprintf(mean, sizeof(mean), "%.*s.running_mean", (int) (end - name),
-			 name);
-	return eng_parameters_find(all, mean) >= 0;
+	snprintf(mean, sizeof(mean), "%s%.*s.running_mean",
+			 match->backbone_only ? BODY : "", (int) (end - name), name);
+	return eng_parameters_find(match->parameters, mean) >= 0;
 }
 
 static void
@@ -170,7 +208,7 @@ match_file(EngMatch *match, const EngLoadOptions *options)
 		const EngParameter *p = &all->list[i];
 		const EngFileTensor *tensor = find_tensor(match, p);
 
-		if ((options->new_head && is_of_head(p->name)) ||
+		if (is_drawn(options, p->name) ||
 			(tensor == NULL && p->layout != ENG_LAYOUT_COUNTER))
 			match->missing[match->missing_count++] = p->name;
 		else if (tensor != NULL && !eng_weights_match_shape(tensor, p))
@@ -183,7 +221,8 @@ match_file(EngMatch *match, const EngLoadOptions *options)
 		const char *name = match->file->tensors[i].name;
 
 		if (!match->used[i] && !is_beside(name) &&
-			!is_idle_counter(all, name + bare))
+			!is_idle_counter(match, name + bare) &&
+			!(match->backbone_only && is_classifier(name + bare)))
 			match->unexpected[match->unexpected_count++] = name;
 	}
 }
@@ -223,7 +262,7 @@ describe_one(const EngMatch *match, const EngParameter *misshapen,
 			 const char *name, char *out, size_t size)
 {
 	const EngFileTensor *tensor;
-	char		old[96];
+	bool		is_old;
 	char		theirs[ENG_FILE_MAX_RANK * 24 + 8];
 	char		ours[128];
 
@@ -232,9 +271,7 @@ describe_one(const EngMatch *match, const EngParameter *misshapen,
 		snprintf(out, size, "%.96s", name);
 		return;
 	}
-	tensor = find_prefixed(match, misshapen->name);
-	if (tensor == NULL && old_name(old, sizeof(old), misshapen->name))
-		tensor = find_prefixed(match, old);
+	tensor = look_up(match, misshapen, &is_old);
 	describe_shape(theirs, sizeof(theirs), tensor->shape, tensor->rank);
 	describe_shape(ours, sizeof(ours), misshapen->shape, misshapen->rank);
 	snprintf(out, size, "%s is %s, not %s", misshapen->name, theirs, ours);
@@ -290,6 +327,16 @@ only_head_differs(const EngMatch *match)
 	return match->unexpected_count == 0;
 }
 
+/*
+ * Whether the file has the names of a ResNet outside of a detector.
+ */
+static bool
+is_resnet(const EngMatch *match)
+{
+	return find_prefixed(match, "conv1.weight") != NULL &&
+		find_prefixed(match, "layer1.0.conv1.weight") != NULL;
+}
+
 static bool
 report_misfit(const EngMatch *match, const EngLoadOptions *options,
 			  EngStatus *status)
@@ -298,12 +345,13 @@ report_misfit(const EngMatch *match, const EngLoadOptions *options,
 	int32_t		missing_count = match->missing_count;
 	char		text[3 * SHOWN_BYTES + 256] = "";
 
-	if (options->new_head)
-	{
-		/* the predictor's come last and are no mistake */
-		while (missing_count > 0 && is_of_head(missing[missing_count - 1]))
-			missing_count--;
-	}
+	/* what is drawn comes last and is no mistake */
+	while (missing_count > 0 &&
+		   is_drawn(options, missing[missing_count - 1]))
+		missing_count--;
+	if (!options->backbone_only && is_resnet(match))
+		return eng_fail(status, ENG_BAD_FILE,
+						"the weights are those of a classification network, not of a detector; import_backbone() takes them for the body and draws the rest");
 	if (missing_count + match->misshapen_count + match->unexpected_count == 0)
 		return true;
 	describe_kind(match, missing, NULL, missing_count, "missing", text,
@@ -330,6 +378,7 @@ eng_weights_match(EngMatch *match, const EngParameters *parameters,
 	memset(match, 0, sizeof(*match));
 	match->parameters = parameters;
 	match->file = file;
+	match->backbone_only = options->backbone_only;
 	match->found = calloc(ours, sizeof(*match->found));
 	match->used = calloc(theirs, sizeof(*match->used));
 	match->missing = calloc(ours, sizeof(*match->missing));

@@ -16,6 +16,7 @@ typedef struct EngMatch
 	const EngParameters *parameters;
 	const EngTensorFile *file;
 	char		prefix[ENG_MATCH_PREFIX];
+	bool		backbone_only;	/* the file is a classification network's */
 	const EngFileTensor **found;	/* one a parameter; NULL: not in the file,
 									 * or not to be taken */
 	bool	   *used;			/* one a tensor of the file */
