@@ -73,6 +73,26 @@ CREATE TABLE _avcurate.job_log (
 
 COMMENT ON TABLE _avcurate.job_log IS 'what jobs had to say';
 
+-- Empty between transactions, so not dumped.
+CREATE TABLE _avcurate.cancel_requests (
+	job			bigint NOT NULL
+);
+
+COMMENT ON TABLE _avcurate.cancel_requests IS
+	'running jobs that a transaction cancels when it commits';
+
+CREATE FUNCTION _avcurate.cancel_at_commit() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'avc_cancel_at_commit' LANGUAGE C;
+
+COMMENT ON FUNCTION _avcurate.cancel_at_commit() IS
+	'cancels the job of a row of cancel_requests';
+
+CREATE CONSTRAINT TRIGGER cancel_at_commit
+	AFTER INSERT ON _avcurate.cancel_requests
+	DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION _avcurate.cancel_at_commit();
+ALTER TABLE _avcurate.cancel_requests ENABLE ALWAYS TRIGGER cancel_at_commit;
+
 -- Not dumped: a job that starts without ranges makes them.
 CREATE TABLE _avcurate.backfill_ranges (
 	job			bigint NOT NULL REFERENCES _avcurate.jobs ON DELETE CASCADE,
@@ -147,7 +167,7 @@ CREATE FUNCTION avcurate.cancel_job(
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION avcurate.cancel_job(bigint) IS
-	'cancel a pending or running job; false if it had ended';
+	'cancel a job, a running one when the transaction commits; false if it had ended';
 
 CREATE FUNCTION avcurate.resume_job(
 	job			bigint

@@ -1,14 +1,12 @@
 /*
  * jobs/queue.c
- *		Add, claim, cancel and resume jobs.
+ *		Add, claim and read jobs.
  *
  * A row is locked before its state is looked at, and a worker is signalled
  * only while its job's row is locked: it cannot have gone on to another job
  * meanwhile, because ending the job takes the same lock.
  */
 #include "postgres.h"
-
-#include <signal.h>
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -25,9 +23,6 @@
 #include "common/worker.h"
 #include "jobs/queue.h"
 #include "jobs/state.h"
-
-PG_FUNCTION_INFO_V1(avc_cancel_job);
-PG_FUNCTION_INFO_V1(avc_resume_job);
 
 /*
  * More workers than may run at once would hold the server's slots until the
@@ -343,33 +338,20 @@ avc_job_count_waiting(void)
 
 /* ---- one row -------------------------------------------------------- */
 
+/* A request that can be seen is this transaction's: it goes at its commit. */
 #define JOB_ROW "SELECT state, role::oid AS role, worker_pid, progress, " \
-	"images_per_s, error, xmin, xmax, (not_before <= " \
-	"pg_catalog.clock_timestamp()) IS NOT FALSE AS is_due " \
-	"FROM _avcurate.jobs "
+	"images_per_s, error, j.xmin, j.xmax, (not_before <= " \
+	"pg_catalog.clock_timestamp()) IS NOT FALSE AS is_due, " \
+	"EXISTS (SELECT FROM _avcurate.cancel_requests AS c " \
+	"WHERE c.job = j.job) AS is_asked FROM _avcurate.jobs AS j "
 
-void
-avc_job_read(int64 job, bool lock, AvcJobRow *row)
+/* Take the columns of JOB_ROW, texts in the current context. */
+static void
+read_row(AvcJobRow *row)
 {
-	Oid			user = GetUserId();
-	MemoryContext context = CurrentMemoryContext;
-	MemoryContext old;
-	AvcRoleScope scope;
-	AvcParam	params[] = {AVC_INT8(job)};
 	bool		is_null;
 	Datum		value;
 
-	avc_catalog_enter(&scope);
-	PushActiveSnapshot(GetLatestSnapshot());
-	SPI_connect();
-	if (avc_spi_exec(lock ?
-					 JOB_ROW "WHERE job = $1 FOR NO KEY UPDATE" :
-					 JOB_ROW "WHERE job = $1",
-					 1, params, !lock, 0) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("job " INT64_FORMAT " does not exist", job)));
-	old = MemoryContextSwitchTo(context);
 	row->role = oid_column("role");
 	row->state = avc_job_state_from_name(text_column("state"));
 	row->error = text_column("error");
@@ -385,11 +367,47 @@ avc_job_read(int64 job, bool lock, AvcJobRow *row)
 	value = avc_spi_column(0, "xmax", &is_null);
 	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(value)))
 		row->is_mine = true;
-	MemoryContextSwitchTo(old);
+	if (DatumGetBool(avc_spi_column(0, "is_asked", &is_null)))
+		row->is_mine = true;
+}
+
+bool
+avc_job_find(int64 job, bool lock, AvcJobRow *row)
+{
+	MemoryContext context = CurrentMemoryContext;
+	AvcParam	params[] = {AVC_INT8(job)};
+	AvcRoleScope scope;
+	bool		found;
+
+	avc_catalog_enter(&scope);
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	found = avc_spi_exec(lock ?
+						 JOB_ROW "WHERE job = $1 FOR NO KEY UPDATE OF j" :
+						 JOB_ROW "WHERE job = $1",
+						 1, params, !lock, 0) > 0;
+	if (found)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		read_row(row);
+		MemoryContextSwitchTo(old);
+	}
 	SPI_finish();
 	PopActiveSnapshot();
 	avc_catalog_leave(&scope);
+	return found;
+}
 
+void
+avc_job_read(int64 job, bool lock, AvcJobRow *row)
+{
+	Oid			user = GetUserId();
+
+	if (!avc_job_find(job, lock, row))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("job " INT64_FORMAT " does not exist", job)));
 	if (!has_privs_of_role(user, row->role) &&
 		!pg_database_ownercheck(MyDatabaseId, user))
 		ereport(ERROR,
@@ -398,79 +416,4 @@ avc_job_read(int64 job, bool lock, AvcJobRow *row)
 				 errdetail("It belongs to role \"%s\".",
 						   GetUserNameFromId(row->role, true) ?
 						   GetUserNameFromId(row->role, true) : "?")));
-}
-
-static void
-change_state(int64 job, AvcJobState from, AvcJobState to)
-{
-	AvcRoleScope scope;
-
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	avc_job_state_change(job, from, to, NULL);
-	SPI_finish();
-	avc_catalog_leave(&scope);
-}
-
-static void
-request_cancel(int64 job)
-{
-	AvcRoleScope scope;
-	AvcParam	params[] = {AVC_INT8(job)};
-
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	avc_spi_exec("UPDATE _avcurate.jobs SET cancel_requested = true "
-				 "WHERE job = $1", 1, params, false, 0);
-	SPI_finish();
-	avc_catalog_leave(&scope);
-}
-
-/*
- * cancel_job(job) returns boolean: false if the job had already ended.
- */
-Datum
-avc_cancel_job(PG_FUNCTION_ARGS)
-{
-	int64		job = PG_GETARG_INT64(0);
-	AvcJobRow	row;
-
-	PreventCommandIfReadOnly("cancel_job()");
-	avc_job_read(job, true, &row);
-	if (row.state == AVC_JOB_PENDING)
-		change_state(job, AVC_JOB_PENDING, AVC_JOB_CANCELLED);
-	else if (row.state != AVC_JOB_RUNNING)
-		PG_RETURN_BOOL(false);
-	else if (!avc_job_is_alive(job))
-		change_state(job, AVC_JOB_RUNNING, AVC_JOB_CANCELLED);
-	else
-	{
-		request_cancel(job);
-		if (row.worker_pid > 0)
-			(void) kill(row.worker_pid, SIGINT);
-	}
-	PG_RETURN_BOOL(true);
-}
-
-/*
- * resume_job(job) returns boolean: a failed or cancelled job is pending
- * again; false if it is pending, running or done.
- */
-Datum
-avc_resume_job(PG_FUNCTION_ARGS)
-{
-	int64		job = PG_GETARG_INT64(0);
-	AvcJobRow	row;
-
-	PreventCommandIfReadOnly("resume_job()");
-	avc_job_read(job, true, &row);
-	if (row.state != AVC_JOB_FAILED && row.state != AVC_JOB_CANCELLED)
-		PG_RETURN_BOOL(false);
-	change_state(job, row.state, AVC_JOB_PENDING);
-	if (!avc_job_worker_register(true))
-		ereport(NOTICE,
-				(errmsg("job " INT64_FORMAT " stays pending: no worker slot of the server is free",
-						job),
-				 errhint("Run avcurate.run_pending() later, or raise max_worker_processes.")));
-	PG_RETURN_BOOL(true);
 }

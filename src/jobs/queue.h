@@ -47,13 +47,16 @@ typedef struct AvcJobRow
 	double		images_per_s;	/* 0 = unknown */
 	char	   *error;			/* NULL if none */
 	bool		is_due;			/* a pending one may be started now */
-	bool		is_mine;		/* written or locked by this transaction */
+	bool		is_mine;		/* written, locked or to be cancelled by this transaction */
 } AvcJobRow;
 
 /*
- * Read a job's row, locked or as the newest snapshot sees it; an error if
- * there is none or the current user has no rights on it.
+ * Read a job's row, locked or as the newest snapshot sees it; false if there
+ * is none.
  */
+extern bool avc_job_find(int64 job, bool lock, AvcJobRow *row);
+
+/* The same; an error if there is none or the current user has no rights on it. */
 extern void avc_job_read(int64 job, bool lock, AvcJobRow *row);
 
 /* Jobs that a new worker would find something to do for. */

@@ -49,7 +49,7 @@ SELECT is_empty($$
 	SELECT c.oid::regclass FROM pg_class c JOIN pg_depend d ON d.objid = c.oid AND d.deptype = 'e'
 	JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'avcurate'
 	WHERE c.relkind = 'r' AND NOT c.oid = ANY (coalesce(e.extconfig, '{}'))
-		AND c.relname NOT IN ('watermarks', 'ingest_progress', 'slice_watermarks', 'tombstones', 'backfill_ranges') $$,
+		AND c.relname NOT IN ('watermarks', 'ingest_progress', 'slice_watermarks', 'tombstones', 'backfill_ranges', 'cancel_requests') $$,
 	'tables with user data are dumped');
 
 SELECT is_empty(

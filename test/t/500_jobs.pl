@@ -82,7 +82,7 @@ like($err, qr/HINT:  Commit first/, 'with a hint');
 ($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT avcurate.train('all_frames', 'm', '$options') AS job \\gset\nSELECT avcurate.wait_job(:job);");
 like($err, qr/was queued or changed by this transaction/, 'also in a later statement');
 is($node->safe_psql('postgres', "SELECT count(*) FROM avcurate.jobs"), '2', 'a rolled back job leaves no row');
-($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT avcurate.cancel_job($job); SELECT avcurate.wait_job($job);");
+($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT avcurate.resume_job($job); SELECT avcurate.wait_job($job);");
 like($err, qr/was queued or changed/, 'nor is a job waited for that this transaction has locked');
 
 
@@ -157,6 +157,35 @@ foreach my $phase ([ 'slow_load 20000', 'loading' ], [ 'slow 20000', 'in a step'
 	is((wait_for($job))[0], 'cancelled', 'wait_job says so');
 }
 is($node->safe_psql('postgres', "SELECT avcurate.cancel_job($job)"), 'f', 'a cancelled job is not cancelled again');
+
+# --- a cancel counts from its commit on, and holds nobody up before
+behave($node, 'slow 100');
+$job = train();
+poll($node, "SELECT count(*) > 0 FROM avcurate.job_progress WHERE job = $job", 't');
+my $open = $node->background_psql('postgres', on_error_stop => 0);
+is($open->query("BEGIN; SELECT avcurate.cancel_job($job)"), 't', 'cancel a running job in a transaction that stays open');
+ok(defined poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'succeeded'), 'the job goes on');
+$open->query('COMMIT');
+is(state_of($node, $job), 'succeeded', 'a commit that comes too late changes nothing');
+is(weights_of($node, $job), $weights, 'nor the weights');
+behave($node, 'slow 20000');
+$job = train();
+poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'running');
+$open->query("BEGIN; SELECT avcurate.cancel_job($job); ROLLBACK");
+$open->query("BEGIN; SAVEPOINT s; SELECT avcurate.cancel_job($job); ROLLBACK TO s; COMMIT");
+($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT avcurate.cancel_job($job); SELECT avcurate.wait_job($job)");
+like($err, qr/was queued or changed by this transaction/, 'wait_job does not wait for what its own transaction cancels');
+is($node->safe_psql('postgres', "SELECT state, cancel_requested, (SELECT count(*) FROM _avcurate.cancel_requests) FROM _avcurate.jobs WHERE job = $job"),
+	'running|f|0', 'what is rolled back is not cancelled');
+$open->query("BEGIN; SAVEPOINT s; SELECT avcurate.cancel_job($job); RELEASE s");
+is($node->safe_psql('postgres', "SELECT avcurate.cancel_job($job)"), 't', 'another session need not wait to cancel it');
+ok(defined poll($node, "SELECT state FROM avcurate.jobs WHERE job = $job", 'cancelled'), 'which happens at its commit');
+$open->query('COMMIT');
+is($node->safe_psql('postgres', "SELECT avcurate.cancel_job($job), (SELECT count(*) FROM _avcurate.cancel_requests)"), 'f|0', 'and once');
+is($open->query(q{BEGIN; CREATE TABLE cancel_requests (job bigint); CREATE TRIGGER t AFTER INSERT ON cancel_requests FOR EACH ROW EXECUTE FUNCTION _avcurate.cancel_at_commit();
+	CREATE ROLE nobody; ALTER TABLE cancel_requests OWNER TO nobody; INSERT INTO cancel_requests VALUES (1)}), '', 'another table');
+like($open->{stderr}, qr/must be fired by _avcurate.cancel_requests/, 'cannot ask for it');
+$open->quit;
 
 # --- limits: three at once, the rest wait, in order; waiting jobs can be cancelled
 behave($node, 'slow 600');
