@@ -101,6 +101,19 @@ SQL
 	sql -v daytime="$DAYTIME" -f test/demo/table.sql
 }
 
+# What a search of all conjunctions says of the base: it has seen no night.
+weakness() {
+	step "where the base misses significantly more: filters for create_slice"
+	sql -c "SELECT avcurate.create_slice('held_out', 'new_drives', \$\$split = 'val'\$\$)" >/dev/null
+	EVERYWHERE=$(value "SELECT avcurate.evaluate($BASE_CHECKPOINT, 'held_out', '{\"max_frames\": $((3 * EVAL))}')")
+	follow "$EVERYWHERE" "checkpoint $BASE_CHECKPOINT on held_out"
+	sql <<SQL
+SELECT filter, frames, truths, round(recall50::numeric, 2) AS recall50, round(recall50_elsewhere::numeric, 2) AS elsewhere,
+	to_char(p_value, '9.9EEEE') AS p_value, category
+FROM avcurate.suggest_slices($EVERYWHERE, k => 5);
+SQL
+}
+
 new_footage() {
 	step "new footage arrives: $NEW frames"
 	sql <<SQL
@@ -157,6 +170,7 @@ slices
 base_model
 distant
 experiment
+weakness
 new_footage
 proof
 pictures
