@@ -86,7 +86,7 @@ PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 override with_llvm = no
 
 # Targets that must work before the server headers are installed.
-NO_PGXS_GOALS = deps help demo reference check check-long check-torch soak clean-state
+NO_PGXS_GOALS = deps help demo reference real check check-long check-torch soak clean-state
 ifeq ($(filter $(NO_PGXS_GOALS),$(MAKECMDGOALS)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(PGXS),)
@@ -186,6 +186,10 @@ reference:
 		{ echo 'make reference BDD100K=folder WEIGHTS=file.pth [EPOCHS=10]' >&2; exit 2; }
 	@AVC_CLUSTER=tmp_reference BDD100K="$(BDD100K)" WEIGHTS="$(WEIGHTS)" EPOCHS="$(EPOCHS)" test/demo/run
 
+real:
+	@[ -n "$(BDD100K)" ] || { echo 'make real BDD100K=folder [STEPS=1500] [TUNE=60] [SEEDS=1,2]' >&2; exit 2; }
+	@AVC_CLUSTER=tmp_real AVC_DEMO=real BDD100K="$(BDD100K)" STEPS="$(STEPS)" TUNE="$(TUNE)" SEEDS="$(SEEDS)" test/demo/run
+
 bench-slices:
 	@test/perf/slices
 bench-ingest:
@@ -210,6 +214,7 @@ clean-state:
 
 help:
 	@echo 'make reference   the published experiment on BDD100K: BDD100K=folder WEIGHTS=file.pth [EPOCHS=10]'
+	@echo 'make real        base, controls and slices on the frames of BDD100K=folder: small, minutes to hours'
 	@echo 'make demo        install what is missing, build, run the whole loop on generated footage'
 	@echo 'make check       install what is missing, build, run every test'
 	@echo 'make             build the extension and avcurate-engine'
@@ -234,6 +239,6 @@ help:
 .PHONY: all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
-	check-demo check-torch demo reference bench bench-slices bench-ingest bench-detect \
+	check-demo check-torch demo reference real bench bench-slices bench-ingest bench-detect \
 	bench-features bench-suggest bench-engine bench-torch soak \
 	clean-state help
