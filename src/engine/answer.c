@@ -12,14 +12,15 @@ describe_memory(const EngDetector *detector)
 	EngMemory	memory;
 
 	eng_detector_memory(detector, &memory);
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
 					 "parameters", (json_int_t) memory.parameters,
 					 "gradients", (json_int_t) memory.gradients,
 					 "optimizer", (json_int_t) memory.optimizer,
 					 "activations", (json_int_t) memory.activations,
 					 "workspace", (json_int_t) memory.workspace,
 					 "kernels", (json_int_t) memory.kernels,
-					 "boxes", (json_int_t) memory.boxes);
+					 "boxes", (json_int_t) memory.boxes,
+					 "pictures", (json_int_t) memory.pictures);
 }
 
 json_t *

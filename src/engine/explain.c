@@ -4,6 +4,7 @@
  */
 #include "engine/choice.h"
 #include "engine/commands.h"
+#include "engine/protocol.h"
 
 #include <string.h>
 
@@ -12,7 +13,8 @@ const char	eng_explain_help[] =
 "\n"
 "Print the plan: for each operation the shape of its output, its GFLOP and the\n"
 "MB that it moves at least, forward and backward, and its kernels: forward,\n"
-"gradient of the input, gradient of the weights.  Then the bytes of every arena.\n"
+"gradient of the input, gradient of the weights.  Then the bytes of every arena,\n"
+"and of the decoded pictures that a server's worker has waiting.\n"
 ENG_CHOICE_NETWORK_HELP
 ENG_CHOICE_MACHINE_HELP
 "  --frames N       frames in a batch (1)\n"
@@ -58,11 +60,11 @@ print_memory(FILE *out, const EngDetector *detector)
 	EngMemory	memory;
 
 	eng_detector_memory(detector, &memory);
-	fprintf(out, "memory, MB: parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, workspace %.1f, kernels %.1f, boxes %.1f\n",
+	fprintf(out, "memory, MB: parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, workspace %.1f, kernels %.1f, boxes %.1f, pictures %.1f\n",
 			memory.parameters / 1e6, memory.gradients / 1e6,
 			memory.optimizer / 1e6, memory.activations / 1e6,
 			memory.workspace / 1e6, memory.kernels / 1e6,
-			memory.boxes / 1e6);
+			memory.boxes / 1e6, memory.pictures / 1e6);
 	fprintf(out, "activations alive at once, MB: %.1f, so no arena is smaller\n",
 			memory.alive / 1e6);
 }
@@ -93,6 +95,9 @@ explain(const EngChoice *choice, const EngOption *options, FILE *out,
 	fine = eng_choice_size(options, &size, status);
 	if (fine)
 	{
+		eng_detector_set_pictures(detector, (size_t) size.width *
+								  size.height * 3 * (size_t) frames *
+								  ENG_PROTOCOL_AHEAD);
 		size = eng_choice_padded(config, size);
 		fine = eng_detector_explain(detector, size, (int) frames, train,
 									&rows, &count, status);

@@ -34,6 +34,8 @@ struct EngFeed
 	int			first;			/* item that the step loop works on */
 	int			ready;			/* items from first on that are prepared */
 	bool		stopping;
+	size_t		limit;			/* of pixels, bytes; 0: none */
+	size_t		most_pixels;	/* bytes of the largest message's pictures */
 	EngJpegDecoder *decoder;	/* the thread's */
 	EngFeedItem items[ENG_PROTOCOL_AHEAD];
 };
@@ -142,10 +144,26 @@ measure_picture(EngPicture *picture, const uint8_t *jpeg, size_t bytes,
 }
 
 /*
+ * Bytes that the pictures of one message may take.
+ */
+static size_t
+pixel_limit(EngFeed *feed)
+{
+	size_t		limit;
+
+	pthread_mutex_lock(&feed->lock);
+	limit = feed->limit / ENG_PROTOCOL_AHEAD;
+	if (feed->limit == 0 || limit > MAX_PIXEL_BYTES)
+		limit = MAX_PIXEL_BYTES;
+	pthread_mutex_unlock(&feed->lock);
+	return limit;
+}
+
+/*
  * Read the sizes of all pictures and make room for their pixels.
  */
 static bool
-measure_pictures(EngFeedItem *item, EngStatus *status)
+measure_pictures(EngFeedItem *item, size_t limit, EngStatus *status)
 {
 	EngBatchRequest *batch = &item->batch;
 	size_t		total = 0;
@@ -166,13 +184,13 @@ measure_pictures(EngFeedItem *item, EngStatus *status)
 			continue;
 		}
 		total += (size_t) picture->width * picture->height * 3;
-		if (total > MAX_PIXEL_BYTES)
+		if (total > limit)
 		{
 			batch->has_bad_frame = true;
 			batch->bad_frame = frame->frame_id;
 			return eng_fail(status, ENG_NO_MEMORY,
-							"pictures of one message need more than %zu bytes",
-							MAX_PIXEL_BYTES);
+							"decoded pictures need more than %zu bytes, all that one of %d messages may take",
+							limit, ENG_PROTOCOL_AHEAD);
 		}
 	}
 	if (total > item->pixels.capacity)
@@ -231,7 +249,7 @@ prepare_batch(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 							count);
 		item->picture_capacity = count;
 	}
-	return measure_pictures(item, status) &&
+	return measure_pictures(item, pixel_limit(feed), status) &&
 		decode_pictures(feed, item, status);
 }
 
@@ -267,6 +285,8 @@ feed_main(void *argument)
 		fill(feed, item);
 		more = item->result == ENG_READ_MESSAGE;
 		pthread_mutex_lock(&feed->lock);
+		if (item->pixels.capacity > feed->most_pixels)
+			feed->most_pixels = item->pixels.capacity;
 		feed->ready++;
 		pthread_cond_broadcast(&feed->changed);
 		pthread_mutex_unlock(&feed->lock);
@@ -385,6 +405,25 @@ eng_feed_done(EngFeed *feed)
 	feed->first = (feed->first + 1) % ENG_PROTOCOL_AHEAD;
 	feed->ready--;
 	pthread_cond_broadcast(&feed->changed);
+	pthread_mutex_unlock(&feed->lock);
+}
+
+size_t
+eng_feed_pictures(EngFeed *feed)
+{
+	size_t		bytes;
+
+	pthread_mutex_lock(&feed->lock);
+	bytes = feed->most_pixels * ENG_PROTOCOL_AHEAD;
+	pthread_mutex_unlock(&feed->lock);
+	return bytes;
+}
+
+void
+eng_feed_set_limit(EngFeed *feed, size_t limit)
+{
+	pthread_mutex_lock(&feed->lock);
+	feed->limit = limit;
 	pthread_mutex_unlock(&feed->lock);
 }
 

@@ -61,6 +61,18 @@ extern EngFeed *eng_feed_start(int fd, const EngFeedEnd *end,
 extern EngFeedItem *eng_feed_next(EngFeed *feed, double *wait_s);
 extern void eng_feed_done(EngFeed *feed);
 
+/*
+ * Bytes that decoded pictures may take: of the largest message so far, as
+ * often as messages are held.
+ */
+extern size_t eng_feed_pictures(EngFeed *feed);
+
+/*
+ * Refuse, from the next message on, those whose pictures would take more than
+ * limit bytes so counted; 0: no limit.
+ */
+extern void eng_feed_set_limit(EngFeed *feed, size_t limit);
+
 /* Stop the thread and free everything; the socket receives no more. */
 extern void eng_feed_stop(EngFeed *feed);
 

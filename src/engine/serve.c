@@ -208,6 +208,8 @@ handle_load(Session *session, EngFeedItem *item, double wait_s,
 	fine = eng_load_request_parse(&request, &item->message, status);
 	if (!fine || request.weights == NULL)
 		unload(session);
+	if (fine)
+		eng_feed_set_limit(session->feed, (size_t) request.memory_limit);
 	if (fine && request.weights != NULL)
 		fine = load_kept(session, &request, &item->message, answer, status);
 	else if (fine)
@@ -293,6 +295,8 @@ handle_step(Session *session, EngFeedItem *item, double wait_s,
 	collect_frames(session, item);
 	if (!check_collected(session, batch, true, status))
 		return false;
+	eng_detector_set_pictures(session->detector,
+							  eng_feed_pictures(session->feed));
 	info.step = (uint64_t) batch->step;
 	info.lr = (float) batch->lr;
 	info.accumulate_index = batch->accumulate_index;
@@ -395,6 +399,22 @@ describe_frame(Session *session, const EngFeedItem *item, int32_t i,
 }
 
 /*
+ * The pictures are counted with the detector that works on them alone.
+ */
+static bool
+infer_kept(Session *session, EngDetector *detector, int32_t count,
+		   EngStatus *status)
+{
+	bool		fine;
+
+	eng_detector_set_pictures(detector, eng_feed_pictures(session->feed));
+	fine = eng_shelf_infer(&session->shelf, detector, session->frames, count,
+						   session->detections, status);
+	eng_detector_set_pictures(detector, 0);
+	return fine;
+}
+
+/*
  * A DETECT for weights of the shelf.
  */
 static bool
@@ -412,9 +432,7 @@ detect_kept(Session *session, EngFeedItem *item, double wait_s,
 	if (detector == NULL)
 		return eng_fail(status, ENG_NOT_LOADED, "weights are not loaded");
 	count = collect_decoded(session, item, detector);
-	if (count > 0 &&
-		!eng_shelf_infer(&session->shelf, detector, session->frames, count,
-						 session->detections, status))
+	if (count > 0 && !infer_kept(session, detector, count, status))
 		return false;
 	frames = json_array();
 	for (i = 0; i < item->batch.frame_count; i++)
@@ -446,6 +464,8 @@ handle_detect(Session *session, EngFeedItem *item, double wait_s,
 	if (!check_loaded(session, false, status))
 		return false;
 	collect_frames(session, item);
+	eng_detector_set_pictures(session->detector,
+							  eng_feed_pictures(session->feed));
 	if (!check_collected(session, batch, false, status) ||
 		!eng_detector_infer(session->detector, session->frames,
 							batch->frame_count, session->detections, status))

@@ -210,7 +210,7 @@ ok($status == 0 && $out =~ /^conv\b/m && $out =~ /GFLOP/ && $out =~ /^memory, MB
 like($out, qr/2 x 192 x 320 x 3/, 'explain knows the input of the preset');
 like($out, qr/^norm\b.*again in backward$/m, 'and what is made again');
 like($out, qr/^activations alive at once, MB: [\d.]+/m, 'and the least memory');
-refused('a plan over the limit', 1, qr/bytes.*the limit is 60000000.*activations \d+/,
+refused('a plan over the limit', 1, qr/bytes.*the limit is 60000000.*activations \d+.*pictures 5529600\)/,
 	'explain', 'small', '--train', '--frames', '8', '--limit', '60000000');
 refused('parameters over the limit', 1, qr/detector needs \d+ bytes, the limit is 1000 \(parameters \d+/,
 	'explain', 'small', '--limit', '1000');

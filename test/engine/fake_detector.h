@@ -25,6 +25,7 @@ struct EngDetector
 	float		score;
 	int32_t		label;
 	size_t		limit;			/* bytes, 0 = none */
+	size_t		pictures;		/* bytes, as the session says */
 	size_t		activations;	/* bytes that it keeps after inference */
 };
 
@@ -33,7 +34,10 @@ static int	fake_step_ms;
 static volatile int fake_stop;
 static bool fake_not_finite;
 static int	fake_detectors;
-static size_t fake_needs;		/* bytes of inference */
+static size_t fake_needs;		/* MiB of inference */
+static size_t fake_pictures;	/* bytes that the last inference was told */
+
+#define FAKE_WEIGHTS	((size_t) 4 << 20)	/* bytes */
 static uint32_t fake_flips;		/* bit i: frame i of the last step */
 static int32_t fake_width;
 static int32_t fake_boxes;
@@ -208,9 +212,11 @@ eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
 	int			i;
 
 	(void) frames;
-	if (detector->limit > 0 && 4 + fake_needs > detector->limit)
+	fake_pictures = detector->pictures;
+	if (detector->limit > 0 &&
+		FAKE_WEIGHTS + (fake_needs << 20) > detector->limit)
 		return eng_fail(status, ENG_NO_MEMORY, "batch of %d needs more", n);
-	detector->activations = fake_needs;
+	detector->activations = fake_needs << 20;
 	for (i = 0; i < n; i++)
 	{
 		out[i].boxes = detector->boxes;
@@ -225,7 +231,7 @@ void
 eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 {
 	memset(memory, 0, sizeof(*memory));
-	memory->parameters = 4;
+	memory->parameters = FAKE_WEIGHTS;
 	memory->activations = detector->activations;
 }
 
@@ -241,6 +247,12 @@ eng_detector_check_memory(const EngDetector *detector, EngStatus *status)
 	(void) detector;
 	(void) status;
 	return true;
+}
+
+void
+eng_detector_set_pictures(EngDetector *detector, size_t bytes)
+{
+	detector->pictures = bytes;
 }
 
 void

@@ -206,6 +206,9 @@ test_options(void)
 	refuse("small", "{\"min_size\":\"64\"}", 2, "a number");
 	refuse("small", "{\"min_size\":[]}", 2, "1 to 16 elements");
 	refuse("small", "{\"size_divisible\":48}", 2, "a multiple of 32");
+	refuse("small", "{\"size_divisible\":16}", 2, "from 32 to 1024");
+	refuse("small", "{\"box_roi_pool_sampling_ratio\":0}", 2, "from 1 to 8");
+	refuse("small", "{\"box_roi_pool_sampling_ratio\":-1}", 2, "from 1 to 8");
 	refuse("small", "{\"fixed_size\":[100]}", 2, "must have 2 elements");
 	refuse("small", "{\"fixed_size\":[100,0]}", 2, "from 1 to 16384");
 	refuse("small", "{\"_skip_resize\":1}", 2, "true or false");

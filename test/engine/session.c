@@ -415,7 +415,8 @@ test_memory_limit(void)
 	}
 	tap_ok(reply.kind == ENG_KIND_ERROR &&
 		   strcmp(reply_text(&reply, "code"), "no_memory") == 0 &&
-		   strpbrk(reply_text(&reply, "message"), "0123456789") != NULL,
+		   strstr(reply_text(&reply, "message"), "pictures ") != NULL &&
+		   strstr(reply_text(&reply, "message"), "pictures 0") == NULL,
 		   "a plan over the memory limit is refused: %s",
 		   reply_text(&reply, "message"));
 	reply_free(&reply);

@@ -4,6 +4,7 @@
  */
 #include "session_server.h"
 
+/* The limit is in MiB. */
 static const char *
 load_named(const char *name, int limit)
 {
@@ -11,7 +12,7 @@ load_named(const char *name, int limit)
 
 	snprintf(json, sizeof(json),
 			 "{\"architecture\":\"small\",\"mode\":\"infer\",\"init\":true,"
-			 "\"weights\":\"%s\",\"memory_limit\":%d}", name, limit);
+			 "\"weights\":\"%s\",\"memory_limit\":%d}", name, limit << 20);
 	return json;
 }
 
@@ -204,6 +205,53 @@ test_limit(void)
 	tap_ok(fake_detectors == 0, "all freed");
 }
 
+/* Two pictures without a name, within a limit in bytes. */
+static Reply
+detect_within(Server *server, int limit)
+{
+	char		json[200];
+
+	snprintf(json, sizeof(json), "{\"architecture\":\"small\",\"mode\":\"infer\","
+			 "\"init\":true,\"memory_limit\":%d}", limit);
+	code_of(server, ENG_KIND_LOAD, json, NULL);
+	snprintf(json, sizeof(json), "{\"frames\":["
+			 "{\"frame_id\":71,\"bytes\":%zu},{\"frame_id\":72,\"bytes\":%zu}]}",
+			 jpeg_bytes[0], jpeg_bytes[1]);
+	return client_call(server->fd, ENG_KIND_DETECT, json, &jpegs);
+}
+
+/* What the feed decodes ahead counts, and is refused before it is made. */
+static void
+test_pictures(void)
+{
+	int			all = ENG_PROTOCOL_AHEAD * 3 * (64 * 48 + 80 * 56);
+	Server		server;
+	Reply		reply;
+
+	server_start(&server);
+	reply = detect_within(&server, 0);
+	tap_ok(reply.kind == ENG_KIND_OK && fake_pictures == (size_t) all,
+		   "pictures of all messages that are held count: %zu",
+		   fake_pictures);
+	reply_free(&reply);
+	fake_pictures = 0;
+	code_of(&server, ENG_KIND_LOAD, load_named("a", 9), NULL);
+	tap_ok(strcmp(detect_code(&server, "a"), "ok") == 0 &&
+		   fake_pictures == (size_t) all, "for named weights too");
+	reply = detect_within(&server, all);
+	tap_ok(strcmp(reply_text(&reply, "message"), "batch of 2 needs more") == 0,
+		   "pictures within the limit reach the detector");
+	reply_free(&reply);
+	reply = detect_within(&server, all - 1);
+	tap_ok(reply.kind == ENG_KIND_ERROR &&
+		   strcmp(reply_text(&reply, "code"), "no_memory") == 0 &&
+		   json_integer_value(json_object_get(reply.json, "frame_id")) == 72,
+		   "more than the limit is not decoded: %s",
+		   reply_text(&reply, "message"));
+	reply_free(&reply);
+	server_join(&server);
+}
+
 int
 main(void)
 {
@@ -211,6 +259,7 @@ main(void)
 	test_names();
 	test_answers();
 	test_limit();
+	test_pictures();
 	eng_buffer_free(&jpegs);
 	return tap_done();
 }

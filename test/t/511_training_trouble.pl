@@ -50,7 +50,7 @@ is($node->safe_psql('postgres', $states), $kept, 'and loses nothing');
 $node->append_conf('postgresql.conf', "avcurate.engine_memory_limit = '64MB'");
 $node->reload;
 $job = train('m', '{"max_steps": 2, "batch_size": 8}');
-like(error_of($job), qr/batch of 8 at 160x96 needs \d+ bytes, the limit is 67108864 \(parameters \d+, gradients \d+, optimizer \d+, activations \d+, workspace \d+, kernels \d+, boxes \d+\)/,
+like(error_of($job), qr/batch of 8 at 160x96 needs \d+ bytes, the limit is 67108864 \(parameters \d+, gradients \d+, optimizer \d+, activations \d+, workspace \d+, kernels \d+, boxes \d+, pictures \d+\)/,
 	'a plan over the limit is refused with the bytes of every part');
 $job = train('large', '{"max_steps": 2, "batch_size": 1}');
 like(error_of($job), qr/detector needs \d+ bytes, the limit is 67108864 \(parameters \d+, /, 'so are weights');

@@ -213,7 +213,7 @@ size_t
 eng_memory_total(const EngMemory *m)
 {
 	return m->parameters + m->gradients + m->optimizer + m->activations +
-		m->workspace + m->kernels + m->boxes;
+		m->workspace + m->kernels + m->boxes + m->pictures;
 }
 
 /*
@@ -228,10 +228,10 @@ check_memory(const EngDetector *detector, const EngMemory *m,
 	if (detector->memory_limit == 0 || total <= detector->memory_limit)
 		return true;
 	return eng_fail(status, ENG_NO_MEMORY,
-					"%s needs %zu bytes, the limit is %zu (parameters %zu, gradients %zu, optimizer %zu, activations %zu, workspace %zu, kernels %zu, boxes %zu)",
+					"%s needs %zu bytes, the limit is %zu (parameters %zu, gradients %zu, optimizer %zu, activations %zu, workspace %zu, kernels %zu, boxes %zu, pictures %zu)",
 					what, total, detector->memory_limit, m->parameters,
 					m->gradients, m->optimizer, m->activations, m->workspace,
-					m->kernels, m->boxes);
+					m->kernels, m->boxes, m->pictures);
 }
 
 bool
@@ -317,16 +317,19 @@ eng_detector_plan(EngDetector *detector, EngSize padded, int32_t n,
 		.freeze_norm = detector->optimizer.freeze_norm
 	};
 	EngKeptPlan *kept = NULL;
+	EngStatus	first = {ENG_OK, ""};
 	int			i;
 
 	detector->current = NULL;
 	for (i = 0; i < ENG_PLANS_KEPT; i++)
 		if (matches(&detector->plans[i], padded, n, train))
 			kept = &detector->plans[i];
+	/* pictures may have grown since the plan was made */
+	if (kept != NULL && !eng_detector_check_memory(detector, &first))
+		kept = NULL;
 	if (kept == NULL)
 	{
-		EngStatus	first = {ENG_OK, ""};
-
+		memset(&first, 0, sizeof(first));
 		kept = least_used(detector);
 		if (!make_plan(detector, kept, &request, &first))
 		{
@@ -378,6 +381,7 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 			memory->optimizer += p->trained * sizeof(float);
 	memory->activations = detector->arena_size;
 	memory->workspace = detector->workspace_size;
+	memory->pictures = detector->pictures;
 	if (detector->current != NULL)
 		memory->alive = detector->current->plan->live_peak;
 	for (i = 0; i < ENG_PLANS_KEPT; i++)
@@ -417,6 +421,12 @@ void
 eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
 {
 	detector->memory_limit = limit;
+}
+
+void
+eng_detector_set_pictures(EngDetector *detector, size_t bytes)
+{
+	detector->pictures = bytes;
 }
 
 int32_t

@@ -188,6 +188,7 @@ typedef struct EngMemory
 	size_t		workspace;
 	size_t		kernels;		/* packed weights and the like */
 	size_t		boxes;			/* anchors, proposals, matches, scores */
+	size_t		pictures;		/* decoded, as eng_detector_set_pictures said */
 } EngMemory;
 
 extern void eng_detector_memory(const EngDetector *detector,
@@ -208,6 +209,12 @@ extern EngType eng_detector_precision(const EngDetector *detector);
 /* Refuse plans that need more than limit bytes in all; 0: no limit. */
 extern void eng_detector_set_memory_limit(EngDetector *detector,
 										  size_t limit);
+
+/*
+ * Bytes of decoded pictures that the caller holds for the detector: they
+ * count in the limit from the next call on.
+ */
+extern void eng_detector_set_pictures(EngDetector *detector, size_t bytes);
 
 /* Whether weights, gradients and optimizer alone are within the limit. */
 extern bool eng_detector_check_memory(const EngDetector *detector,

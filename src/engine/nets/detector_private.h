@@ -34,6 +34,7 @@ struct EngDetector
 	uint8_t    *workspace;
 	size_t		workspace_size;
 	size_t		memory_limit;
+	size_t		pictures;		/* bytes that the caller holds */
 	EngType		precision;		/* of activations */
 	float	   *stage;			/* a stage's values as floats, or NULL */
 	EngOptimizerConfig optimizer;
