@@ -40,8 +40,8 @@ WARNINGS     = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
                -Wno-missing-field-initializers
 PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
-# loops over pixels: compilers do many samples at once from here on
-src/image/measure.o src/image/resize.o: override CFLAGS += -O3
+# loops over pixels and hashes: compilers do many at once from here on
+src/image/measure.o src/image/resize.o src/search/cover.o: override CFLAGS += -O3
 SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lutf8proc -lz -lm
 ENGINE_OPT   = -O3 -g
 ENGINE_CFLAGS = -std=gnu99 $(WARNINGS) -Werror=implicit -fopenmp -fPIC -pthread \
@@ -51,7 +51,7 @@ ENGINE_LIBS   = -ldnnl -lturbojpeg -ljansson -fopenmp -pthread -lm -ldl
 ENGINE_OBJS   = $(ENGINE_SRCS:%.c=build/obj/%.o)
 ENGINE_LIB    = build/libengine.a
 # plain C of the server's side, tested without a server
-PLAIN_SRCS    = $(wildcard src/datasets/scene*.c src/clip/*.c)
+PLAIN_SRCS    = $(wildcard src/datasets/scene*.c src/clip/*.c) src/search/cover.c
 PLAIN_OBJS    = $(PLAIN_SRCS:%.c=build/obj/%.o)
 PLAIN_LIBS    = -lutf8proc -lz
 

@@ -24,6 +24,18 @@ CREATE FUNCTION avcurate.dhash_scaled(image bytea) RETURNS bit(64)
 COMMENT ON FUNCTION avcurate.dhash_scaled(bytea) IS
 	'difference hash of the image decoded at 1/8: faster, comparable only with itself';
 
+CREATE FUNCTION avcurate.dhash256(image bytea) RETURNS bit(256)
+	AS 'MODULE_PATHNAME', 'avc_dhash256'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 5000;
+COMMENT ON FUNCTION avcurate.dhash256(bytea) IS
+	'the finer difference hash, equal to imagehash.dhash of the decoded image with hash_size 16';
+
+CREATE FUNCTION avcurate.dhash256_scaled(image bytea) RETURNS bit(256)
+	AS 'MODULE_PATHNAME', 'avc_dhash256_scaled'
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1500;
+COMMENT ON FUNCTION avcurate.dhash256_scaled(bytea) IS
+	'the finer difference hash of the image decoded at 1/8: faster, comparable only with itself';
+
 CREATE FUNCTION avcurate.hamming(a bit, b bit) RETURNS integer
 	AS 'MODULE_PATHNAME', 'avc_hamming'
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;

@@ -211,13 +211,15 @@ deparse(const AvcDataset *dataset, Node *expression)
 }
 
 /*
- * Typmod of the expression, or -1.  Results of functions carry none, but our
- * hashes are 64 bits wide, and a column may as well say so.
+ * Typmod of the expression, or -1.  Results of functions carry none, but the
+ * width of our hashes is known, and a column may as well say it.
  */
 static int32
 find_typmod(Node *node)
 {
-	static const char *const hashes[] = {"dhash", "dhash_scaled"};
+	static const char *const hashes[] = {
+		"dhash", "dhash_scaled", "dhash256", "dhash256_scaled"
+	};
 	Oid			function;
 	int			i;
 
@@ -229,7 +231,7 @@ find_typmod(Node *node)
 	for (i = 0; i < lengthof(hashes); i++)
 	{
 		if (strcmp(get_func_name(function), hashes[i]) == 0)
-			return 64;
+			return i < 2 ? 64 : 256;
 	}
 	return -1;
 }

@@ -28,7 +28,7 @@
 
 #define KEEP_BYTES (8 * 1024 * 1024)	/* between transactions */
 #define POINTER_SECONDS 1.0
-#define HASH_SIDE 8
+#define MAX_HASH_SIDE 16
 #define THUMBNAIL_QUALITY 85
 
 typedef struct Samples
@@ -49,7 +49,7 @@ typedef struct PictureCache
 	MemoryContext context;
 	EngJpegDecoder *decoder;
 	EngJpegEncoder *encoder;	/* NULL until a thumbnail is made */
-	EngResizer *resizers[AVC_PICTURE_FORMS];
+	EngResizer *resizers[AVC_PICTURE_FORMS][AVC_HASHES];
 	bool		has_file;
 	struct varlena *file;		/* the last image; not toasted */
 	bool		has_pointer;
@@ -92,11 +92,13 @@ static void
 free_cache(void)
 {
 	int			form;
+	int			kind;
 
 	eng_jpeg_decoder_free(cache->decoder);
 	eng_jpeg_encoder_free(cache->encoder);
 	for (form = 0; form < AVC_PICTURE_FORMS; form++)
-		eng_resizer_free(cache->resizers[form]);
+		for (kind = 0; kind < AVC_HASHES; kind++)
+			eng_resizer_free(cache->resizers[form][kind]);
 	MemoryContextDelete(cache->context);
 	cache = NULL;
 }
@@ -266,46 +268,46 @@ avc_picture(Datum image, AvcPictureForm form)
 /* ---- hash ------------------------------------------------------------ */
 
 /*
- * Difference hash of a picture: shrink its grey to 9 x 8, then one bit for
- * each pixel and its right neighbour, 1 where the neighbour is brighter; rows
- * from the top, first bit first (imagehash.dhash).  The grey is that of the
- * decoded colours, not the file's own brightness channel, which differs by
- * rounding.
+ * Difference hash of a picture: shrink its grey to side + 1 by side pixels,
+ * then one bit for each and its right neighbour, 1 where the neighbour is
+ * brighter; rows from the top, first bit first (imagehash.dhash).  The grey is
+ * that of the decoded colours, not the file's own brightness channel, which
+ * differs by rounding.
  */
-static uint64
-difference_hash(EngResizer *resizer, const EngImage *picture)
+static void
+difference_hash(uint8 *bits, int side, EngResizer *resizer,
+				const EngImage *picture)
 {
-	uint8		cells[HASH_SIDE * (HASH_SIDE + 1)];
-	EngImage	small = {cells, HASH_SIDE + 1, HASH_SIDE, 1};
+	uint8		cells[MAX_HASH_SIDE * (MAX_HASH_SIDE + 1)];
+	EngImage	small = {cells, side + 1, side, 1};
 	EngStatus	status = {0};
-	uint64		hash = 0;
-	int			x;
-	int			y;
+	int			i;
 
 	if (!eng_resizer_run(resizer, &small, picture, ENG_RESIZE_LANCZOS, &status))
 		avc_picture_fail(&status);
-	for (y = 0; y < HASH_SIDE; y++)
-		for (x = 0; x < HASH_SIDE; x++)
-		{
-			const uint8 *cell = cells + y * (HASH_SIDE + 1) + x;
+	memset(bits, 0, side * side / BITS_PER_BYTE);
+	for (i = 0; i < side * side; i++)
+	{
+		const uint8 *cell = cells + i / side * (side + 1) + i % side;
 
-			hash = hash << 1 | (cell[1] > cell[0]);
-		}
-	return hash;
+		if (cell[1] > cell[0])
+			bits[i / BITS_PER_BYTE] |= 0x80 >> i % BITS_PER_BYTE;
+	}
 }
 
-uint64
-avc_picture_hash(Datum image, AvcPictureForm form)
+void
+avc_picture_hash(uint8 *bits, Datum image, AvcPictureForm form, AvcHash kind)
 {
 	const EngImage *picture = avc_picture(image, form);
+	EngResizer **resizer = &cache->resizers[form][kind];
 
-	if (cache->resizers[form] == NULL)
-		cache->resizers[form] = eng_resizer_create();
-	if (cache->resizers[form] == NULL)
+	if (*resizer == NULL)
+		*resizer = eng_resizer_create();
+	if (*resizer == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory while resizing a picture")));
-	return difference_hash(cache->resizers[form], picture);
+	difference_hash(bits, avc_hash_side(kind), *resizer, picture);
 }
 
 /* ---- thumbnail ------------------------------------------------------- */

@@ -25,8 +25,23 @@ typedef enum AvcPictureForm
  */
 extern const EngImage *avc_picture(Datum image, AvcPictureForm form);
 
-/* Difference hash of the image, shrunk from that form. */
-extern uint64 avc_picture_hash(Datum image, AvcPictureForm form);
+/* Difference hashes, by the sides of the picture that they are made of. */
+typedef enum AvcHash
+{
+	AVC_HASH_COARSE,			/* 8: 64 bits */
+	AVC_HASH_FINE,				/* 16: 256 bits */
+	AVC_HASHES
+} AvcHash;
+
+static inline int
+avc_hash_side(AvcHash kind)
+{
+	return kind == AVC_HASH_FINE ? 16 : 8;
+}
+
+/* Difference hash of the image, shrunk from that form: side x side bits. */
+extern void avc_picture_hash(uint8 *bits, Datum image, AvcPictureForm form,
+							 AvcHash kind);
 
 /* The image as a JPEG of that width, or of its own if that is less. */
 extern bytea *avc_picture_thumbnail(Datum image, int width);

@@ -21,6 +21,8 @@ PG_FUNCTION_INFO_V1(avc_jpeg_width);
 PG_FUNCTION_INFO_V1(avc_jpeg_height);
 PG_FUNCTION_INFO_V1(avc_dhash);
 PG_FUNCTION_INFO_V1(avc_dhash_scaled);
+PG_FUNCTION_INFO_V1(avc_dhash256);
+PG_FUNCTION_INFO_V1(avc_dhash256_scaled);
 PG_FUNCTION_INFO_V1(avc_hamming);
 PG_FUNCTION_INFO_V1(avc_brightness);
 PG_FUNCTION_INFO_V1(avc_sharpness);
@@ -29,7 +31,6 @@ PG_FUNCTION_INFO_V1(avc_thumbnail);
 
 /* Header bytes fetched at first; most frame headers lie within. */
 #define HEADER_SLICE 4096
-#define HASH_BITS 64
 
 /* ---- header ---------------------------------------------------------- */
 
@@ -74,30 +75,41 @@ avc_jpeg_height(PG_FUNCTION_ARGS)
 /* ---- hashes ---------------------------------------------------------- */
 
 static Datum
-hash_datum(uint64 hash)
+hash_datum(Datum image, AvcPictureForm form, AvcHash kind)
 {
-	VarBit	   *bits = palloc0(VARBITTOTALLEN(HASH_BITS));
-	int			i;
+	int			bits = avc_hash_side(kind) * avc_hash_side(kind);
+	VarBit	   *hash = palloc0(VARBITTOTALLEN(bits));
 
-	SET_VARSIZE(bits, VARBITTOTALLEN(HASH_BITS));
-	VARBITLEN(bits) = HASH_BITS;
-	for (i = 0; i < HASH_BITS / BITS_PER_BYTE; i++)
-		VARBITS(bits)[i] = hash >> (HASH_BITS - BITS_PER_BYTE * (i + 1));
-	return VarBitPGetDatum(bits);
+	SET_VARSIZE(hash, VARBITTOTALLEN(bits));
+	VARBITLEN(hash) = bits;
+	avc_picture_hash(VARBITS(hash), image, form, kind);
+	return VarBitPGetDatum(hash);
 }
 
 Datum
 avc_dhash(PG_FUNCTION_ARGS)
 {
-	return hash_datum(avc_picture_hash(PG_GETARG_DATUM(0),
-									   AVC_PICTURE_COLOUR));
+	return hash_datum(PG_GETARG_DATUM(0), AVC_PICTURE_COLOUR, AVC_HASH_COARSE);
 }
 
 Datum
 avc_dhash_scaled(PG_FUNCTION_ARGS)
 {
-	return hash_datum(avc_picture_hash(PG_GETARG_DATUM(0),
-									   AVC_PICTURE_SMALL_GREY));
+	return hash_datum(PG_GETARG_DATUM(0), AVC_PICTURE_SMALL_GREY,
+					  AVC_HASH_COARSE);
+}
+
+Datum
+avc_dhash256(PG_FUNCTION_ARGS)
+{
+	return hash_datum(PG_GETARG_DATUM(0), AVC_PICTURE_COLOUR, AVC_HASH_FINE);
+}
+
+Datum
+avc_dhash256_scaled(PG_FUNCTION_ARGS)
+{
+	return hash_datum(PG_GETARG_DATUM(0), AVC_PICTURE_SMALL_GREY,
+					  AVC_HASH_FINE);
 }
 
 Datum

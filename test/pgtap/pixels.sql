@@ -17,15 +17,15 @@ CREATE TEMP TABLE one AS
 	SELECT image_bytes AS image FROM pixel_frames ORDER BY frame_id LIMIT 1;
 
 -- ---- properties ----
-SELECT is(count(*), 9::bigint, 'immutable, strict, parallel safe')
+SELECT is(count(*), 11::bigint, 'immutable, strict, parallel safe')
 FROM pg_proc p
 WHERE p.pronamespace = 'avcurate'::regnamespace
-	AND p.proname IN ('jpeg_width', 'jpeg_height', 'dhash', 'dhash_scaled', 'hamming',
+	AND p.proname IN ('jpeg_width', 'jpeg_height', 'dhash', 'dhash_scaled', 'dhash256', 'dhash256_scaled', 'hamming',
 		'brightness', 'sharpness', 'white_balance', 'thumbnail')
 	AND p.provolatile = 'i' AND p.proisstrict AND p.proparallel = 's';
 SELECT has_function('avcurate', f, a, f || ' exists')
 FROM (VALUES ('jpeg_width', '{bytea}'::name[]), ('jpeg_height', '{bytea}'), ('dhash', '{bytea}'),
-	('dhash_scaled', '{bytea}'), ('hamming', '{bit,bit}'), ('brightness', '{bytea}'),
+	('dhash_scaled', '{bytea}'), ('dhash256', '{bytea}'), ('dhash256_scaled', '{bytea}'), ('hamming', '{bit,bit}'), ('brightness', '{bytea}'),
 	('sharpness', '{bytea}'), ('white_balance', '{bytea}'), ('thumbnail', '{bytea,integer}')) v (f, a);
 
 -- ---- known answers ----
@@ -35,6 +35,8 @@ SELECT is(avcurate.jpeg_width(substr(image, 1, 200)), 160, 'the header alone is 
 SELECT ok(avcurate.dhash(NULL) IS NULL AND avcurate.brightness(NULL) IS NULL AND avcurate.thumbnail(NULL) IS NULL,
 	'NULL in, NULL out');
 SELECT is(length(avcurate.dhash(image)), 64, 'dhash has 64 bits') FROM one;
+SELECT is(length(avcurate.dhash256(image)), 256, 'dhash256 has 256') FROM one;
+SELECT ok(avcurate.hamming(avcurate.dhash256(image), avcurate.dhash256_scaled(image)) < 64, 'and much the same from the scaled picture') FROM one;
 SELECT is(count(DISTINCT avcurate.dhash(image_bytes)), count(*), 'different frames, different hashes') FROM pixel_frames;
 SELECT ok(bool_and(avcurate.dhash_scaled(image_bytes) = avcurate.dhash_scaled(image_bytes)), 'dhash_scaled') FROM pixel_frames;
 SELECT is(avcurate.hamming(B'10110', B'00111'), 2, 'hamming counts bits that differ');
@@ -71,7 +73,7 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN sqlstate || ' ' || sqlerrm;
 END $$;
 CREATE TEMP TABLE readers (f text);
-INSERT INTO readers VALUES ('dhash'), ('dhash_scaled'), ('brightness'), ('sharpness'), ('white_balance'), ('thumbnail');
+INSERT INTO readers VALUES ('dhash'), ('dhash_scaled'), ('dhash256'), ('dhash256_scaled'), ('brightness'), ('sharpness'), ('white_balance'), ('thumbnail');
 
 SELECT is(pg_temp.verdict(f, ''), '22000 image is empty', f || ': no bytes') FROM readers;
 SELECT is(pg_temp.verdict(f, '\x89504e470d0a1a0a0000000d49484452'), '22000 image is not a JPEG', f || ': a PNG') FROM readers;
@@ -253,7 +255,7 @@ RESET statement_timeout;
 SELECT :'have_frames'::boolean AS have_frames \gset
 \if :have_frames
 CREATE TEMP TABLE recorded AS
-	SELECT c[1] AS frame, c[2]::int AS width, c[3]::int AS height, ('x' || c[4])::bit(64) AS hash,
+	SELECT c[1] AS frame, c[2]::int AS width, c[3]::int AS height, ('x' || c[4])::bit(64) AS hash, ('x' || c[5])::bit(256) AS fine,
 		pg_read_binary_file(:'shared' || '/bdd100k/' || c[1]) AS image
 	FROM regexp_split_to_table(pg_read_file(:'shared' || '/golden/dhash.tsv'), '\n') WITH ORDINALITY AS l (line, n),
 		regexp_split_to_array(line, '\t') c
@@ -276,10 +278,11 @@ SELECT is_empty($$SELECT frame, avcurate.brightness(image), avcurate.sharpness(i
 		OR abs(avcurate.white_balance(image) - m.white_balance) > 0.01$$, 'measures of ten real frames');
 SELECT is(count(*), 40::bigint, 'recorded hashes') FROM recorded;
 SELECT is_empty($$SELECT frame FROM recorded WHERE avcurate.dhash(image) <> hash$$, 'dhash equals imagehash on every frame');
+SELECT is_empty($$SELECT frame FROM recorded WHERE avcurate.dhash256(image) <> fine$$, 'dhash256, too');
 SELECT is_empty($$SELECT frame FROM recorded WHERE (avcurate.jpeg_width(image), avcurate.jpeg_height(image)) <> (width, height)$$,
 	'sizes of real frames');
 \else
-SELECT skip('no recorded hashes of real frames in ' || :'shared', 4);
+SELECT skip('no recorded hashes of real frames in ' || :'shared', 5);
 \endif
 
 SELECT * FROM finish();

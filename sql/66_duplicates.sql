@@ -1,0 +1,32 @@
+-- ---- duplicates ------------------------------------------------------------
+
+CREATE FUNCTION avcurate.duplicate_groups(
+	dataset			regclass,
+	max_distance	integer	DEFAULT 10,
+	feature			name	DEFAULT NULL,
+	fine			name	DEFAULT NULL,
+	fine_distance	integer	DEFAULT 32,
+	prefer			name	DEFAULT NULL
+) RETURNS TABLE (
+	frame_id		bigint,
+	group_id		bigint,
+	keep			boolean,
+	distance		integer
+)
+	AS 'MODULE_PATHNAME', 'avc_duplicate_groups'
+	LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000000;
+COMMENT ON FUNCTION avcurate.duplicate_groups(regclass, integer, name, name, integer, name) IS
+	'frames that show the same as another: equal image_sha256, or dhash within max_distance bits and, where there is a feature of dhash256, that one within fine_distance; group_id is the frame that is kept, the first by "prefer" (most first) and frame_id';
+
+CREATE FUNCTION avcurate.mark_duplicates(
+	dataset			regclass,
+	max_distance	integer	DEFAULT 10,
+	feature			name	DEFAULT NULL,
+	fine			name	DEFAULT NULL,
+	fine_distance	integer	DEFAULT 32,
+	prefer			name	DEFAULT NULL
+) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'avc_mark_duplicates'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION avcurate.mark_duplicates(regclass, integer, name, name, integer, name) IS
+	'set column duplicate_of of a dataset: the frame that is kept for this one, NULL for frames that are kept; makes the column the first time, writes only rows that change and returns how many';

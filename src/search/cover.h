@@ -1,0 +1,51 @@
+/*
+ * search/cover.h
+ *		A greedy cover of 64-bit hashes: which are kept, who stands for whom.
+ *
+ * In the order given, a hash is kept if no hash kept before it is near it:
+ * at most max_distance bits differ and, where there are fine hashes, at most
+ * fine_distance of their 256 bits as well.  The others go to the nearest one
+ * kept before them, the first of several.  So every hash is near the one that
+ * stands for it, and no two that are kept are near each other.
+ *
+ * Exact, without a look at all pairs: a pair within d bits agrees, in one of
+ * m pieces of the hash, up to t bits, for any t with sum(t + 1) > d.  Hashes
+ * are filed by each piece and looked up under every value so close to their
+ * own (multi-index hashing: Norouzi, Punjani, Fleet, CVPR 2012).  Number of
+ * pieces and their t follow from what a sample says of the cost (as in GPH:
+ * Qin et al., ICDE 2018); where nothing is gained, all are compared.
+ *
+ * Plain C, so that it is tested without a server.
+ */
+#ifndef AVC_SEARCH_COVER_H
+#define AVC_SEARCH_COVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define AVC_COVER_BITS 64
+#define AVC_COVER_FINE_WORDS 4
+
+typedef struct AvcCover
+{
+	uint32_t	count;			/* hashes, less than 2^31 */
+	int			max_distance;	/* 0 .. 64 */
+	int			fine_distance;	/* 0 .. 256 */
+	uint64_t   *hashes;			/* (count); their bits change places */
+	const uint64_t *fine;		/* (count, 4), or NULL */
+	uint32_t   *leaders;		/* result (count): who stands for each, itself
+								 * if it is kept */
+	uint8_t    *distances;		/* result (count): to the leader */
+	void	   *workspace;		/* avc_cover_workspace() bytes, aligned to 8 */
+	void		(*breathe) (void);	/* called every few milliseconds; need not
+									 * come back */
+} AvcCover;
+
+/* Bytes of workspace for so many hashes: about 15 for each, and 17 MB. */
+extern size_t avc_cover_workspace(uint32_t count);
+
+/* Fill in leaders and distances. */
+extern void avc_cover(AvcCover *cover);
+
+#endif							/* AVC_SEARCH_COVER_H */
