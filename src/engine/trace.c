@@ -13,11 +13,11 @@
 const char	eng_trace_help[] =
 "Usage: avcurate-engine trace CASE.safetensors OUT.safetensors [options]\n"
 "\n"
-"Runs a recorded case (single operations, or a whole detector) and writes\n"
+"Runs a recorded case (single operations, a whole detector or CLIP) and writes\n"
 "every output that the case holds, under its name and in its form.\n"
 "\n"
 "  --backend ref|cpu    what computes it (default cpu)\n"
-"  --precision f32|bf16 of a detector's activations (default f32)\n"
+"  --precision f32|bf16 of activations (default f32)\n"
 "  --threads N          threads, 0 for all processors (default 0)\n"
 "  --frames DIR         folder that frame names of the case are relative to\n"
 "  --free               inference: later stages take what earlier ones gave,\n"
@@ -113,6 +113,8 @@ run_case(EngTraceCase *trace, const EngTraceOptions *options)
 		return trace_operations(trace, options);
 	if (strcmp(kind, "faster_rcnn_golden") == 0)
 		return eng_trace_detector(trace, options);
+	if (strcmp(kind, "clip_golden") == 0)
+		return eng_trace_clip(trace, options);
 	return eng_fail(eng_trace_status(trace), ENG_UNSUPPORTED,
 					"cases of kind \"%s\" cannot be run", kind);
 }

@@ -9,13 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/core/random.h"
-#include "engine/io/file.h"
 #include "engine/trace_net.h"
 #include "engine/trace_steps.h"
-#include "image/jpeg.h"
-
-#define FRAME_LIMIT ((size_t) 1 << 28)	/* bytes of a JPEG */
 
 /* ---- configuration ----------------------------------------------------------- */
 
@@ -139,39 +134,10 @@ set_optimizer(EngTraceNet *net)
 
 /* ---- weights ------------------------------------------------------------------- */
 
-static inline uint64_t
-mix(uint64_t z)
-{
-	z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-	return z ^ (z >> 31);
-}
-
-/* value[i] = base + t * bound, t in [-1, 1) from the name, seed and i. */
-static void
-weights_by_rule(float *value, int64_t count, const char *name, uint64_t seed,
-				const float rule[2])
-{
-	const uint64_t gamma = UINT64_C(0x9E3779B97F4A7C15);
-	uint64_t	key = eng_random_name(name) ^ (seed * gamma);
-
-	for (int64_t i = 0; i < count; i++)
-	{
-		uint64_t	z = mix(key + ((uint64_t) i + 1) * gamma);
-		float		t = (float) ((double) (z >> 40) * 0x1p-23 - 1.0);
-
-		value[i] = t * rule[1];
-		if (rule[0] != 0.0f)
-			value[i] = rule[0] + value[i];
-	}
-}
-
 static bool
 set_weights(EngTraceNet *net)
 {
 	EngTraceCase *trace = net->trace;
-	uint64_t	seed = (uint64_t) integer_of(eng_trace_config(trace), "seed",
-											 0);
 	int32_t		n = eng_detector_parameter_count(net->detector);
 
 	for (int32_t i = 0; i < n; i++)
@@ -182,22 +148,8 @@ set_weights(EngTraceNet *net)
 		eng_detector_parameter_info(net->detector, i, &info);
 		if (info.is_counter)
 			continue;
-		if (eng_trace_has(trace, "value.%s", info.name))
-			value = eng_trace_floats(trace, "value.%s", info.name);
-		else
-		{
-			float	   *rule = eng_trace_floats(trace, "rule.%s", info.name);
-
-			value = eng_trace_alloc(trace, (size_t) info.count * 4);
-			if (rule == NULL || value == NULL)
-				return false;
-			weights_by_rule(value, info.count, info.name, seed, rule);
-		}
-		if (value == NULL ||
-			(eng_trace_has(trace, "value.%s", info.name) &&
-			 !eng_trace_expect(trace, info.count, "value.%s", info.name)) ||
-			(eng_trace_has(trace, "rule.%s", info.name) &&
-			 !eng_trace_expect(trace, 2, "rule.%s", info.name)))
+		value = eng_trace_weights(trace, info.name, info.count);
+		if (value == NULL)
 			return false;
 		if (!eng_detector_parameter_write(net->detector, i, ENG_PART_VALUE,
 										  value))
@@ -208,44 +160,6 @@ set_weights(EngTraceNet *net)
 }
 
 /* ---- frames ---------------------------------------------------------------------- */
-
-/* Decode a frame that the case names. */
-static bool
-read_frame(EngTraceNet *net, EngFrame *frame, const char *folder,
-		   const char *name)
-{
-	EngStatus  *status = eng_trace_status(net->trace);
-	EngBuffer	file = {NULL, 0, 0};
-	EngJpegDecoder *decoder = NULL;
-	EngJpegInfo info;
-	EngImage	image;
-	char		path[4096];
-	bool		done = false;
-
-	if (folder == NULL)
-		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"the case needs frame \"%s\": say --frames", name);
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	memset(&image, 0, sizeof(image));
-	decoder = eng_jpeg_decoder_create(status);
-	if (decoder != NULL && eng_file_read(path, FRAME_LIMIT, &file, status) &&
-		eng_jpeg_read_header(&info, file.data, file.size, status))
-	{
-		image.width = info.width;
-		image.height = info.height;
-		image.channels = 3;
-		image.pixels = eng_trace_alloc(net->trace,
-									   (size_t) info.width * info.height * 3);
-		done = image.pixels != NULL &&
-			eng_jpeg_decode(decoder, &image, file.data, file.size, 1, status);
-	}
-	frame->rgb = image.pixels;
-	frame->width = image.width;
-	frame->height = image.height;
-	eng_jpeg_decoder_free(decoder);
-	eng_buffer_free(&file);
-	return done;
-}
 
 static bool
 load_frame(EngTraceNet *net, int32_t i, const json_t *image,
@@ -266,8 +180,17 @@ load_frame(EngTraceNet *net, int32_t i, const json_t *image,
 		frame->height = (int32_t) tensor->shape[0];
 		frame->width = (int32_t) tensor->shape[1];
 	}
-	else if (!read_frame(net, frame, folder, text_of(image, "frame")))
-		return false;
+	else
+	{
+		EngImage	picture;
+
+		if (!eng_trace_read_frame(trace, folder, text_of(image, "frame"),
+								  &picture))
+			return false;
+		frame->rgb = picture.pixels;
+		frame->width = picture.width;
+		frame->height = picture.height;
+	}
 	tensor = eng_trace_tensor(trace, "boxes.%d", i);
 	frame->boxes = eng_trace_floats(trace, "boxes.%d", i);
 	frame->labels = eng_trace_ints(trace, "labels.%d", i);

@@ -7,6 +7,7 @@
 
 #include "engine/core/backend.h"
 #include "engine/trace_case.h"
+#include "image/image.h"
 
 /* How a case is to be run. */
 typedef struct EngTraceOptions
@@ -16,7 +17,7 @@ typedef struct EngTraceOptions
 	const char *frames;			/* folder that frame names are relative to */
 	bool		free_running;	/* inference without recorded proposals */
 	bool		draw;			/* training without recorded samples */
-	EngType		precision;		/* of a detector's activations */
+	EngType		precision;		/* of activations */
 } EngTraceOptions;
 
 /*
@@ -39,5 +40,19 @@ extern EngTraceStep eng_trace_find_layer(const char *name);
 /* trace_net.c: a whole detector. */
 extern bool eng_trace_detector(EngTraceCase *trace,
 							   const EngTraceOptions *options);
+
+/* trace_clip.c: both towers of CLIP. */
+extern bool eng_trace_clip(EngTraceCase *trace,
+						   const EngTraceOptions *options);
+
+/*
+ * trace_material.c: the recorded values of a parameter, or those that the
+ * formula makes of its name; NULL: status is set.
+ */
+extern float *eng_trace_weights(EngTraceCase *trace, const char *name,
+								int64_t count);
+/* Decode a frame that the case names; pixels live as long as the case. */
+extern bool eng_trace_read_frame(EngTraceCase *trace, const char *folder,
+								 const char *name, EngImage *image);
 
 #endif

@@ -33,8 +33,20 @@ typedef struct AxisWeights
 	int32_t		most;			/* largest possible count */
 	int32_t		in;				/* samples; 0 = nothing made yet */
 	int32_t		out;
+	int32_t		whole;			/* samples of the whole result, of which out
+								 * from begin on are made */
+	int32_t		begin;
 	EngResizeFilter filter;
 } AxisWeights;
+
+/* One axis of a request. */
+typedef struct AxisSizes
+{
+	int32_t		in;
+	int32_t		out;
+	int32_t		whole;
+	int32_t		begin;
+} AxisSizes;
 
 struct EngResizer
 {
@@ -141,7 +153,7 @@ weigh_output(AxisWeights *axis, int32_t i, int32_t in, double scale,
 {
 	double		stretch = scale > 1.0 ? scale : 1.0;
 	double		support = filter_support(filter) * stretch;
-	double		centre = (i + 0.5) * scale;
+	double		centre = (axis->begin + i + 0.5) * scale;
 	double		sum = 0.0;
 	int32_t		low = (int32_t) (centre - support + 0.5);
 	int32_t		high = (int32_t) (centre + support + 0.5);
@@ -191,17 +203,21 @@ narrow_weights(AxisWeights *axis)
 
 /* Make the weights, unless they are there from the last picture. */
 static bool
-make_weights(AxisWeights *axis, int32_t out, int32_t in,
+make_weights(AxisWeights *axis, const AxisSizes *sizes,
 			 EngResizeFilter filter)
 {
-	double		scale = (double) in / out;
+	int32_t		in = sizes->in;
+	int32_t		out = sizes->out;
+	double		scale = (double) in / sizes->whole;
 	double		stretch = scale > 1.0 ? scale : 1.0;
 	double	   *value = NULL;
 	int32_t		i;
 
-	if (axis->in == in && axis->out == out && axis->filter == filter)
+	if (axis->in == in && axis->out == out && axis->filter == filter &&
+		axis->whole == sizes->whole && axis->begin == sizes->begin)
 		return true;
 	free_weights(axis);
+	axis->begin = sizes->begin;
 	if (alloc_weights(axis, out, filter_support(filter) * stretch))
 		value = malloc(sizeof(double) * axis->most);
 	if (value == NULL)
@@ -213,6 +229,7 @@ make_weights(AxisWeights *axis, int32_t out, int32_t in,
 		weigh_output(axis, i, in, scale, filter, value);
 	free(value);
 	axis->out = out;
+	axis->whole = sizes->whole;
 	axis->filter = filter;
 	if (!narrow_weights(axis))
 	{
@@ -384,20 +401,25 @@ grow(EngResizer *resizer, size_t bytes, int32_t width)
 	return resizer->capacity >= bytes && resizer->row_width >= width;
 }
 
+/* Whether a pass would change nothing. */
+static bool
+is_copy(const AxisSizes *axis)
+{
+	return axis->whole == axis->in && axis->out == axis->in;
+}
+
 static bool
 run_passes(EngResizer *resizer, EngImage *out, const EngImage *in,
+		   const AxisSizes *across, const AxisSizes *down,
 		   EngResizeFilter filter)
 {
 	EngImage	middle = *out;
-	bool		is_across = in->width != out->width ||
-		is_grey_of_colour(out, in);
-	bool		is_down = in->height != out->height;
+	bool		is_across = !is_copy(across) || is_grey_of_colour(out, in);
+	bool		is_down = !is_copy(down);
 
-	if (is_across &&
-		!make_weights(&resizer->across, out->width, in->width, filter))
+	if (is_across && !make_weights(&resizer->across, across, filter))
 		return false;
-	if (is_down &&
-		!make_weights(&resizer->down, out->height, in->height, filter))
+	if (is_down && !make_weights(&resizer->down, down, filter))
 		return false;
 	if (!is_across)
 		return vertical_pass(out, in, &resizer->down);
@@ -437,22 +459,67 @@ eng_resizer_free(EngResizer *resizer)
 	free(resizer);
 }
 
-bool
-eng_resizer_run(EngResizer *resizer, EngImage *out, const EngImage *in,
-				EngResizeFilter filter, EngStatus *status)
+static bool
+run(EngResizer *resizer, EngImage *out, const EngImage *in,
+	const AxisSizes *across, const AxisSizes *down, EngResizeFilter filter,
+	EngStatus *status)
 {
 	if (!check_sizes(out, in, status))
 		return false;
-	if (in->width == out->width && in->height == out->height &&
-		in->channels == out->channels)
+	if (is_copy(across) && is_copy(down) && in->channels == out->channels)
 	{
 		memcpy(out->pixels, in->pixels, eng_image_bytes(in));
 		return true;
 	}
-	if (!run_passes(resizer, out, in, filter))
+	if (!run_passes(resizer, out, in, across, down, filter))
 		return eng_fail(status, ENG_NO_MEMORY,
 						"out of memory while resizing a picture");
 	return true;
+}
+
+bool
+eng_resizer_run(EngResizer *resizer, EngImage *out, const EngImage *in,
+				EngResizeFilter filter, EngStatus *status)
+{
+	AxisSizes	across = {in->width, out->width, out->width, 0};
+	AxisSizes	down = {in->height, out->height, out->height, 0};
+
+	return run(resizer, out, in, &across, &down, filter, status);
+}
+
+/* Half of an even or odd number, a half rounded to the even neighbour. */
+static int32_t
+half_to_even(int32_t x)
+{
+	return x % 4 == 3 ? x / 2 + 1 : x / 2;
+}
+
+bool
+eng_resizer_square(EngResizer *resizer, EngImage *out, const EngImage *in,
+				   EngStatus *status)
+{
+	int64_t		side = out->width;
+	AxisSizes	across = {in->width, out->width, out->width, 0};
+	AxisSizes	down = {in->height, out->height, out->height, 0};
+	int64_t		longer;
+
+	if (out->width != out->height || in->width < 1 || in->height < 1)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"cannot cut a square of %dx%d from a picture of %dx%d",
+						out->width, out->height, in->width, in->height);
+	longer = in->width > in->height ? side * in->width / in->height :
+		side * in->height / in->width;
+	if (longer > INT32_MAX / 8)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"picture of %dx%d is too narrow for a square",
+						in->width, in->height);
+	if (in->width > in->height)
+		across.whole = (int32_t) longer;
+	else
+		down.whole = (int32_t) longer;
+	across.begin = half_to_even(across.whole - out->width);
+	down.begin = half_to_even(down.whole - out->height);
+	return run(resizer, out, in, &across, &down, ENG_RESIZE_BICUBIC, status);
 }
 
 bool

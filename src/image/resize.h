@@ -39,4 +39,13 @@ bool		eng_resizer_run(EngResizer *resizer, EngImage *out,
 							const EngImage *in, EngResizeFilter filter,
 							EngStatus *status);
 
+/*
+ * The square in the middle of a picture, as OpenAI's CLIP sees it: the short
+ * side resized to out's, bicubic, the long one in proportion (rounded down),
+ * then a crop whose offsets round a half to the even number.  Only what is
+ * left of the picture is computed.  out is square.
+ */
+bool		eng_resizer_square(EngResizer *resizer, EngImage *out,
+							   const EngImage *in, EngStatus *status);
+
 #endif							/* ENG_IMAGE_RESIZE_H */

@@ -23,10 +23,18 @@
 #include "engine/ops/detection.h"
 #include "engine/status.h"
 
-#define ENG_BACKEND_VERSION	3
+#define ENG_BACKEND_VERSION	4
 
 typedef struct EngBackend EngBackend;
 typedef struct EngKernel EngKernel; /* a planned convolution or linear layer */
+
+/* What a linear layer of a transformer may end with. */
+typedef enum EngActivation
+{
+	ENG_ACTIVATION_NONE = 0,
+	ENG_ACTIVATION_QUICK_GELU,	/* x * sigmoid(1.702 x) */
+	ENG_ACTIVATION_GELU			/* x * Phi(x), by the error function */
+} EngActivation;
 
 typedef struct EngConvShape
 {
@@ -48,6 +56,10 @@ typedef struct EngConvShape
 	bool		add_data;		/* backward_data: dx += instead of dx = */
 	EngType		x_type;			/* of x and dx */
 	EngType		y_type;			/* of y and dy; x_type or ENG_F32 */
+	EngActivation activation;	/* linear, forward only: after the bias */
+	const float *lasting;		/* linear, forward only: the weights, if they
+								 * outlive the kernel; kernels of one array
+								 * may share what it is packed into */
 } EngConvShape;
 
 /* A linear layer is a convolution of k = 1 on (n, 1, 1, c). */
@@ -161,6 +173,49 @@ typedef struct EngStepOutcome
 	double		norm;			/* of the gradients, before clipping */
 	bool		updated;		/* losses and norm were finite: weights changed */
 } EngStepOutcome;
+
+/*
+ * Layer norm of each row: y = (x' - mean) / sqrt(var + eps) * weight + bias,
+ * x' = x + add, mean and biased variance of the row.
+ */
+typedef struct EngLayerNormArgs
+{
+	int64_t		rows;
+	int32_t		channels;
+	float		eps;
+	const float *x;				/* (rows, channels) */
+	const float *add;			/* the same, or NULL */
+	float	   *sum;			/* where x' goes; NULL without add */
+	void	   *y;
+	EngType		type;			/* of y */
+	const float *weight;		/* (channels) */
+	const float *bias;
+} EngLayerNormArgs;
+
+#define ENG_ATTENTION_TOKENS	320 /* at most */
+#define ENG_ATTENTION_SIZE		64
+
+/*
+ * y (n, tokens, heads, size): rows of softmax(q k' / sqrt(size)) v for each
+ * entry and head; qkv (n, tokens, 3, heads, size) holds q, k and v.
+ */
+typedef struct EngAttentionShape
+{
+	int32_t		n;
+	int32_t		tokens;			/* up to ENG_ATTENTION_TOKENS */
+	int32_t		heads;
+	int32_t		size;			/* of a head, up to ENG_ATTENTION_SIZE */
+	bool		causal;			/* a token sees none behind it */
+	EngType		type;			/* of qkv and y */
+} EngAttentionShape;
+
+/* Tokens of transformers, (n, tokens, channels). */
+typedef struct EngTokens
+{
+	int32_t		n;
+	int32_t		tokens;
+	int32_t		channels;
+} EngTokens;
 
 struct EngBackend
 {
@@ -284,6 +339,29 @@ struct EngBackend
 
 	/* operations between the networks; NULL: those of the host, in nets/ */
 	const struct EngRegionOps *regions;
+
+	/* transformers, forward only */
+	void		(*layer_norm) (EngBackend *backend,
+							   const EngLayerNormArgs *args);
+	void		(*attention) (EngBackend *backend, void *y, const void *qkv,
+							  const EngAttentionShape *shape);
+	/* y = (first; x) + positions, x (n, tokens - 1, channels) */
+	void		(*join_tokens) (EngBackend *backend, float *y,
+								const float *x, const float *first,
+								const float *positions,
+								const EngTokens *shape);
+	/* y = rows of table + positions; ids (n, tokens) are whole numbers */
+	void		(*embed_tokens) (EngBackend *backend, float *y,
+								 const float *ids, const float *table,
+								 const float *positions,
+								 const EngTokens *shape);
+	/*
+	 * y (n, channels): of each entry the token that has the largest id, the
+	 * first of them; ids NULL: the first token
+	 */
+	void		(*pick_tokens) (EngBackend *backend, EngType type, void *y,
+								const void *x, const float *ids,
+								const EngTokens *shape);
 };
 
 /* host.c: what backends whose memory is the host's have in common */

@@ -202,6 +202,9 @@ our_index(const EngParameter *parameter, int64_t i)
 			cells = (int64_t) parameter->map_size * parameter->map_size;
 			channels = parameter->shape[1] / cells;
 			break;
+		case ENG_LAYOUT_TURNED:
+			return i % parameter->shape[1] * parameter->shape[0] +
+				i / parameter->shape[1];
 		default:
 			return i;
 	}

@@ -21,6 +21,7 @@ typedef enum EngParameterLayout
 	ENG_LAYOUT_PLAIN = 0,		/* vectors, linear layers */
 	ENG_LAYOUT_CONV,			/* torch (O, I, k, k), here (O, k, k, I) */
 	ENG_LAYOUT_MAP_LINEAR,		/* torch (O, C * s * s), here (O, s, s, C) */
+	ENG_LAYOUT_TURNED,			/* torch (I, O), here (O, I) */
 	ENG_LAYOUT_COUNTER			/* one int64, not a float */
 } EngParameterLayout;
 

@@ -105,6 +105,10 @@ struct EngOp
 	int32_t		channels;		/* of the output */
 	bool		relu;
 	bool		sparse;			/* few rows of its gradient are not zero */
+	bool		by_cell;		/* linear: a row is a cell, not an entry */
+	bool		causal;			/* attention */
+	int32_t		heads;
+	EngActivation activation;
 	int32_t		weight;			/* parameter, -1: none */
 	int32_t		bias;
 	EngNormParameters norm;

@@ -116,6 +116,7 @@ set_operations(EngBackend *backend)
 	backend->norm_forward = eng_cpu_norm_forward;
 	backend->norm_backward = eng_cpu_norm_backward;
 	eng_cpu_map_operations(backend);
+	eng_cpu_token_operations(backend);
 	eng_cpu_update_operations(backend);
 }
 

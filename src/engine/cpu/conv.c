@@ -174,6 +174,8 @@ plan_forward(EngKernel *kernel, EngStatus *status)
 
 	shape.bias = kernel->shape.bias;
 	shape.relu = kernel->shape.relu;
+	shape.activation = kernel->shape.activation;
+	shape.shared = kernel->shape.lasting;
 	kernel->forward = eng_dnnl_conv_create(kernel->backend->state, &shape,
 										   status);
 	if (kernel->forward == NULL)
@@ -241,7 +243,8 @@ conv_forward(EngKernel *kernel, void *y, const void *x, const float *weight,
 			 EngStatus *status)
 {
 	if ((trains(&kernel->shape) || kernel->forward_version != version) &&
-		!eng_dnnl_conv_pack(kernel->forward, weight, workspace, status))
+		!eng_dnnl_conv_pack(kernel->forward, weight, version, workspace,
+							status))
 		return false;
 	kernel->forward_version = version;
 	return eng_dnnl_conv_run(kernel->forward, y, x, NULL, bias, workspace,
@@ -374,7 +377,7 @@ flipped_data(EngKernel *kernel, void *dx, const void *dy,
 	float	   *turned = take(&workspace, weight_bytes(&kernel->shape));
 
 	flip_weight(turned, weight, &kernel->shape);
-	return eng_dnnl_conv_pack(kernel->data, turned, workspace, status) &&
+	return eng_dnnl_conv_pack(kernel->data, turned, 0, workspace, status) &&
 		eng_dnnl_conv_run(kernel->data, dx, dy, NULL, NULL, workspace,
 						  status);
 }
@@ -390,7 +393,7 @@ native_data(EngKernel *kernel, void *dx, const void *dy, const float *weight,
 	const EngConvShape *s = &kernel->shape;
 	void	   *out = add ? take(&workspace, input_bytes(s)) : dx;
 
-	if (!eng_dnnl_conv_pack(kernel->data, weight, workspace, status) ||
+	if (!eng_dnnl_conv_pack(kernel->data, weight, 0, workspace, status) ||
 		!eng_dnnl_conv_run(kernel->data, out, dy, NULL, NULL, workspace,
 						   status))
 		return false;

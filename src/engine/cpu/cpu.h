@@ -104,8 +104,11 @@ extern void eng_cpu_norm_forward(EngBackend *backend,
 extern void eng_cpu_norm_backward(EngBackend *backend,
 								  const EngNormArgs *args);
 
-/* maps.c, update.c */
+/* maps.c, tokens.c, attention.c, update.c */
 extern void eng_cpu_map_operations(EngBackend *backend);
+extern void eng_cpu_token_operations(EngBackend *backend);
+extern void eng_cpu_attention(EngBackend *backend, void *y, const void *qkv,
+							  const EngAttentionShape *shape);
 extern void eng_cpu_update_operations(EngBackend *backend);
 
 #endif

@@ -1,6 +1,9 @@
 /*
  * engine/cpu/linear.c
  *		Linear layers, and 1x1 convolutions that are no more: sgemm in float.
+ *
+ * Weights that last are packed once, for an inner product: with few rows
+ * sgemm spends more on packing them in each call than on multiplying.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,7 +72,7 @@ eng_cpu_linear_plan(EngBackend *backend, const EngConvShape *shape,
 {
 	EngKernel  *kernel;
 
-	if (shape->x_type == ENG_BF16)
+	if (shape->x_type == ENG_BF16 || shape->lasting != NULL)
 		return eng_cpu_primitive_plan(backend, shape, true, status);
 	kernel = calloc(1, sizeof(EngKernel));
 	if (kernel == NULL)

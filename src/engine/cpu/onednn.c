@@ -15,10 +15,23 @@
 #error "this file is written for oneDNN 2.x"
 #endif
 
+/* What several inner products read that differ in their rows alone. */
+typedef struct SharedWeights
+{
+	struct SharedWeights *next;
+	const float *weight;		/* what is packed */
+	uint64_t	version;		/* 0: nothing yet */
+	dnnl_memory_desc_t layout;
+	void	   *data;
+	size_t		size;
+	int32_t		users;
+} SharedWeights;
+
 struct EngDnnl
 {
 	dnnl_engine_t engine;
 	dnnl_stream_t stream;
+	SharedWeights *shared;
 };
 
 struct EngDnnlConv
@@ -34,6 +47,7 @@ struct EngDnnlConv
 	dnnl_memory_t bias;
 	dnnl_memory_t scratchpad;
 	void	   *packed;			/* NULL: not kept */
+	SharedWeights *shared;		/* that packed belongs to, or NULL */
 	size_t		packed_size;
 	size_t		scratch_size;	/* of the primitive alone */
 	char		text[40];
@@ -207,7 +221,8 @@ create_attributes(dnnl_primitive_attr_t *attr, const EngDnnlShape *s,
 													   dnnl_scratchpad_mode_user),
 			   "set attributes", status))
 		return false;
-	if (s->what != ENG_DNNL_FORWARD || (!s->relu && !s->sum))
+	if (s->what != ENG_DNNL_FORWARD ||
+		(!s->relu && !s->sum && s->activation == ENG_ACTIVATION_NONE))
 		return true;
 	if (!check(dnnl_post_ops_create(&post), "make post-operations", status))
 		return false;
@@ -219,6 +234,15 @@ create_attributes(dnnl_primitive_attr_t *attr, const EngDnnlShape *s,
 		ok = check(dnnl_post_ops_append_eltwise(post, 1.0f,
 												dnnl_eltwise_relu, 0, 0),
 				   "append a ReLU", status);
+	if (ok && s->activation == ENG_ACTIVATION_QUICK_GELU)
+		ok = check(dnnl_post_ops_append_eltwise(post, 1.0f,
+												dnnl_eltwise_swish, 1.702f,
+												0),
+				   "append a quick GELU", status);
+	if (ok && s->activation == ENG_ACTIVATION_GELU)
+		ok = check(dnnl_post_ops_append_eltwise(post, 1.0f,
+												dnnl_eltwise_gelu_erf, 0, 0),
+				   "append a GELU", status);
 	if (ok)
 		ok = check(dnnl_primitive_attr_set_post_ops(*attr, post),
 				   "set post-operations", status);
@@ -356,6 +380,56 @@ create_memory(dnnl_memory_t *memory, const dnnl_memory_desc_t *md,
 				 "make a memory", status);
 }
 
+/*
+ * Join those that read the same array packed the same way, or be the first.
+ */
+static bool
+share(EngDnnlConv *conv, const dnnl_memory_desc_t *layout, EngStatus *status)
+{
+	SharedWeights *shared = conv->dnnl->shared;
+
+	while (shared != NULL && (shared->weight != conv->shape.shared ||
+							  !dnnl_memory_desc_equal(&shared->layout,
+													  layout)))
+		shared = shared->next;
+	if (shared == NULL)
+	{
+		shared = calloc(1, sizeof(*shared));
+		if (shared == NULL)
+			return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+		shared->weight = conv->shape.shared;
+		shared->layout = *layout;
+		shared->size = conv->packed_size;
+		shared->data = eng_arena_alloc(shared->size);
+		if (shared->data == NULL)
+		{
+			free(shared);
+			return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+		}
+		shared->next = conv->dnnl->shared;
+		conv->dnnl->shared = shared;
+	}
+	shared->users++;
+	conv->shared = shared;
+	conv->packed = shared->data;
+	return true;
+}
+
+static void
+stop_sharing(EngDnnlConv *conv)
+{
+	SharedWeights *shared = conv->shared;
+	SharedWeights **link = &conv->dnnl->shared;
+
+	if (--shared->users > 0)
+		return;
+	while (*link != shared)
+		link = &(*link)->next;
+	*link = shared->next;
+	eng_arena_free(shared->data, shared->size);
+	free(shared);
+}
+
 static bool
 create_memories(EngDnnlConv *conv, const Descriptors *d,
 				const_dnnl_primitive_desc_t pd, EngStatus *status)
@@ -370,7 +444,12 @@ create_memories(EngDnnlConv *conv, const Descriptors *d,
 	conv->packed_size = dnnl_memory_desc_get_size(packed);
 	conv->scratch_size = eng_align(dnnl_memory_desc_get_size(scratch));
 	/* what is not kept has its place in the workspace, behind the scratch */
-	if (conv->shape.keep)
+	if (conv->shape.shared != NULL)
+	{
+		if (!share(conv, packed, status))
+			return false;
+	}
+	else if (conv->shape.keep)
 	{
 		conv->packed = eng_arena_alloc(conv->packed_size);
 		if (conv->packed == NULL)
@@ -449,7 +528,10 @@ eng_dnnl_conv_free(EngDnnlConv *conv)
 		dnnl_primitive_destroy(conv->primitive);
 	if (conv->reorder != NULL)
 		dnnl_primitive_destroy(conv->reorder);
-	eng_arena_free(conv->packed, conv->packed_size);
+	if (conv->shared != NULL)
+		stop_sharing(conv);
+	else
+		eng_arena_free(conv->packed, conv->packed_size);
 	free(conv);
 }
 
@@ -463,6 +545,8 @@ eng_dnnl_conv_scratch(const EngDnnlConv *conv)
 size_t
 eng_dnnl_conv_packed(const EngDnnlConv *conv)
 {
+	if (conv->shared != NULL)
+		return conv->packed_size / (size_t) conv->shared->users;
 	return conv->packed != NULL ? conv->packed_size : 0;
 }
 
@@ -497,16 +581,22 @@ point_packed(EngDnnlConv *conv, void *scratch, EngStatus *status)
 }
 
 bool
-eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight, void *scratch,
-				   EngStatus *status)
+eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight, uint64_t version,
+				   void *scratch, EngStatus *status)
 {
 	dnnl_exec_arg_t args[2] = {
 		{DNNL_ARG_FROM, conv->plain}, {DNNL_ARG_TO, conv->weight}
 	};
 
-	return point(conv->plain, weight, status) &&
-		point_packed(conv, scratch, status) &&
-		execute(conv, conv->reorder, 2, args, status);
+	if (conv->shared != NULL && conv->shared->version == version)
+		return true;
+	if (!point(conv->plain, weight, status) ||
+		!point_packed(conv, scratch, status) ||
+		!execute(conv, conv->reorder, 2, args, status))
+		return false;
+	if (conv->shared != NULL)
+		conv->shared->version = version;
+	return true;
 }
 
 static bool

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/core/element.h"
+#include "engine/core/backend.h"
 #include "engine/status.h"
 
 typedef struct EngDnnl EngDnnl; /* engine and stream */
@@ -45,6 +45,9 @@ typedef struct EngDnnlShape
 	bool		sum;			/* add to the result instead of storing */
 	bool		linear;			/* an inner product: h = w = k = 1 */
 	bool		keep;			/* packed weights stay from run to run */
+	const float *shared;		/* keep: the weights, if what they are packed
+								 * into may serve others of this array too */
+	EngActivation activation;	/* forward only */
 	EngType		source_type;	/* of x or dx, and of packed weights */
 	EngType		target_type;	/* of y or dy */
 } EngDnnlShape;
@@ -62,15 +65,18 @@ extern EngDnnlConv *eng_dnnl_conv_create(EngDnnl *dnnl,
 										 EngStatus *status);
 extern void eng_dnnl_conv_free(EngDnnlConv *conv);
 extern size_t eng_dnnl_conv_scratch(const EngDnnlConv *conv);
+/* Bytes of packed weights; of those that are shared, its part. */
 extern size_t eng_dnnl_conv_packed(const EngDnnlConv *conv);
 extern const char *eng_dnnl_conv_text(const EngDnnlConv *conv);
 
 /*
  * Pack weights (oc, k, k, c) for FORWARD and DATA; unless they are kept, into
- * scratch, for the next run with it.
+ * scratch, for the next run with it.  Shared ones are packed by the first of
+ * those that call with this version.
  */
 extern bool eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight,
-							   void *scratch, EngStatus *status);
+							   uint64_t version, void *scratch,
+							   EngStatus *status);
 
 /*
  * FORWARD: out = y, a = x, bias; DATA: out = dx, a = dy;

@@ -11,6 +11,7 @@
 #include "engine/core/mirror.h"
 #include "engine/nets/detector_private.h"
 #include "engine/nets/nets.h"
+#include "engine/nets/plan_row.h"
 #include "engine/nets/region_ops.h"
 #include "engine/optim/optimizer.h"
 
@@ -457,42 +458,6 @@ eng_detector_profile(EngDetector *detector, bool on)
 	}
 }
 
-static EngPlanRow
-plan_row(const EngDetector *detector, const EngPlan *plan, const EngOp *op)
-{
-	EngPlanRow	row = {.kind = op->class->kind, .name = op->name,
-					   .kernel = ""};
-	int32_t		parameter = op->weight >= 0 ? op->weight :
-		op->class->kind == NULL || strcmp(op->class->kind, "norm") != 0 ? -1 :
-		op->norm.weight;
-
-	if (parameter >= 0)
-		row.name = detector->parameters.list[parameter].name;
-	if (op->output_count > 0)
-	{
-		const EngTensor *out = eng_op_out(plan, op, 0);
-
-		row.output[0] = out->n;
-		row.output[1] = out->h;
-		row.output[2] = out->w;
-		row.output[3] = out->c;
-	}
-	if (op->kernel != NULL)
-		row.kernel = plan->backend->kernel_text(op->kernel);
-	else if (op->folded >= 0)
-		row.kernel = op->input_count > 1 ? "folded, sum" : "folded";
-	row.again = op->again_before >= 0;
-	row.k = op->k;
-	row.stride = op->stride;
-	row.sparse = op->sparse && plan->request.train;
-	eng_plan_traffic(plan, op, &row.bytes_forward, &row.bytes_backward);
-	row.flops_forward = op->flops_forward;
-	row.flops_backward = op->flops_backward;
-	row.seconds_forward = op->seconds_forward;
-	row.seconds_backward = op->seconds_backward;
-	return row;
-}
-
 bool
 eng_detector_explain(EngDetector *detector, EngSize padded, int n, bool train,
 					 const EngPlanRow **rows, int32_t *count,
@@ -513,8 +478,7 @@ eng_detector_explain(EngDetector *detector, EngSize padded, int n, bool train,
 	if (detector->rows == NULL)
 		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
 	for (i = 0; i < kept->plan->op_count; i++)
-		detector->rows[i] = plan_row(detector, kept->plan,
-									 &kept->plan->ops[i]);
+		detector->rows[i] = eng_plan_row(kept->plan, &kept->plan->ops[i]);
 	*rows = detector->rows;
 	*count = kept->plan->op_count;
 	return true;

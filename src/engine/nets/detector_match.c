@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHOWN_NAMES		20		/* of each kind, in a message */
-#define SHOWN_BYTES		1100	/* of each kind, in a message */
+#include "engine/nets/misfit.h"
+
 #define BODY			"backbone.body."	/* before a ResNet's own names */
 
 static bool
@@ -227,91 +227,7 @@ match_file(EngMatch *match, const EngLoadOptions *options)
 	}
 }
 
-/* ---- what does not fit, in words ------------------------------------ */
-
-static void
-add_text(char *out, size_t size, const char *text)
-{
-	size_t		used = strlen(out);
-
-	snprintf(out + used, size - used, "%s", text);
-}
-
-static void
-describe_shape(char *out, size_t size, const int64_t *shape, int32_t rank)
-{
-	int32_t		i;
-
-	snprintf(out, size, "(");
-	for (i = 0; i < rank; i++)
-	{
-		char		number[32];
-
-		snprintf(number, sizeof(number), "%s%lld", i > 0 ? ", " : "",
-				 (long long) shape[i]);
-		add_text(out, size, number);
-	}
-	add_text(out, size, ")");
-}
-
-/*
- * One name, with both shapes if it is misshapen.
- */
-static void
-describe_one(const EngMatch *match, const EngParameter *misshapen,
-			 const char *name, char *out, size_t size)
-{
-	const EngFileTensor *tensor;
-	bool		is_old;
-	char		theirs[ENG_FILE_MAX_RANK * 24 + 8];
-	char		ours[128];
-
-	if (misshapen == NULL)
-	{
-		snprintf(out, size, "%.96s", name);
-		return;
-	}
-	tensor = look_up(match, misshapen, &is_old);
-	describe_shape(theirs, sizeof(theirs), tensor->shape, tensor->rank);
-	describe_shape(ours, sizeof(ours), misshapen->shape, misshapen->rank);
-	snprintf(out, size, "%s is %s, not %s", misshapen->name, theirs, ours);
-}
-
-/*
- * "; COUNT WHAT: NAME, NAME and N more"; nothing for a count of 0.  Either
- * names or misshapen is given.
- */
-static void
-describe_kind(const EngMatch *match, const char *const *names,
-			  const EngParameter *const *misshapen, int32_t count,
-			  const char *what, char *out, size_t size)
-{
-	char		text[512];
-	size_t		start = strlen(out);
-	int32_t		i;
-
-	if (count == 0)
-		return;
-	snprintf(text, sizeof(text), "%s%d %s: ", start > 0 ? "; " : "",
-			 (int) count, what);
-	add_text(out, size, text);
-	for (i = 0; i < count; i++)
-	{
-		describe_one(match, misshapen == NULL ? NULL : misshapen[i],
-					 misshapen == NULL ? names[i] : NULL, text,
-					 sizeof(text));
-		if (i == SHOWN_NAMES ||
-			strlen(out) - start + strlen(text) > SHOWN_BYTES)
-			break;
-		add_text(out, size, i > 0 ? ", " : "");
-		add_text(out, size, text);
-	}
-	if (i < count)
-	{
-		snprintf(text, sizeof(text), " and %d more", (int) (count - i));
-		add_text(out, size, text);
-	}
-}
+/* ---- what does not fit -------------------------------------------------- */
 
 static bool
 only_head_differs(const EngMatch *match)
@@ -341,30 +257,32 @@ static bool
 report_misfit(const EngMatch *match, const EngLoadOptions *options,
 			  EngStatus *status)
 {
-	const char *const *missing = match->missing;
-	int32_t		missing_count = match->missing_count;
-	char		text[3 * SHOWN_BYTES + 256] = "";
+	EngMisfits	misfits = {{0}};
+	int32_t		i;
 
-	/* what is drawn comes last and is no mistake */
-	while (missing_count > 0 &&
-		   is_drawn(options, missing[missing_count - 1]))
-		missing_count--;
 	if (!options->backbone_only && is_resnet(match))
 		return eng_fail(status, ENG_BAD_FILE,
 						"the weights are those of a classification network, not of a detector; import_backbone() takes them for the body and draws the rest");
-	if (missing_count + match->misshapen_count + match->unexpected_count == 0)
-		return true;
-	describe_kind(match, missing, NULL, missing_count, "missing", text,
-				  sizeof(text));
-	describe_kind(match, match->unexpected, NULL, match->unexpected_count,
-				  "unexpected", text, sizeof(text));
-	describe_kind(match, NULL, match->misshapen, match->misshapen_count,
-				  "of another shape", text, sizeof(text));
-	return eng_fail(status, ENG_BAD_FILE,
-					"tensors of the weights do not fit the network; %s%s",
-					text, only_head_differs(match) ?
-					"; only the box predictor differs: new_head draws a fresh one" :
-					"");
+	for (i = 0; i < match->missing_count; i++)
+		/* what is drawn is no mistake */
+		if (!is_drawn(options, match->missing[i]))
+			eng_misfit_name(&misfits, ENG_MISFIT_MISSING, match->missing[i]);
+	for (i = 0; i < match->unexpected_count; i++)
+		eng_misfit_name(&misfits, ENG_MISFIT_UNEXPECTED,
+						match->unexpected[i]);
+	for (i = 0; i < match->misshapen_count; i++)
+	{
+		const EngParameter *p = match->misshapen[i];
+		bool		is_old;
+		const EngFileTensor *tensor = look_up(match, p, &is_old);
+
+		eng_misfit_shape(&misfits, p->name,
+						 (EngMisfitShape) {tensor->shape, tensor->rank},
+						 (EngMisfitShape) {p->shape, p->rank});
+	}
+	return eng_misfit_report(&misfits, only_head_differs(match) ?
+							 "; only the box predictor differs: new_head draws a fresh one" :
+							 "", status);
 }
 
 bool

@@ -4,21 +4,23 @@
  *
  * y[r, o] = relu(bias[o] + sum over i of x[r, i] * w[o, i]).  A row is one
  * whole entry of the input's batch: its maps are read as they lie, (h, w, c),
- * and the weights are stored in that order.
+ * and the weights are stored in that order; or, by cell, a row is the c
+ * features of one cell.
  */
 #include "engine/ops/layers.h"
 
 static bool
 linear_shape(EngPlan *plan, EngOp *op, EngStatus *status)
 {
+	const EngTensor *in = eng_op_in(plan, op, 0);
 	EngTensor  *out = eng_op_out(plan, op, 0);
 
 	(void) status;
-	out->n = eng_op_in(plan, op, 0)->n;
-	out->h = 1;
-	out->w = 1;
+	out->n = in->n;
+	out->h = op->by_cell ? in->h : 1;
+	out->w = op->by_cell ? in->w : 1;
 	out->c = op->channels;
-	out->per_roi = eng_op_in(plan, op, 0)->per_roi;
+	out->per_roi = in->per_roi;
 	return true;
 }
 
@@ -28,15 +30,18 @@ linear_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	const EngTensor *in = eng_op_in(plan, op, 0);
 	EngConvShape shape = {0};
 
-	shape.n = in->n;
+	shape.n = op->by_cell ? in->n * in->h * in->w : in->n;
 	shape.h = shape.w = shape.oh = shape.ow = 1;
-	shape.c = in->h * in->w * in->c;
+	shape.c = op->by_cell ? in->c : in->h * in->w * in->c;
 	shape.oc = op->channels;
 	shape.k = shape.stride = 1;
 	shape.x_type = in->type;
 	shape.y_type = eng_op_out(plan, op, 0)->type;
 	shape.bias = op->bias >= 0;
 	shape.relu = op->relu;
+	shape.activation = op->activation;
+	if (op->by_cell && !plan->request.train)
+		shape.lasting = eng_op_weight(plan, op->weight);
 	shape.need_data = op->want_gradient[0];
 	shape.add_data = op->add_gradient[0];
 	shape.need_weight = op->backward_active &&
@@ -83,6 +88,8 @@ eng_layer_linear(EngModel *model, const EngConvSpec *spec, int32_t input)
 	op->bias = spec->bias;
 	op->channels = spec->channels;
 	op->relu = spec->relu;
+	op->by_cell = spec->by_cell;
+	op->activation = spec->activation;
 	eng_op_input(op, input);
 	eng_op_output(op, output);
 	return output;

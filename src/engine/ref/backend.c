@@ -40,5 +40,6 @@ eng_backend_open_ref(int threads, EngStatus *status)
 	backend->norm_backward = eng_ref_norm_backward;
 	eng_ref_conv_operations(backend);
 	eng_ref_map_operations(backend);
+	eng_ref_token_operations(backend);
 	return backend;
 }

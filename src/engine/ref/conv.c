@@ -5,6 +5,7 @@
  * The loops are on floats.  What is bf16, and weights and gradients that are
  * multiplied with it, goes through them in copies that hold bf16 values.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,21 @@ ref_kernel_text(const EngKernel *kernel)
 	return "loops";
 }
 
+static double
+activate(const EngConvShape *s, double x)
+{
+	switch (s->activation)
+	{
+		case ENG_ACTIVATION_QUICK_GELU:
+			return x / (1 + exp(-1.702 * x));
+		case ENG_ACTIVATION_GELU:
+			return x * 0.5 * (1 + erf(x * M_SQRT1_2));
+		case ENG_ACTIVATION_NONE:
+			break;
+	}
+	return s->relu && x < 0 ? 0 : x;
+}
+
 /*
  * One output row of one image: every kernel row that meets the input.
  */
@@ -104,8 +120,7 @@ forward_row(const EngConvShape *s, float *y, const float *x,
 						   s->c,
 						   (int64_t) (v1 - v0) * s->c);
 			}
-			y[(row * s->ow + j) * s->oc + o] =
-				(float) (s->relu && sum < 0 ? 0 : sum);
+			y[(row * s->ow + j) * s->oc + o] = (float) activate(s, sum);
 		}
 	}
 }

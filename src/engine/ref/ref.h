@@ -21,4 +21,7 @@ extern void eng_ref_norm_backward(EngBackend *backend,
 /* maps.c */
 extern void eng_ref_map_operations(EngBackend *backend);
 
+/* tokens.c */
+extern void eng_ref_token_operations(EngBackend *backend);
+
 #endif
