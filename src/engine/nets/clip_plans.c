@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/core/arena.h"
+#include "engine/core/mirror.h"
 #include "engine/nets/clip_private.h"
 #include "engine/nets/plan_row.h"
 
@@ -38,7 +38,8 @@ eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 			model->parameters = &clip->parameters;
 			ok = eng_clip_describe(model, config, side, all != 0, status);
 		}
-	if (!ok || !eng_parameters_layout(&clip->parameters, false, status))
+	if (!ok || !eng_parameters_layout(&clip->parameters, false, status) ||
+		!eng_mirror_open(&clip->parameters, clip->backend, status))
 	{
 		eng_clip_free(clip);
 		return NULL;
@@ -70,6 +71,7 @@ eng_clip_free(EngClip *clip)
 	eng_model_free(&clip->models[0][1]);
 	eng_model_free(&clip->models[1][0]);
 	eng_model_free(&clip->models[1][1]);
+	eng_mirror_close(&clip->parameters);
 	eng_parameters_free(&clip->parameters);
 	if (backend != NULL)
 	{
@@ -77,6 +79,7 @@ eng_clip_free(EngClip *clip)
 		backend->free(backend, clip->workspace, clip->workspace_size);
 		backend->close(backend);
 	}
+	free(clip->input);
 	free(clip->stage);
 	free(clip->rows);
 	free(clip);
@@ -87,6 +90,7 @@ eng_clip_init(EngClip *clip, uint64_t seed)
 {
 	clip->backend->enter(clip->backend);
 	eng_parameters_init(&clip->parameters, seed);
+	eng_mirror_host_changed(&clip->parameters);
 }
 
 bool
@@ -321,23 +325,30 @@ eng_clip_stage(EngClip *clip, const char *name, EngStage *stage)
 {
 	int32_t		index = clip->current == NULL ? -1 :
 		eng_plan_find(clip->current, name);
+	EngStatus	status = {ENG_OK, ""};
 	const EngTensor *tensor;
-	const void *data;
 	int64_t		count;
 	int64_t		i;
+	void	   *raw;
 
 	if (index < 0)
 		return false;
 	tensor = &clip->current->tensors[index];
-	data = eng_plan_value(clip->current, index);
 	count = eng_tensor_count(tensor);
 	free(clip->stage);
-	clip->stage = malloc(sizeof(float) * count);
-	for (i = 0; clip->stage != NULL && i < count; i++)
-		clip->stage[i] = eng_load(data, tensor->type, i);
+	clip->stage = malloc(sizeof(float) * 2 * count);
+	if (clip->stage == NULL)
+		return false;
+	raw = clip->stage + count;
+	if (!clip->backend->download(clip->backend, raw,
+								 eng_plan_value(clip->current, index),
+								 eng_tensor_bytes(tensor), &status))
+		return false;
+	for (i = 0; i < count; i++)
+		clip->stage[i] = eng_load(raw, tensor->type, i);
 	*stage = (EngStage) {clip->stage, tensor->n, tensor->h, tensor->w,
 						 tensor->c, tensor->n};
-	return clip->stage != NULL;
+	return true;
 }
 
 void

@@ -40,6 +40,8 @@ struct EngClip
 	EngType		precision;
 	bool		keep_all;
 	bool		profile;
+	void	   *input;			/* for a device: a group's before it goes there */
+	size_t		input_size;
 	float	   *stage;			/* a stage's values as floats, or NULL */
 	EngPlanRow *rows;			/* of the last explain */
 };

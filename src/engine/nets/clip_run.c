@@ -9,9 +9,10 @@
  * the last bits, as kernels are chosen by shape.
  */
 #include <math.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "engine/core/clones.h"
+#include "engine/core/mirror.h"
 #include "engine/nets/clip_private.h"
 
 #define GROUP		32			/* entries at most */
@@ -30,6 +31,50 @@ group_size(int32_t left)
 	while (size > left)
 		size /= 2;
 	return size;
+}
+
+/* ---- in and out ---------------------------------------------------------------- */
+
+/*
+ * Where the host writes a group's input: the plan's own tensor, or a buffer
+ * whose contents the run takes to a device.
+ */
+static void *
+input_of(EngClip *clip, const EngPlan *plan, EngStatus *status)
+{
+	size_t		bytes = eng_tensor_bytes(&plan->tensors[plan->input]);
+
+	if (!clip->backend->device)
+		return eng_plan_value(plan, plan->input);
+	if (bytes > clip->input_size)
+	{
+		free(clip->input);
+		clip->input = malloc(bytes);
+		clip->input_size = clip->input != NULL ? bytes : 0;
+	}
+	if (clip->input == NULL)
+		eng_fail(status, ENG_NO_MEMORY, "out of memory");
+	return clip->input;
+}
+
+/*
+ * Run the plan on what is in its input and copy what comes out.
+ */
+static bool
+run(EngClip *clip, EngPlan *plan, float *out, EngStatus *status)
+{
+	EngBackend *backend = clip->backend;
+	const EngTensor *input = &plan->tensors[plan->input];
+	int32_t		embedding = eng_plan_find(plan, "embedding");
+
+	return eng_mirror_to_device(&clip->parameters, status) &&
+		(!backend->device ||
+		 backend->upload(backend, eng_plan_value(plan, plan->input),
+						 clip->input, eng_tensor_bytes(input), status)) &&
+		eng_plan_forward(plan, status) &&
+		backend->download(backend, out, eng_plan_value(plan, embedding),
+						  eng_tensor_bytes(&plan->tensors[embedding]),
+						  status);
 }
 
 /* ---- pictures ---------------------------------------------------------------- */
@@ -96,21 +141,6 @@ fill_picture(void *out, int64_t first, const uint8_t *rgb,
 		}
 }
 
-/*
- * Run the plan and copy what comes out.
- */
-static bool
-run(EngPlan *plan, float *out, EngStatus *status)
-{
-	int32_t		embedding = eng_plan_find(plan, "embedding");
-
-	if (!eng_plan_forward(plan, status))
-		return false;
-	memcpy(out, eng_plan_value(plan, embedding),
-		   eng_tensor_bytes(&plan->tensors[embedding]));
-	return true;
-}
-
 static bool
 run_pictures(EngClip *clip, const uint8_t *const *pictures, int32_t n,
 			 float *out, EngStatus *status)
@@ -125,11 +155,13 @@ run_pictures(EngClip *clip, const uint8_t *const *pictures, int32_t n,
 	if (plan == NULL)
 		return false;
 	type = plan->tensors[plan->input].type;
-	input = eng_plan_value(plan, plan->input);
+	input = input_of(clip, plan, status);
+	if (input == NULL)
+		return false;
 #pragma omp parallel for schedule(static, 1)
 	for (i = 0; i < n; i++)
 		fill_picture(input, i * size, pictures[i], c, type);
-	return run(plan, out, status);
+	return run(clip, plan, out, status);
 }
 
 static bool
@@ -229,13 +261,13 @@ run_texts(EngClip *clip, const EngClipText *texts, int32_t n, float *out,
 	int32_t		i;
 	int32_t		t;
 
-	if (plan == NULL)
+	input = plan == NULL ? NULL : input_of(clip, plan, status);
+	if (input == NULL)
 		return false;
-	input = eng_plan_value(plan, plan->input);
 	for (i = 0; i < n; i++)
 		for (t = 0; t < tokens; t++)
 			*input++ = t < texts[i].count ? (float) texts[i].ids[t] : 0;
-	return run(plan, out, status);
+	return run(clip, plan, out, status);
 }
 
 bool

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/core/mirror.h"
 #include "engine/nets/clip_match.h"
 #include "engine/nets/clip_private.h"
 
@@ -51,6 +52,7 @@ eng_clip_load(EngClip *clip, const EngTensorFile *file, int32_t *unused,
 	all->version++;
 	for (i = 0; fine && i < all->count; i++)
 		fine = take_parameter(all, &match, i, status);
+	eng_mirror_host_changed(all);
 	*unused = match.unused;
 	eng_clip_match_free(&match);
 	return fine;
@@ -82,6 +84,7 @@ eng_clip_parameter_write(EngClip *clip, int32_t i, const float *in)
 	eng_parameter_from_torch(&all->list[i], all->values + all->list[i].offset,
 							 in);
 	all->version++;
+	eng_mirror_host_changed(all);
 }
 
 bool
