@@ -7,29 +7,28 @@
 #include "engine/io/json.h"
 
 static json_t *
-describe_memory(const EngDetector *detector)
+describe_memory(const EngMemory *memory)
 {
-	EngMemory	memory;
-
-	eng_detector_memory(detector, &memory);
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-					 "parameters", (json_int_t) memory.parameters,
-					 "gradients", (json_int_t) memory.gradients,
-					 "optimizer", (json_int_t) memory.optimizer,
-					 "activations", (json_int_t) memory.activations,
-					 "workspace", (json_int_t) memory.workspace,
-					 "kernels", (json_int_t) memory.kernels,
-					 "boxes", (json_int_t) memory.boxes,
-					 "pictures", (json_int_t) memory.pictures);
+					 "parameters", (json_int_t) memory->parameters,
+					 "gradients", (json_int_t) memory->gradients,
+					 "optimizer", (json_int_t) memory->optimizer,
+					 "activations", (json_int_t) memory->activations,
+					 "workspace", (json_int_t) memory->workspace,
+					 "kernels", (json_int_t) memory->kernels,
+					 "boxes", (json_int_t) memory->boxes,
+					 "pictures", (json_int_t) memory->pictures);
 }
 
 json_t *
 eng_answer_load(const EngDetector *detector, const EngLoadOptions *options)
 {
 	json_t	   *names = json_array();
+	EngMemory	memory;
 	int64_t		parameters = 0;
 	int32_t		i;
 
+	eng_detector_memory(detector, &memory);
 	for (i = 0; i < options->new_count; i++)
 		json_array_append_new(names, eng_json_text(options->new_names[i]));
 	for (i = 0; i < eng_detector_parameter_count(detector); i++)
@@ -42,7 +41,7 @@ eng_answer_load(const EngDetector *detector, const EngLoadOptions *options)
 	}
 	return json_pack("{s:I, s:o, s:i, s:s, s:o, s:i, s:i, s:b}",
 					 "parameters", (json_int_t) parameters,
-					 "arena_bytes", describe_memory(detector),
+					 "arena_bytes", describe_memory(&memory),
 					 "threads", (int) eng_detector_threads(detector),
 					 "precision",
 					 eng_type_name(eng_detector_precision(detector)),
@@ -50,6 +49,30 @@ eng_answer_load(const EngDetector *detector, const EngLoadOptions *options)
 					 "unused_tensors", (int) options->unused_count,
 					 "optimizer_tensors", (int) options->optimizer_loaded,
 					 "old_names", (int) options->old_names);
+}
+
+json_t *
+eng_answer_load_clip(const EngClip *clip, int32_t unused)
+{
+	EngMemory	memory;
+	int64_t		parameters = 0;
+	int32_t		i;
+
+	for (i = 0; i < eng_clip_parameter_count(clip); i++)
+	{
+		EngParameterInfo info;
+
+		eng_clip_parameter_info(clip, i, &info);
+		parameters += info.count;
+	}
+	eng_clip_memory(clip, &memory);
+	return json_pack("{s:I, s:o, s:i, s:s, s:[], s:i, s:i, s:b}",
+					 "parameters", (json_int_t) parameters,
+					 "arena_bytes", describe_memory(&memory),
+					 "threads", (int) eng_clip_threads(clip),
+					 "precision", eng_type_name(eng_clip_precision(clip)),
+					 "new_tensors", "unused_tensors", (int) unused,
+					 "optimizer_tensors", 0, "old_names", 0);
 }
 
 json_t *
@@ -95,6 +118,14 @@ eng_answer_detections(const EngDetections *detections, double min_score)
 	}
 	return json_pack("{s:o, s:o, s:o}", "labels", labels, "scores", scores,
 					 "boxes", boxes);
+}
+
+json_t *
+eng_answer_failed_frame(json_int_t frame_id, EngCode code,
+						const char *message)
+{
+	return json_pack("{s:I, s:s, s:o}", "frame_id", frame_id, "code",
+					 eng_code_name(code), "message", eng_json_text(message));
 }
 
 void

@@ -17,7 +17,9 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "engine/nets/clip.h"
 #include "image/jpeg.h"
+#include "image/resize.h"
 
 #define WATCH_INTERVAL	0.1		/* seconds between looks at the peer */
 #define LOST_GRACE		0.6		/* seconds for the step loop to notice */
@@ -36,7 +38,9 @@ struct EngFeed
 	bool		stopping;
 	size_t		limit;			/* of pixels, bytes; 0: none */
 	size_t		most_pixels;	/* bytes of the largest message's pictures */
-	EngJpegDecoder *decoder;	/* the thread's */
+	EngJpegDecoder *decoder;	/* the thread's, like the next two */
+	EngResizer *resizer;
+	EngBuffer	whole;			/* pixels of a picture to be made a square */
 	EngFeedItem items[ENG_PROTOCOL_AHEAD];
 };
 
@@ -143,6 +147,16 @@ measure_picture(EngPicture *picture, const uint8_t *jpeg, size_t bytes,
 	return true;
 }
 
+/* Contents are not kept. */
+static bool
+make_room(EngBuffer *buffer, size_t bytes, EngStatus *status)
+{
+	if (bytes <= buffer->capacity)
+		return true;
+	eng_buffer_free(buffer);
+	return eng_buffer_reserve(buffer, bytes, status);
+}
+
 /*
  * Bytes that the pictures of one message may take.
  */
@@ -193,13 +207,7 @@ measure_pictures(EngFeedItem *item, size_t limit, EngStatus *status)
 							limit, ENG_PROTOCOL_AHEAD);
 		}
 	}
-	if (total > item->pixels.capacity)
-	{
-		eng_buffer_free(&item->pixels);
-		if (!eng_buffer_reserve(&item->pixels, total, status))
-			return false;
-	}
-	return true;
+	return make_room(&item->pixels, total, status);
 }
 
 static bool
@@ -231,6 +239,68 @@ decode_pictures(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 	return true;
 }
 
+/*
+ * The square of one JPEG, in out.
+ */
+static bool
+decode_square(EngFeed *feed, EngImage *out, const uint8_t *jpeg, size_t bytes,
+			  EngStatus *status)
+{
+	EngPicture	size = {0};
+	EngImage	whole = {.channels = 3};
+	size_t		need;
+
+	if (!measure_picture(&size, jpeg, bytes, status))
+		return false;
+	whole.width = size.width;
+	whole.height = size.height;
+	need = eng_image_bytes(&whole);
+	if (need > pixel_limit(feed))
+		return eng_fail(status, ENG_NO_MEMORY,
+						"decoded picture of %d x %d pixels needs more memory than the limit leaves",
+						size.width, size.height);
+	if (!make_room(&feed->whole, need, status))
+		return false;
+	whole.pixels = feed->whole.data;
+	return eng_jpeg_decode(feed->decoder, &whole, jpeg, bytes, 1, status) &&
+		eng_resizer_square(feed->resizer, out, &whole, status);
+}
+
+/*
+ * Pictures to be embedded are made squares at once: one of them needs a
+ * fraction of the memory of the whole picture.
+ */
+static bool
+decode_squares(EngFeed *feed, EngFeedItem *item, EngStatus *status)
+{
+	EngBatchRequest *batch = &item->batch;
+	EngImage	square = {NULL, ENG_CLIP_SIDE, ENG_CLIP_SIDE, 3};
+	size_t		bytes = eng_image_bytes(&square);
+	int32_t		i;
+
+	if (!make_room(&item->pixels, bytes * (size_t) batch->frame_count,
+				   status))
+		return false;
+	for (i = 0; i < batch->frame_count; i++)
+	{
+		const EngFrameRequest *frame = &batch->frames[i];
+		EngPicture *picture = &item->pictures[i];
+
+		memset(picture, 0, sizeof(*picture));
+		square.pixels = item->pixels.data + bytes * (size_t) i;
+		if (decode_square(feed, &square,
+						  item->message.blob.data + frame->offset,
+						  frame->bytes, status))
+		{
+			picture->rgb = square.pixels;
+			picture->width = picture->height = ENG_CLIP_SIDE;
+		}
+		else if (!note_failure(item, i, status))
+			return false;
+	}
+	return true;
+}
+
 static bool
 prepare_batch(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 {
@@ -249,6 +319,8 @@ prepare_batch(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 							count);
 		item->picture_capacity = count;
 	}
+	if (item->message.kind == ENG_KIND_EMBED_IMAGES)
+		return decode_squares(feed, item, status);
 	return measure_pictures(item, pixel_limit(feed), status) &&
 		decode_pictures(feed, item, status);
 }
@@ -264,7 +336,8 @@ fill(EngFeed *feed, EngFeedItem *item)
 	item->result = eng_channel_read(feed->fd, &item->message, &item->status);
 	if (item->result == ENG_READ_MESSAGE &&
 		(item->message.kind == ENG_KIND_STEP ||
-		 item->message.kind == ENG_KIND_DETECT))
+		 item->message.kind == ENG_KIND_DETECT ||
+		 item->message.kind == ENG_KIND_EMBED_IMAGES))
 		prepare_batch(feed, item, &item->status);
 }
 
@@ -343,6 +416,8 @@ feed_free(EngFeed *feed)
 		free(item->pictures);
 	}
 	eng_jpeg_decoder_free(feed->decoder);
+	eng_resizer_free(feed->resizer);
+	eng_buffer_free(&feed->whole);
 	pthread_mutex_destroy(&feed->lock);
 	pthread_cond_destroy(&feed->changed);
 	free(feed);
@@ -370,7 +445,11 @@ eng_feed_start(int fd, const EngFeedEnd *end, EngStatus *status)
 	pthread_cond_init(&feed->changed, &attributes);
 	pthread_condattr_destroy(&attributes);
 	feed->decoder = eng_jpeg_decoder_create(status);
-	if (feed->decoder == NULL || !start_thread(feed, status))
+	feed->resizer = eng_resizer_create();
+	if (feed->resizer == NULL)
+		eng_fail(status, ENG_NO_MEMORY, "could not allocate a feed");
+	if (feed->decoder == NULL || feed->resizer == NULL ||
+		!start_thread(feed, status))
 	{
 		feed_free(feed);
 		return NULL;

@@ -27,12 +27,12 @@ typedef struct EngPicture
 	char		message[200];
 } EngPicture;
 
-/* One message, prepared. */
+/* One message, prepared.  EMBED_IMAGES: pictures are the squares of CLIP. */
 typedef struct EngFeedItem
 {
 	EngReadResult result;
 	EngMessage	message;
-	EngBatchRequest batch;		/* of a STEP or DETECT */
+	EngBatchRequest batch;		/* of a STEP, DETECT or EMBED_IMAGES */
 	EngPicture *pictures;		/* (batch.frame_count) */
 	EngStatus	status;			/* why reading or preparing failed */
 	EngBuffer	pixels;			/* what pictures point into */

@@ -33,6 +33,8 @@ static const char *const step_frame_keys[] = {
 static const char *const detect_keys[] = {
 	"min_score", "weights", "frames", NULL
 };
+static const char *const embed_images_keys[] = {"weights", "frames", NULL};
+static const char *const embed_texts_keys[] = {"weights", "lengths", NULL};
 static const char *const detect_frame_keys[] = {"frame_id", "bytes", NULL};
 
 static json_t *
@@ -187,6 +189,19 @@ read_weights(const json_t *root, const char **name, EngStatus *status)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"field \"weights\" must have 1 to %d bytes",
 						ENG_PROTOCOL_MAX_WEIGHTS);
+	return true;
+}
+
+/* The same, copied to where "" is none. */
+static bool
+copy_weights(const json_t *root, char out[ENG_PROTOCOL_MAX_WEIGHTS + 1],
+			 EngStatus *status)
+{
+	const char *name = NULL;
+
+	if (!read_weights(root, &name, status))
+		return false;
+	strcpy(out, name != NULL ? name : "");
 	return true;
 }
 
@@ -421,10 +436,11 @@ read_frames(const json_t *root, bool is_step, size_t blob_size,
 }
 
 static bool
-read_batch(const json_t *root, bool is_step, size_t blob_size,
+read_batch(const json_t *root, uint16_t kind, size_t blob_size,
 		   EngBatchRequest *request, EngStatus *status)
 {
 	EngJsonRange any = {0, INT64_MAX, true};
+	bool		is_step = kind == ENG_KIND_STEP;
 
 	if (is_step)
 	{
@@ -439,18 +455,17 @@ read_batch(const json_t *root, bool is_step, size_t blob_size,
 						&request->accumulate_index, status))
 			return false;
 	}
-	else
+	else if (kind == ENG_KIND_EMBED_IMAGES)
 	{
-		const char *weights = NULL;
-
-		if (!eng_json_known(root, detect_keys, "DETECT", status) ||
-			!eng_json_number(root, "min_score", 0, 1, false,
-							 &request->min_score, status) ||
-			!read_weights(root, &weights, status))
+		if (!eng_json_known(root, embed_images_keys, "EMBED_IMAGES", status) ||
+			!copy_weights(root, request->weights, status))
 			return false;
-		if (weights != NULL)
-			strcpy(request->weights, weights);
 	}
+	else if (!eng_json_known(root, detect_keys, "DETECT", status) ||
+			 !eng_json_number(root, "min_score", 0, 1, false,
+							  &request->min_score, status) ||
+			 !copy_weights(root, request->weights, status))
+		return false;
 	return read_frames(root, is_step, blob_size, request, status);
 }
 
@@ -466,8 +481,7 @@ eng_batch_request_parse(EngBatchRequest *request, const EngMessage *message,
 	root = parse(message, status);
 	if (root == NULL)
 		return false;
-	fine = read_batch(root, message->kind == ENG_KIND_STEP,
-					  message->blob.size, request, status);
+	fine = read_batch(root, message->kind, message->blob.size, request, status);
 	json_decref(root);
 	return fine;
 }
@@ -478,6 +492,95 @@ eng_batch_request_free(EngBatchRequest *request)
 	free(request->frames);
 	free(request->boxes);
 	free(request->labels);
+	memset(request, 0, sizeof(*request));
+}
+
+/*
+ * The lengths of the texts; *total is the number of their tokens.
+ */
+static bool
+read_lengths(const json_t *root, EngTextsRequest *request, size_t *total,
+			 EngStatus *status)
+{
+	json_t	   *lengths;
+	size_t		count;
+	size_t		i;
+
+	if (!eng_json_array(root, "lengths", true, &lengths, status))
+		return false;
+	count = json_array_size(lengths);
+	if (count < 1 || count > ENG_PROTOCOL_MAX_TEXTS)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"message has %zu texts, but must have 1 to %d", count,
+						ENG_PROTOCOL_MAX_TEXTS);
+	request->lengths = malloc(sizeof(int32_t) * count);
+	if (request->lengths == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "could not keep the texts");
+	for (i = 0; i < count; i++)
+	{
+		const json_t *item = json_array_get(lengths, i);
+		json_int_t	length = json_integer_value(item);
+
+		if (!json_is_integer(item) || length < 1 ||
+			length > ENG_PROTOCOL_TOKENS)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"length of text %zu is not an integer from 1 to %d",
+							i + 1, ENG_PROTOCOL_TOKENS);
+		request->lengths[i] = (int32_t) length;
+		*total += (size_t) length;
+	}
+	request->count = (int32_t) count;
+	return true;
+}
+
+static bool
+read_ids(EngTextsRequest *request, const EngMessage *message, size_t total,
+		 EngStatus *status)
+{
+	size_t		i;
+
+	if (message->blob.size != total * sizeof(int32_t))
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"%zu tokens are %zu bytes long, but the blob holds %zu",
+						total, total * sizeof(int32_t), message->blob.size);
+	request->ids = malloc(message->blob.size);
+	if (request->ids == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "could not keep the texts");
+	memcpy(request->ids, message->blob.data, message->blob.size);
+	for (i = 0; i < total; i++)
+		if (request->ids[i] < 0 ||
+			request->ids[i] >= ENG_PROTOCOL_VOCABULARY)
+			return eng_fail(status, ENG_BAD_ARGUMENT,
+							"token %d is not one of 0 to %d",
+							request->ids[i], ENG_PROTOCOL_VOCABULARY - 1);
+	return true;
+}
+
+bool
+eng_texts_request_parse(EngTextsRequest *request, const EngMessage *message,
+						EngStatus *status)
+{
+	json_t	   *root;
+	size_t		total = 0;
+	bool		fine;
+
+	memset(request, 0, sizeof(*request));
+	root = parse(message, status);
+	if (root == NULL)
+		return false;
+	fine = eng_json_known(root, embed_texts_keys, "EMBED_TEXTS", status) &&
+		copy_weights(root, request->weights, status) &&
+		read_lengths(root, request, &total, status) &&
+		read_ids(request, message, total, status);
+	json_decref(root);
+	return fine;
+}
+
+void
+eng_texts_request_free(EngTextsRequest *request)
+{
+	free(request->lengths);
+	free(request->ids);
 	memset(request, 0, sizeof(*request));
 }
 

@@ -49,7 +49,7 @@ typedef struct EngFrameRequest
 	int32_t		box_count;
 } EngFrameRequest;
 
-/* A STEP or a DETECT. */
+/* A STEP, a DETECT or an EMBED_IMAGES. */
 typedef struct EngBatchRequest
 {
 	int64_t		step;
@@ -67,6 +67,15 @@ typedef struct EngBatchRequest
 	int64_t		bad_frame;
 } EngBatchRequest;
 
+/* An EMBED_TEXTS. */
+typedef struct EngTextsRequest
+{
+	char		weights[ENG_PROTOCOL_MAX_WEIGHTS + 1];	/* name, "" = none */
+	int32_t    *lengths;		/* (count), tokens of each text */
+	int32_t		count;
+	int32_t    *ids;			/* of all texts, one after another */
+} EngTextsRequest;
+
 /* Free with eng_load_request_free, after a failure too. */
 extern bool eng_load_request_parse(EngLoadRequest *request,
 								   const EngMessage *message,
@@ -74,13 +83,22 @@ extern bool eng_load_request_parse(EngLoadRequest *request,
 extern void eng_load_request_free(EngLoadRequest *request);
 
 /*
- * The message is a STEP or a DETECT; its frames' lengths must add up to the
+ * The message is a STEP, a DETECT or an EMBED_IMAGES; its frames' lengths must add up to the
  * blob.  Free with eng_batch_request_free, after a failure too.
  */
 extern bool eng_batch_request_parse(EngBatchRequest *request,
 									const EngMessage *message,
 									EngStatus *status);
 extern void eng_batch_request_free(EngBatchRequest *request);
+
+/*
+ * Every text has tokens, none more than ENG_PROTOCOL_TOKENS, and every token
+ * is of the vocabulary.  Free after a failure too.
+ */
+extern bool eng_texts_request_parse(EngTextsRequest *request,
+									const EngMessage *message,
+									EngStatus *status);
+extern void eng_texts_request_free(EngTextsRequest *request);
 
 /* The one field of HELLO and of SAVE; BYE has none. */
 extern bool eng_hello_request_parse(const EngMessage *message,

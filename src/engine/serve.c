@@ -16,9 +16,9 @@
 #include "engine/channel.h"
 #include "engine/core/random.h"
 #include "engine/io/json.h"
-#include "engine/io/pth.h"
+#include "engine/embed.h"
+#include "engine/load.h"
 #include "engine/machine.h"
-#include "engine/nets/detector.h"
 #include "engine/request.h"
 #include "engine/shelf.h"
 
@@ -28,8 +28,8 @@ typedef struct Session
 {
 	int			fd;
 	EngFeed    *feed;
-	EngDetector *detector;		/* NULL: nothing is loaded */
-	EngShelf	shelf;			/* of detectors that are asked for by name */
+	EngNet		net;			/* none: nothing is loaded */
+	EngShelf	shelf;			/* of networks that are asked for by name */
 	bool		train;
 	uint64_t	seed;
 	double		hflip;
@@ -61,110 +61,7 @@ handle_hello(Session *session, EngFeedItem *item, double wait_s,
 static void
 unload(Session *session)
 {
-	eng_detector_free(session->detector);
-	session->detector = NULL;
-}
-
-/*
- * Fill the new detector with what the request says.
- */
-static bool
-load_weights(EngDetector *detector, const EngLoadRequest *request,
-			 const EngTensorFile *file, EngLoadOptions *options,
-			 EngStatus *status)
-{
-	if (request->memory_limit > 0)
-		eng_detector_set_memory_limit(detector,
-									  (size_t) request->memory_limit);
-	if (request->bf16 &&
-		!eng_detector_set_precision(detector, ENG_BF16, status))
-		return false;
-	if (request->train &&
-		!eng_detector_set_optimizer(detector, &request->optimizer, status))
-		return false;
-	/* nothing has touched that memory yet */
-	if (!eng_detector_check_memory(detector, status))
-		return false;
-	if ((request->init || !request->strict || request->new_head ||
-		 request->backbone_only) &&
-		!eng_detector_init(detector, request->seed, status))
-		return false;
-	options->strict = request->strict;
-	options->new_head = request->new_head;
-	options->backbone_only = request->backbone_only;
-	return file == NULL ||
-		eng_detector_load(detector, file, options, status);
-}
-
-/*
- * The file of weights in the blob; NULL with status still ok if there is
- * none and none is needed.  One of PyTorch's own is turned into a
- * safetensors file in "converted", which must stay as long as *file.
- */
-static bool
-open_weights(const EngLoadRequest *request, const EngMessage *message,
-			 EngBuffer *converted, EngTensorFile **file, EngStatus *status)
-{
-	const uint8_t *image = message->blob.data;
-	size_t		size = message->blob.size;
-
-	*file = NULL;
-	if (message->blob.size == 0)
-	{
-		if (request->init)
-			return true;
-		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"LOAD has no weights and init is not true");
-	}
-	if (eng_pth_recognise(image, size))
-	{
-		if (!eng_pth_convert(image, size, converted, status))
-			return false;
-		image = converted->data;
-		size = converted->size;
-	}
-	*file = eng_tensor_file_open(image, size, status);
-	return *file != NULL;
-}
-
-/*
- * Make what the request describes; *detector is NULL after a failure.
- */
-static bool
-load(EngLoadRequest *request, const EngMessage *message,
-	 EngDetector **detector, Answer *answer, EngStatus *status)
-{
-	EngDetectorConfig config;
-	EngLoadOptions options = {0};
-	EngBuffer	converted = {0};
-	EngTensorFile *file;
-	bool		fine;
-
-	*detector = NULL;
-
-	if (!eng_detector_config_parse(&config, request->architecture,
-								   request->options, request->num_classes,
-								   status))
-		return false;
-	if (!open_weights(request, message, &converted, &file, status))
-	{
-		eng_buffer_free(&converted);
-		return false;
-	}
-	*detector = eng_detector_create(&config, request->device,
-									request->threads, request->train, status);
-	fine = *detector != NULL &&
-		load_weights(*detector, request, file, &options, status);
-	if (fine)
-		answer->json = eng_answer_load(*detector, &options);
-	else
-	{
-		eng_detector_free(*detector);
-		*detector = NULL;
-	}
-	eng_tensor_file_free(file);
-	eng_buffer_free(&converted);
-	return fine;
+	eng_net_free(&session->net);
 }
 
 /*
@@ -174,18 +71,17 @@ static bool
 load_kept(Session *session, EngLoadRequest *request,
 		  const EngMessage *message, Answer *answer, EngStatus *status)
 {
-	EngDetector *detector = eng_shelf_find(&session->shelf, request->weights);
+	const EngNet *kept = eng_shelf_find(&session->shelf, request->weights);
+	EngNet		net = {0};
 
-	if (detector != NULL)
+	if (kept != NULL)
 	{
-		EngLoadOptions options = {0};
-
-		answer->json = eng_answer_load(detector, &options);
+		answer->json = eng_load_answer(kept);
 		return true;
 	}
 	session->shelf.limit = (size_t) request->memory_limit;
-	return load(request, message, &detector, answer, status) &&
-		eng_shelf_put(&session->shelf, request->weights, detector, status);
+	return eng_load_network(&net, request, message, &answer->json, status) &&
+		eng_shelf_put(&session->shelf, request->weights, &net, status);
 }
 
 static bool
@@ -195,7 +91,8 @@ load_alone(Session *session, EngLoadRequest *request,
 	session->train = request->train;
 	session->seed = request->seed;
 	session->hflip = request->hflip;
-	return load(request, message, &session->detector, answer, status);
+	return eng_load_network(&session->net, request, message, &answer->json,
+							status);
 }
 
 static bool
@@ -219,10 +116,13 @@ handle_load(Session *session, EngFeedItem *item, double wait_s,
 }
 
 static bool
-check_loaded(const Session *session, bool train, EngStatus *status)
+check_detector(const Session *session, bool train, EngStatus *status)
 {
-	if (session->detector == NULL)
+	if (eng_net_is_none(&session->net))
 		return eng_fail(status, ENG_BAD_ARGUMENT, "nothing is loaded");
+	if (session->net.detector == NULL)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"the network that is loaded is no detector");
 	if (train && !session->train)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"detector was not loaded to train");
@@ -271,7 +171,7 @@ check_collected(const Session *session, EngBatchRequest *batch, bool train,
 	int32_t		i;
 
 	for (i = 0; i < batch->frame_count; i++)
-		if (!eng_detector_check_frame(session->detector, &session->frames[i],
+		if (!eng_detector_check_frame(session->net.detector, &session->frames[i],
 									  train, status))
 		{
 			batch->has_bad_frame = true;
@@ -290,18 +190,18 @@ handle_step(Session *session, EngFeedItem *item, double wait_s,
 	EngStepResult result = {0};
 	double		start = eng_feed_clock();
 
-	if (!check_loaded(session, true, status))
+	if (!check_detector(session, true, status))
 		return false;
 	collect_frames(session, item);
 	if (!check_collected(session, batch, true, status))
 		return false;
-	eng_detector_set_pictures(session->detector,
+	eng_detector_set_pictures(session->net.detector,
 							  eng_feed_pictures(session->feed));
 	info.step = (uint64_t) batch->step;
 	info.lr = (float) batch->lr;
 	info.accumulate_index = batch->accumulate_index;
 	info.accumulate_count = batch->accumulate_count;
-	if (!eng_detector_train_step(session->detector, session->frames,
+	if (!eng_detector_train_step(session->net.detector, session->frames,
 								 batch->frame_count, &info, &result, status))
 		return false;
 	answer->json = eng_answer_step(batch, &result);
@@ -389,28 +289,44 @@ describe_frame(Session *session, const EngFeedItem *item, int32_t i,
 	int32_t		count;
 
 	if (picture->code != ENG_OK)
-		return json_pack("{s:I, s:s, s:o}", "frame_id", frame_id, "code",
-						 eng_code_name(picture->code), "message",
-						 eng_json_text(picture->message));
+		return eng_answer_failed_frame(frame_id, picture->code,
+									   picture->message);
 	if (!append_detections(&session->detections[(*next)++], batch->min_score,
 						   &answer->blob, &count, status))
 		return NULL;
 	return json_pack("{s:I, s:i}", "frame_id", frame_id, "count", count);
 }
 
+/* Work of the shelf: session->frames, of which count are filled. */
+typedef struct Inference
+{
+	Session    *session;
+	int32_t		count;
+} Inference;
+
+static bool
+infer(EngNet *net, void *context, EngStatus *status)
+{
+	Inference  *inference = context;
+	Session    *session = inference->session;
+
+	return eng_detector_infer(net->detector, session->frames,
+							  inference->count, session->detections, status);
+}
+
 /*
  * The pictures are counted with the detector that works on them alone.
  */
 static bool
-infer_kept(Session *session, EngDetector *detector, int32_t count,
-		   EngStatus *status)
+infer_kept(Session *session, EngNet *net, int32_t count, EngStatus *status)
 {
+	Inference	inference = {session, count};
 	bool		fine;
 
-	eng_detector_set_pictures(detector, eng_feed_pictures(session->feed));
-	fine = eng_shelf_infer(&session->shelf, detector, session->frames, count,
-						   session->detections, status);
-	eng_detector_set_pictures(detector, 0);
+	eng_detector_set_pictures(net->detector,
+							  eng_feed_pictures(session->feed));
+	fine = eng_shelf_run(&session->shelf, net, infer, &inference, status);
+	eng_detector_set_pictures(net->detector, 0);
 	return fine;
 }
 
@@ -422,17 +338,19 @@ detect_kept(Session *session, EngFeedItem *item, double wait_s,
 			Answer *answer, EngStatus *status)
 {
 	double		start = eng_feed_clock();
-	EngDetector *detector = eng_shelf_find(&session->shelf,
-										   item->batch.weights);
+	EngNet	   *net = eng_shelf_find(&session->shelf, item->batch.weights);
 	int32_t		count;
 	int32_t		next = 0;
 	json_t	   *frames;
 	int32_t		i;
 
-	if (detector == NULL)
+	if (net == NULL)
 		return eng_fail(status, ENG_NOT_LOADED, "weights are not loaded");
-	count = collect_decoded(session, item, detector);
-	if (count > 0 && !infer_kept(session, detector, count, status))
+	if (net->detector == NULL)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"the network of that name is no detector");
+	count = collect_decoded(session, item, net->detector);
+	if (count > 0 && !infer_kept(session, net, count, status))
 		return false;
 	frames = json_array();
 	for (i = 0; i < item->batch.frame_count; i++)
@@ -461,13 +379,13 @@ handle_detect(Session *session, EngFeedItem *item, double wait_s,
 
 	if (batch->weights[0] != '\0')
 		return detect_kept(session, item, wait_s, answer, status);
-	if (!check_loaded(session, false, status))
+	if (!check_detector(session, false, status))
 		return false;
 	collect_frames(session, item);
-	eng_detector_set_pictures(session->detector,
+	eng_detector_set_pictures(session->net.detector,
 							  eng_feed_pictures(session->feed));
 	if (!check_collected(session, batch, false, status) ||
-		!eng_detector_infer(session->detector, session->frames,
+		!eng_detector_infer(session->net.detector, session->frames,
 							batch->frame_count, session->detections, status))
 		return false;
 	frames = json_array();
@@ -492,6 +410,70 @@ handle_detect(Session *session, EngFeedItem *item, double wait_s,
 	return true;
 }
 
+/*
+ * The CLIP network that a message is for: of a name, or the one loaded
+ * without.  *kept: it is the shelf's.
+ */
+static EngNet *
+find_clip(Session *session, const char *name, bool *kept, EngStatus *status)
+{
+	EngNet	   *net = &session->net;
+
+	*kept = name[0] != '\0';
+	if (*kept)
+		net = eng_shelf_find(&session->shelf, name);
+	if (net == NULL)
+		eng_fail(status, ENG_NOT_LOADED, "weights are not loaded");
+	else if (eng_net_is_none(net))
+		eng_fail(status, ENG_BAD_ARGUMENT, "nothing is loaded");
+	else if (net->clip == NULL)
+		eng_fail(status, ENG_BAD_ARGUMENT,
+				 "the network is a detector: it embeds nothing");
+	else
+		return net;
+	return NULL;
+}
+
+static bool
+handle_embed(Session *session, EngFeedItem *item, double wait_s,
+			 Answer *answer, EngStatus *status)
+{
+	bool		is_images = item->message.kind == ENG_KIND_EMBED_IMAGES;
+	double		start = eng_feed_clock();
+	EngEmbedRequest request = {.item = item};
+	bool		kept;
+	bool		fine;
+
+	fine = is_images ||
+		eng_texts_request_parse(&request.texts, &item->message, status);
+	if (fine)
+	{
+		request.net = find_clip(session, is_images ? item->batch.weights :
+								request.texts.weights, &kept, status);
+		request.shelf = kept ? &session->shelf : NULL;
+	}
+	fine = fine && request.net != NULL &&
+		(is_images ? eng_embed_images(&request, &answer->json, &answer->blob,
+									  status) :
+		 eng_embed_texts(&request, &answer->json, &answer->blob, status));
+	if (fine && answer->json != NULL)
+		eng_answer_times(answer->json, wait_s, eng_feed_clock() - start);
+	eng_texts_request_free(&request.texts);
+	return fine;
+}
+
+static bool
+write_weights(Session *session, bool with_optimizer, EngBuffer *out,
+			  EngStatus *status)
+{
+	if (session->net.clip != NULL && !with_optimizer)
+		return eng_clip_save(session->net.clip, out, status);
+	return check_detector(session, with_optimizer, status) &&
+		(!session->train ||
+		 eng_detector_check_finite(session->net.detector, status)) &&
+		eng_detector_save(session->net.detector, with_optimizer, out, status);
+}
+
 static bool
 handle_save(Session *session, EngFeedItem *item, double wait_s,
 			Answer *answer, EngStatus *status)
@@ -500,11 +482,7 @@ handle_save(Session *session, EngFeedItem *item, double wait_s,
 	bool		with_optimizer;
 
 	if (!eng_save_request_parse(&item->message, &with_optimizer, status) ||
-		!check_loaded(session, with_optimizer, status) ||
-		(session->train &&
-		 !eng_detector_check_finite(session->detector, status)) ||
-		!eng_detector_save(session->detector, with_optimizer, &answer->blob,
-						   status))
+		!write_weights(session, with_optimizer, &answer->blob, status))
 		return false;
 	file = eng_tensor_file_open(answer->blob.data, answer->blob.size, status);
 	if (file == NULL)
@@ -528,7 +506,9 @@ static const Handler handlers[] = {
 	[ENG_KIND_STEP] = handle_step,
 	[ENG_KIND_DETECT] = handle_detect,
 	[ENG_KIND_SAVE] = handle_save,
-	[ENG_KIND_BYE] = handle_bye
+	[ENG_KIND_BYE] = handle_bye,
+	[ENG_KIND_EMBED_IMAGES] = handle_embed,
+	[ENG_KIND_EMBED_TEXTS] = handle_embed
 };
 
 /*

@@ -1,8 +1,8 @@
 /*
  * engine/shelf.c
- *		Detectors that stay loaded, each under the name of its weights.
+ *		Networks that stay loaded, each under the name of its weights.
  *
- * A detector refuses plans over a limit of its own, which is set before each
+ * A network refuses plans over a limit of its own, which is set before each
  * call to what the others leave of the shelf's.
  */
 #include "engine/shelf.h"
@@ -10,26 +10,17 @@
 #include <string.h>
 
 static size_t
-bytes_of(const EngDetector *detector)
-{
-	EngMemory	m;
-
-	eng_detector_memory(detector, &m);
-	return eng_memory_total(&m);
-}
-
-static size_t
-bytes_of_others(const EngShelf *shelf, const EngDetector *detector)
+bytes_of_others(const EngShelf *shelf, const EngNet *net)
 {
 	size_t		total = 0;
 	int			i;
 
 	for (i = 0; i < ENG_SHELF_PLACES; i++)
 	{
-		const EngDetector *other = shelf->places[i].detector;
+		const EngNet *other = &shelf->places[i].net;
 
-		if (other != NULL && other != detector)
-			total += bytes_of(other);
+		if (!eng_net_is_none(other) && other != net)
+			total += eng_net_bytes(other);
 	}
 	return total;
 }
@@ -37,16 +28,16 @@ bytes_of_others(const EngShelf *shelf, const EngDetector *detector)
 static void
 clear_place(EngShelfPlace *place)
 {
-	eng_detector_free(place->detector);
+	eng_net_free(&place->net);
 	memset(place, 0, sizeof(*place));
 }
 
 /*
- * Free the detector that was used longest ago and is not the one to keep.
+ * Free the network that was used longest ago and is not the one to keep.
  * False: there is no other.
  */
 static bool
-drop_oldest(EngShelf *shelf, const EngDetector *keep)
+drop_oldest(EngShelf *shelf, const EngNet *keep)
 {
 	EngShelfPlace *oldest = NULL;
 	int			i;
@@ -55,7 +46,7 @@ drop_oldest(EngShelf *shelf, const EngDetector *keep)
 	{
 		EngShelfPlace *place = &shelf->places[i];
 
-		if (place->detector != NULL && place->detector != keep &&
+		if (!eng_net_is_none(&place->net) && &place->net != keep &&
 			(oldest == NULL || place->used < oldest->used))
 			oldest = place;
 	}
@@ -64,7 +55,7 @@ drop_oldest(EngShelf *shelf, const EngDetector *keep)
 	return oldest != NULL;
 }
 
-EngDetector *
+EngNet *
 eng_shelf_find(EngShelf *shelf, const char *name)
 {
 	int			i;
@@ -73,10 +64,10 @@ eng_shelf_find(EngShelf *shelf, const char *name)
 	{
 		EngShelfPlace *place = &shelf->places[i];
 
-		if (place->detector == NULL || strcmp(place->name, name) != 0)
+		if (eng_net_is_none(&place->net) || strcmp(place->name, name) != 0)
 			continue;
 		place->used = ++shelf->uses;
-		return place->detector;
+		return &place->net;
 	}
 	return NULL;
 }
@@ -87,55 +78,55 @@ free_place(EngShelf *shelf)
 	int			i;
 
 	for (i = 0; i < ENG_SHELF_PLACES; i++)
-		if (shelf->places[i].detector == NULL)
+		if (eng_net_is_none(&shelf->places[i].net))
 			return &shelf->places[i];
 	return NULL;
 }
 
 bool
-eng_shelf_put(EngShelf *shelf, const char *name, EngDetector *detector,
+eng_shelf_put(EngShelf *shelf, const char *name, EngNet *net,
 			  EngStatus *status)
 {
-	size_t		bytes = bytes_of(detector);
+	size_t		bytes = eng_net_bytes(net);
 	EngShelfPlace *place;
 
 	if (shelf->limit > 0 && bytes > shelf->limit)
 	{
-		eng_detector_free(detector);
+		eng_net_free(net);
 		return eng_fail(status, ENG_NO_MEMORY,
 						"weights need %zu MiB, the limit is %zu MiB",
 						(bytes >> 20) + 1, shelf->limit >> 20);
 	}
 	while (shelf->limit > 0 &&
-		   bytes + bytes_of_others(shelf, detector) > shelf->limit)
-		drop_oldest(shelf, detector);
+		   bytes + bytes_of_others(shelf, net) > shelf->limit)
+		drop_oldest(shelf, net);
 	place = free_place(shelf);
 	if (place == NULL)
 	{
-		drop_oldest(shelf, detector);
+		drop_oldest(shelf, net);
 		place = free_place(shelf);
 	}
 	strncpy(place->name, name, ENG_SHELF_NAME);
-	place->detector = detector;
+	place->net = *net;
 	place->used = ++shelf->uses;
+	memset(net, 0, sizeof(*net));
 	return true;
 }
 
 bool
-eng_shelf_infer(EngShelf *shelf, EngDetector *detector,
-				const EngFrame *frames, int n, EngDetections *out,
-				EngStatus *status)
+eng_shelf_run(EngShelf *shelf, EngNet *net, EngShelfWork work, void *context,
+			  EngStatus *status)
 {
 	for (;;)
 	{
 		EngStatus	failure = {0};
 
 		if (shelf->limit > 0)
-			eng_detector_set_memory_limit(detector, shelf->limit -
-										  bytes_of_others(shelf, detector));
-		if (eng_detector_infer(detector, frames, n, out, &failure))
+			eng_net_set_memory_limit(net, shelf->limit -
+									 bytes_of_others(shelf, net));
+		if (work(net, context, &failure))
 			return true;
-		if (failure.code != ENG_NO_MEMORY || !drop_oldest(shelf, detector))
+		if (failure.code != ENG_NO_MEMORY || !drop_oldest(shelf, net))
 			return eng_fail(status, failure.code, "%s", failure.message);
 	}
 }

@@ -1,8 +1,8 @@
 /*
  * engine/shelf.h
- *		Detectors that stay loaded, each under the name of its weights.
+ *		Networks that stay loaded, each under the name of its weights.
  *
- * All of them together keep to one memory limit: when a detector needs more,
+ * All of them together keep to one memory limit: when a network needs more,
  * those that were used longest ago go first.
  */
 #ifndef ENG_SHELF_H
@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "engine/nets/detector.h"
+#include "engine/nets/net.h"
 #include "engine/status.h"
 
 #define ENG_SHELF_PLACES	8
@@ -20,7 +20,7 @@
 typedef struct EngShelfPlace
 {
 	char		name[ENG_SHELF_NAME + 1];
-	EngDetector *detector;		/* NULL: the place is free */
+	EngNet		net;			/* none: the place is free */
 	unsigned long used;
 } EngShelfPlace;
 
@@ -31,20 +31,25 @@ typedef struct EngShelf
 	size_t		limit;			/* bytes of all of them, 0 = none */
 } EngShelf;
 
-/* The detector of that name, or NULL. */
-extern EngDetector *eng_shelf_find(EngShelf *shelf, const char *name);
+/* The network of that name, or NULL. */
+extern EngNet *eng_shelf_find(EngShelf *shelf, const char *name);
 
 /*
- * Keep the detector, which becomes the shelf's, under a name that is not
+ * Keep the network, which becomes the shelf's, under a name that is not
  * taken.  Fails, and frees it, if its weights alone pass the limit.
  */
-extern bool eng_shelf_put(EngShelf *shelf, const char *name,
-						  EngDetector *detector, EngStatus *status);
+extern bool eng_shelf_put(EngShelf *shelf, const char *name, EngNet *net,
+						  EngStatus *status);
 
-/* eng_detector_infer with a detector of the shelf. */
-extern bool eng_shelf_infer(EngShelf *shelf, EngDetector *detector,
-							const EngFrame *frames, int n,
-							EngDetections *out, EngStatus *status);
+/* What is to be done with a network, in memory that the shelf finds for it. */
+typedef bool (*EngShelfWork) (EngNet *net, void *context, EngStatus *status);
+
+/*
+ * Do work with a network of the shelf; if that wants more memory than there
+ * is, again without those used longest ago.
+ */
+extern bool eng_shelf_run(EngShelf *shelf, EngNet *net, EngShelfWork work,
+						  void *context, EngStatus *status);
 
 extern void eng_shelf_clear(EngShelf *shelf);
 

@@ -162,7 +162,7 @@ test_step_refusals(void)
 				"\"with_optimizer\" is not true");
 	check_error(&server, ENG_KIND_HELLO, "{}", NULL, "bad_argument", "\"protocol\" is missing");
 	check_error(&server, ENG_KIND_HELLO, "{\"protocol\":2}", NULL, "unsupported", "protocol 2");
-	check_error(&server, 7, "{}", NULL, "unsupported", "unknown kind 7");
+	check_error(&server, 9, "{}", NULL, "unsupported", "unknown kind 9");
 	check_error(&server, ENG_KIND_OK, "{}", NULL, "unsupported", "unknown kind 100");
 	check_error(&server, 65535, "{}", NULL, "unsupported", "unknown kind 65535");
 	tap_ok(step_ok(&server, 2), "after all that the session is usable");
