@@ -7,7 +7,7 @@ import time
 
 import psycopg
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
@@ -47,6 +47,22 @@ ok(frames(small) == wanted, "whatever the server is asked for at a time")
 with_workers = frames(small, 3)
 ok(sorted(map(tuple, with_workers)) == sorted(map(tuple, wanted)), "three workers share the same batches")
 ok(with_workers == frames(small, 3), "in an order that repeats")
+
+
+class Share(FrameBatches):
+    """Puts the worker into each target."""
+
+    def _collate(self, rows):
+        images, targets = super()._collate(rows)
+        return images, [{**t, "worker": get_worker_info().id} for t in targets]
+
+
+for batches, workers, chunk in ((9, 3, 16), (5, 4, 16), (12, 2, 5), (2, 3, 16)):
+    shared = Share("", "picked", -(-70 // batches), seed=3, chunk=chunk)
+    taken = [targets[0]["worker"] for _, targets in loader(shared, workers)]
+    most, least = max(map(taken.count, range(workers))), min(map(taken.count, range(workers)))
+    ok(len(taken) == batches and most - least <= -(-batches // (workers * chunk)),
+       f"{batches} batches are shared evenly by {workers} workers, {chunk} at a time", taken)
 feed.set_epoch(1)
 other = frames(feed)
 ok(other != wanted and sorted(sum(other, [])) == sorted(sum(wanted, [])), "another epoch has another order")

@@ -35,7 +35,7 @@ class FrameBatches(IterableDataset):
     batch_size   frames a batch; the last batch of an epoch may be smaller unless drop_last
     rank, world_size   which of several processes this is: it gets the batches with batch_no % world_size = rank;
                  all must name the same version
-    chunk        batches asked for at a time: the server holds a chunk's rows while they are fetched
+    chunk        most batches asked for at a time: the server holds a chunk's rows while they are fetched
     """
 
     def __init__(self, conninfo, slice, batch_size, version=None, seed=0, epoch=0, shuffle=True, rank=0, world_size=1,
@@ -66,9 +66,13 @@ class FrameBatches(IterableDataset):
     def __iter__(self):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        # as few rounds as the chunk allows, and in each as much for every worker
+        shares = workers * -(-self.batches // (workers * self.chunk))
         with psycopg.connect(self.conninfo, autocommit=True) as db:
-            for first in range(worker * self.chunk, self.batches, workers * self.chunk):
-                yield from self._chunk(db, first, min(self.chunk, self.batches - first))
+            for share in range(worker, shares, workers):
+                first, end = share * self.batches // shares, (share + 1) * self.batches // shares
+                if first < end:
+                    yield from self._chunk(db, first, end - first)
 
     def _chunk(self, db, first, count):
         """Batches first to first + count - 1 of this rank."""
