@@ -64,7 +64,7 @@ avc_experiment_check_role(const char *name, Oid role)
 /* ---- slices ---- */
 
 static AvcSlice *
-read_slice(Oid relid, const char *argument)
+read_slice(Oid relid)
 {
 	AvcSlice   *slice = avc_slice_find(relid, false);
 
@@ -100,7 +100,7 @@ read_slices(ArrayType *array, const char *argument, int *count)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s must not contain NULL", argument)));
-		slices[i].slice = read_slice(DatumGetObjectId(elements[i]), argument);
+		slices[i].slice = read_slice(DatumGetObjectId(elements[i]));
 		for (j = 0; j < i; j++)
 			if (slices[j].slice->slice_id == slices[i].slice->slice_id)
 				ereport(ERROR,
@@ -182,22 +182,11 @@ option_of(const AvcExperiment *experiment, const char *name)
 
 /* What is chosen by a val slice must not be judged by it. */
 static void
-check_val_slice(const AvcExperiment *experiment, const JsonbValue *value)
+check_val_slice(const AvcExperiment *experiment, Oid relid)
 {
-	AvcParam	param;
-	Oid			relid;
-	bool		is_null;
 	int			i;
 
-	if (value->type != jbvString)
-		return;					/* train() says what is wrong */
-	SPI_connect();
-	param = AVC_TEXT(pnstrdup(value->val.string.val, value->val.string.len));
-	relid = DatumGetObjectId(avc_spi_value("SELECT pg_catalog.to_regclass($1)",
-										   1, &param, CurrentMemoryContext,
-										   &is_null));
-	SPI_finish();
-	for (i = 0; !is_null && i < experiment->val_count; i++)
+	for (i = 0; i < experiment->val_count; i++)
 		if (experiment->vals[i].slice->relid == relid)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -205,6 +194,32 @@ check_val_slice(const AvcExperiment *experiment, const JsonbValue *value)
 							experiment->vals[i].slice->name),
 					 errdetail("Weights chosen by their figures on a slice look better there than they are."),
 					 errhint("Use a slice of other frames.")));
+}
+
+/* Options val_slice and val_version; train() says what else is wrong. */
+static void
+read_val_slice(AvcExperiment *experiment, const JsonbValue *value)
+{
+	JsonbValue *version = option_of(experiment, "val_version");
+	AvcParam	param;
+	Oid			relid;
+	bool		is_null;
+
+	if (value->type != jbvString)
+		return;
+	SPI_connect();
+	param = AVC_TEXT(pnstrdup(value->val.string.val, value->val.string.len));
+	relid = DatumGetObjectId(avc_spi_value("SELECT pg_catalog.to_regclass($1)",
+										   1, &param, CurrentMemoryContext,
+										   &is_null));
+	SPI_finish();
+	if (is_null)
+		return;
+	check_val_slice(experiment, relid);
+	experiment->chooser.slice = read_slice(relid);
+	experiment->chooser.version = version != NULL ?
+		whole_number(version, "val_version", 1) :
+		experiment->chooser.slice->version;
 }
 
 /* The options without those that are not train()'s. */
@@ -261,7 +276,7 @@ read_options(AvcExperiment *experiment)
 		experiment->eval_max_frames = whole_number(value, "eval_max_frames",
 												   1);
 	if ((value = option_of(experiment, "val_slice")) != NULL)
-		check_val_slice(experiment, value);
+		read_val_slice(experiment, value);
 	experiment->train_options = options_of_train(experiment);
 }
 

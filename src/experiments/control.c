@@ -106,6 +106,22 @@ count_shared(const AvcPinnedSlice *train, const AvcPinnedSlice *val)
 						 lengthof(params), params);
 }
 
+static void
+check_shares_nothing(const AvcPinnedSlice *train, const AvcPinnedSlice *val,
+					 const char *what, const char *reason)
+{
+	int64		shared = count_shared(train, val);
+
+	if (shared > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%lld frames of train slice %s are in %s %s, too",
+						(long long) shared, train->slice->name, what,
+						val->slice->name),
+				 errdetail("%s", reason),
+				 errhint("Exclude them: give both filters a condition that keeps them apart, such as split = 'train' and split = 'val'.")));
+}
+
 void
 avc_experiment_check_apart(const AvcExperiment *experiment)
 {
@@ -113,21 +129,17 @@ avc_experiment_check_apart(const AvcExperiment *experiment)
 	int			v;
 
 	for (t = 0; t < experiment->train_count; t++)
-		for (v = 0; v < experiment->val_count; v++)
-		{
-			const AvcPinnedSlice *train = &experiment->trains[t];
-			const AvcPinnedSlice *val = &experiment->vals[v];
-			int64		shared = count_shared(train, val);
+	{
+		const AvcPinnedSlice *train = &experiment->trains[t];
 
-			if (shared > 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("%lld frames of train slice %s are in val slice %s, too",
-								(long long) shared, train->slice->name,
-								val->slice->name),
-						 errdetail("What was trained on cannot be held against it."),
-						 errhint("Exclude them: give both filters a condition that keeps them apart, such as split = 'train' and split = 'val'.")));
-		}
+		for (v = 0; v < experiment->val_count; v++)
+			check_shares_nothing(train, &experiment->vals[v], "val slice",
+								 "What was trained on cannot be held against it.");
+		if (experiment->chooser.slice != NULL)
+			check_shares_nothing(train, &experiment->chooser,
+								 "option \"val_slice\"",
+								 "What was trained on cannot tell which weights are best.");
+	}
 }
 
 /* ---- the pool ------------------------------------------------------- */
@@ -169,7 +181,20 @@ split_condition(const AvcDataset *dataset, Datum train_frames)
 					"split IN (%s)", values.data);
 }
 
-/* Ids of all frames of the val slices that are of the dataset. */
+/* Add a query of the frames of a slice, if it is of the dataset. */
+static void
+add_frames(StringInfo sql, const AvcPinnedSlice *slice, Oid dataset)
+{
+	char	   *version = psprintf(INT64_FORMAT, slice->version);
+
+	if (slice->slice == NULL || slice->slice->dataset != dataset)
+		return;
+	appendStringInfo(sql, "SELECT frame_id FROM %s WHERE from_version <= "
+					 "%s AND (to_version IS NULL OR %s < to_version) "
+					 "UNION ", slice->slice->history_name, version, version);
+}
+
+/* Ids of all frames to evaluate on, also while training, of the dataset. */
 static Datum
 val_frames(const AvcExperiment *experiment, Oid dataset)
 {
@@ -180,16 +205,8 @@ val_frames(const AvcExperiment *experiment, Oid dataset)
 	appendStringInfoString(&sql, "SELECT COALESCE(pg_catalog.array_agg("
 						   "frame_id ORDER BY frame_id), '{}') FROM (");
 	for (v = 0; v < experiment->val_count; v++)
-	{
-		const AvcPinnedSlice *val = &experiment->vals[v];
-		char	   *version = psprintf(INT64_FORMAT, val->version);
-
-		if (val->slice->dataset != dataset)
-			continue;
-		appendStringInfo(&sql, "SELECT frame_id FROM %s WHERE from_version <= "
-						 "%s AND (to_version IS NULL OR %s < to_version) "
-						 "UNION ", val->slice->history_name, version, version);
-	}
+		add_frames(&sql, &experiment->vals[v], dataset);
+	add_frames(&sql, &experiment->chooser, dataset);
 	appendStringInfoString(&sql, "SELECT NULL::pg_catalog.int8 WHERE false) AS v");
 	return read_ids(sql.data, 0, NULL);
 }

@@ -32,6 +32,7 @@ typedef struct AvcExperiment
 	AvcPinnedSlice *controls;	/* one a train slice; slice NULL until drawn */
 	AvcPinnedSlice *vals;
 	int			val_count;
+	AvcPinnedSlice chooser;		/* option val_slice; slice NULL without it */
 	int64	   *seeds;
 	int			seed_count;
 	bool		has_control;
@@ -86,7 +87,7 @@ extern bool avc_experiment_is(const AvcExperiment *experiment,
 extern int64 avc_experiment_frames(const AvcExperiment *experiment,
 								   const AvcPinnedSlice *slice);
 
-/* Error if a train slice has frames of a val slice. */
+/* Error if a train slice has frames of a val slice, or of option val_slice. */
 extern void avc_experiment_check_apart(const AvcExperiment *experiment);
 
 /* Make the control of a train slice (from 0) and pin it. */

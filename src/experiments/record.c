@@ -19,7 +19,7 @@
 #include "experiments/experiment.h"
 
 /* Next to those of jobs and their slots. */
-#define LOCK_SPACE_EXPERIMENT 0xAC03
+#define LOCK_SPACE_EXPERIMENT 0xAC05
 
 static void
 lock_tag(LOCKTAG *tag, int64 id)

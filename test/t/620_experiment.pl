@@ -83,6 +83,10 @@ foreach my $case (
 	[ q{'r', 1, '{odd}', '{val_rest}', '{"from_checkpoint": 1}'}, qr/run_experiment sets option "from_checkpoint"/ ],
 	[ q{'r', 1, '{odd}', '{val_rest}', '{"eval_max_frames": 0}'}, qr/option "eval_max_frames" of run_experiment must hold whole numbers from 1/ ],
 	[ q{'r', 1, '{odd}', '{val_rest}', '{"val_slice": "val_rest"}'}, qr/option "val_slice" names slice public.val_rest, which the experiment is judged on/ ],
+	[ q{'r', 1, '{odd}', '{val_rest}', '{"val_slice": "same"}'}, qr/10 frames of train slice public.odd are in option "val_slice" public.same, too/ ],
+	[ q{'r', 1, '{odd}', '{val_rest}', '{"val_slice": "frames"}'}, qr/"frames" is not a (tracked )?slice/ ],
+	[ q{'r', 1, '{odd}', '{val_rest}', '{"val_slice": "nowhere"}'}, qr/relation "nowhere" does not exist/ ],
+	[ q{'r', 1, '{odd}', '{val_rest}', '{"seeds": [null]}'}, qr/option "seeds" of run_experiment must hold whole numbers from 0/ ],
 	[ q{'r', 1, '{odd}', '{val_rest}', '{"epoch": 3}'}, qr/train has no option "epoch"/ ])
 {
 	like(call($case->[0]), $case->[1], "refused: $case->[0]");
@@ -206,7 +210,7 @@ ask("SELECT pg_terminate_backend($backend)");
 ok(defined poll($node, "SELECT count(*) FROM pg_stat_activity WHERE pid = $backend", '0'), 'the session is killed');
 isnt(ask("SELECT state FROM avcurate.experiments WHERE experiment = 'y'"), 'failed', 'which is no failure');
 eval { $session->quit };
-is(ask(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 44035}), '0', 'and holds nothing');
+is(ask(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 44037}), '0', 'and holds nothing');
 like(call($long), qr/experiment "y" succeeded|worse than the base/, 'called again it goes on');
 is(ask("SELECT count(*), max(step) FROM avcurate.job_progress WHERE job = $job_of_y"), '40|40', 'to the end');
 cmp_ok(ask("SELECT count(*) FROM avcurate.job_log WHERE job = $job_of_y AND message LIKE 'resumed after step%'"), '>=', 1, 'from a step checkpoint');
@@ -222,6 +226,35 @@ $node->append_conf('postgresql.conf', "avcurate.engine_path = ''\n");
 $node->reload;
 call($failing);
 is(ask(q{SELECT state, error FROM avcurate.experiments WHERE experiment = 'z'}), 'succeeded|', 'called again it tries again');
+
+# --- a val slice without truths, and one that only tells which weights to keep
+ask(q{UPDATE frames SET ann_categories = '{}', ann_bboxes = '{}', ann_occluded = NULL, ann_truncated = NULL, ann_ignored = NULL, ann_area = NULL WHERE frame_id > 70;
+	UPDATE frames SET ann_categories = NULL, ann_bboxes = NULL, ann_occluded = NULL, ann_truncated = NULL, ann_ignored = NULL, ann_area = NULL WHERE frame_id IN (69, 70);
+	SELECT avcurate.create_slice('val_unlabelled', 'frames', 'frame_id IN (69, 70)');
+	SELECT avcurate.create_slice('val_empty', 'frames', 'frame_id > 70');
+	SELECT avcurate.create_slice('choosing', 'frames', 'frame_id IN (40, 42, 44)')});
+$told = call(qq{'empty', 1, '{odd}', '{val_empty,val_unlabelled}', '{$quick, "max_steps": 2, "val_slice": "choosing", "seeds": null}'});
+is(ask(q{SELECT state, error FROM avcurate.experiments WHERE experiment = 'empty'}), 'succeeded|', 'val slices without truths or labels') or diag $told;
+is(ask(q{SELECT val_slice, verdict, base IS NULL AND tuned IS NULL AND gain IS NULL AND gain_low IS NULL AND over_control IS NULL AND over_control_high IS NULL
+	FROM avcurate.experiment_summary WHERE experiment = 'empty' ORDER BY val_slice::text}),
+	"val_empty|no truths to compare on|t\nval_unlabelled|no truths to compare on|t", 'show nothing');
+is(ask('SELECT count(*) FROM empty_odd_control WHERE frame_id IN (40, 42, 44)'), '0', 'nor is a control trained on what chooses its weights');
+is(ask(q{SELECT count(DISTINCT job) FROM avcurate.validations JOIN avcurate.jobs USING (job) WHERE options ->> 'val_slice' LIKE '%choosing%'}), '2', 'which it does');
+
+# --- a val slice that is dropped meanwhile
+ask(q{SELECT avcurate.create_slice('val_brief', 'frames', 'frame_id BETWEEN 60 AND 64')});
+my $brief = qq{'brief', 1, '{odd}', '{val_brief}', '{$quick, "max_steps": 60, "control": false}'};
+$session = $node->background_psql('postgres', on_error_stop => 0);
+$session->query_until(qr/calling/, "\\echo calling\nCALL avcurate.run_experiment($brief);\n");
+poll($node, q{SELECT count(*) > 2 FROM avcurate.job_progress JOIN avcurate.jobs USING (job) WHERE (options ->> 'max_steps')::int = 60}, 't');
+ask('DROP MATERIALIZED VIEW val_brief');
+ok(defined poll($node, q{SELECT state, error FROM avcurate.experiments WHERE experiment = 'brief'}, 'failed|slice public.val_brief was dropped while an experiment needs it'),
+	'an experiment whose val slice is dropped fails and says why');
+$session->quit;
+is(ask(q{SELECT count(*) FROM avcurate.jobs WHERE state IN ('pending', 'running')}), '0', 'and leaves no open job');
+is(ask(q{SELECT val_slice IS NULL, evaluation IS NOT NULL FROM avcurate.experiment_results WHERE experiment = 'brief'}), 't|t', 'what it had found is still there');
+ask(q{SELECT avcurate.drop_experiment('brief'), avcurate.drop_experiment('empty')});
+is(ask(q{SELECT count(*) FROM avcurate.experiments WHERE experiment IN ('brief', 'empty')}), '0', 'until it is dropped');
 
 # --- what an experiment holds, and dropping it
 ask(q{UPDATE frames SET weather = 'foggy' WHERE frame_id = 31; SELECT avcurate.refresh_slice('"Few ones"')});
