@@ -3,6 +3,7 @@
  *		Time a detector by operation, on pictures of noise.
  */
 #include "engine/bench.h"
+#include "engine/clip_commands.h"
 #include "engine/commands.h"
 #include "engine/core/random.h"
 #include "engine/feed.h"
@@ -32,7 +33,8 @@ ENG_CHOICE_SEED_HELP
 "  --train          training alone\n"
 "  --save FILE      write weights and frames to a safetensors file: weights\n"
 "                   under torch's names, bench.frames, bench.boxes,\n"
-"                   bench.labels\n";
+"                   bench.labels\n"
+ENG_CLIP_HELP;
 
 typedef struct Bench
 {
@@ -182,11 +184,8 @@ run_bench(Bench *bench, const EngChoice *choice, const EngOption *options,
 	if (!train && !infer)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"options \"--train\" and \"--infer\" exclude each other");
-	if (!eng_bench_peak(&bench->peak, choice, status))
+	if (!eng_bench_peak(&bench->peak, choice, bench->out, status))
 		return false;
-	fprintf(bench->out, "peak: %.1f GFLOP/s of a product of %dx%d matrices, memory %.1f GB/s\n",
-			bench->peak.flops / 1e9, bench->peak.side, bench->peak.side,
-			bench->peak.bytes / 1e9);
 	bench->detector = eng_choice_create(choice, train, status);
 	if (bench->detector == NULL)
 		return false;
@@ -218,6 +217,8 @@ eng_bench_run(int argc, char **argv, FILE *out, EngStatus *status)
 	int64_t		frames = 8;
 	int64_t		steps = 5;
 
+	if (eng_clip_is_named(argc, argv))
+		return eng_clip_bench_run(argc, argv, out, status);
 	if (!eng_arguments_read(&arguments, argc, argv, options, 1, 1, status) ||
 		!eng_choice_read(&choice, options, status) ||
 		!eng_option_integer(options, "frames", 1, 1024, &frames, status) ||

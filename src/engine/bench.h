@@ -21,7 +21,8 @@ typedef struct EngPeak
 	int32_t		side;			/* of the product's matrices */
 } EngPeak;
 
-extern bool eng_bench_peak(EngPeak *peak, const EngChoice *choice,
+/* Printed too. */
+extern bool eng_bench_peak(EngPeak *peak, const EngChoice *choice, FILE *out,
 						   EngStatus *status);
 
 /* Most bytes resident at once since the peak was measured; 0: not known. */

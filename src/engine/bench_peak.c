@@ -104,7 +104,8 @@ time_stream(float *memory, int threads)
 }
 
 bool
-eng_bench_peak(EngPeak *peak, const EngChoice *choice, EngStatus *status)
+eng_bench_peak(EngPeak *peak, const EngChoice *choice, FILE *out,
+			   EngStatus *status)
 {
 	EngBackend *backend = eng_backend_open(choice->device,
 										   (int) choice->threads, status);
@@ -131,6 +132,9 @@ eng_bench_peak(EngPeak *peak, const EngChoice *choice, EngStatus *status)
 		peak->flops = 2.0 * peak->side * peak->side * peak->side / seconds;
 		peak->bytes = 3 * STREAM_FLOATS * sizeof(float) /
 			time_stream(memory, backend->threads);
+		fprintf(out, "peak: %.1f GFLOP/s of a product of %dx%d matrices, memory %.1f GB/s\n",
+				peak->flops / 1e9, peak->side, peak->side,
+				peak->bytes / 1e9);
 	}
 	eng_arena_free(memory, bytes);
 	reset_resident();

@@ -29,6 +29,10 @@ extern const char eng_detect_help[];
 extern bool eng_detect_run(int argc, char **argv, FILE *out,
 						   EngStatus *status);
 
+extern const char eng_embed_help[];
+extern bool eng_embed_run(int argc, char **argv, FILE *out,
+						  EngStatus *status);
+
 extern const char eng_convert_help[];
 extern bool eng_convert_run(int argc, char **argv, FILE *out,
 							EngStatus *status);

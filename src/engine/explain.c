@@ -3,6 +3,7 @@
  *		Print the plan of a detector: operation, shape, kernel, cost.
  */
 #include "engine/choice.h"
+#include "engine/clip_commands.h"
 #include "engine/commands.h"
 #include "engine/protocol.h"
 
@@ -20,10 +21,11 @@ ENG_CHOICE_MACHINE_HELP
 "  --frames N       frames in a batch (1)\n"
 "  --size WxH       size of a frame in pixels (16:9, as the detector takes)\n"
 "  --train          the plan of a training step\n"
-"  --limit BYTES    refuse a plan over the limit, as a server's setting does\n";
+"  --limit BYTES    refuse a plan over the limit, as a server's setting does\n"
+ENG_CLIP_HELP;
 
-static void
-print_rows(FILE *out, const EngPlanRow *rows, int32_t count, bool train)
+void
+eng_explain_rows(FILE *out, const EngPlanRow *rows, int32_t count, bool train)
 {
 	double		sums[4] = {0};
 	int32_t		i;
@@ -54,19 +56,16 @@ print_rows(FILE *out, const EngPlanRow *rows, int32_t count, bool train)
 			"", sums[0] / 1e9, sums[1] / 1e9, sums[2] / 1e6, sums[3] / 1e6);
 }
 
-static void
-print_memory(FILE *out, const EngDetector *detector)
+void
+eng_explain_memory(FILE *out, const EngMemory *memory)
 {
-	EngMemory	memory;
-
-	eng_detector_memory(detector, &memory);
 	fprintf(out, "memory, MB: parameters %.1f, gradients %.1f, optimizer %.1f, activations %.1f, workspace %.1f, kernels %.1f, boxes %.1f, pictures %.1f\n",
-			memory.parameters / 1e6, memory.gradients / 1e6,
-			memory.optimizer / 1e6, memory.activations / 1e6,
-			memory.workspace / 1e6, memory.kernels / 1e6,
-			memory.boxes / 1e6, memory.pictures / 1e6);
+			memory->parameters / 1e6, memory->gradients / 1e6,
+			memory->optimizer / 1e6, memory->activations / 1e6,
+			memory->workspace / 1e6, memory->kernels / 1e6,
+			memory->boxes / 1e6, memory->pictures / 1e6);
 	fprintf(out, "activations alive at once, MB: %.1f, so no arena is smaller\n",
-			memory.alive / 1e6);
+			memory->alive / 1e6);
 }
 
 static bool
@@ -79,6 +78,7 @@ explain(const EngChoice *choice, const EngOption *options, FILE *out,
 	const EngDetectorConfig *config;
 	const EngPlanRow *rows;
 	EngDetector *detector;
+	EngMemory	memory;
 	int32_t		count;
 	EngSize		size;
 	bool		fine;
@@ -108,8 +108,9 @@ explain(const EngChoice *choice, const EngOption *options, FILE *out,
 				choice->architecture, train ? "training" : "inference",
 				choice->device, eng_detector_threads(detector),
 				(int) frames, size.height, size.width);
-		print_rows(out, rows, count, train);
-		print_memory(out, detector);
+		eng_explain_rows(out, rows, count, train);
+		eng_detector_memory(detector, &memory);
+		eng_explain_memory(out, &memory);
 	}
 	eng_detector_free(detector);
 	return fine;
@@ -125,6 +126,8 @@ eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 	EngChoice	choice = {0};
 	EngArguments arguments;
 
+	if (eng_clip_is_named(argc, argv))
+		return eng_clip_explain_run(argc, argv, out, status);
 	if (!eng_arguments_read(&arguments, argc, argv, options, 1, 1, status) ||
 		!eng_choice_read(&choice, options, status))
 		return false;

@@ -107,6 +107,7 @@ static const Command commands[] = {
 	{"bench", eng_bench_run, eng_bench_help},
 	{"init", eng_init_run, eng_init_help},
 	{"detect", eng_detect_run, eng_detect_help},
+	{"embed", eng_embed_run, eng_embed_help},
 	{"convert", eng_convert_run, eng_convert_help},
 	{"trace", eng_trace_run, eng_trace_help},
 	{"version", run_version, version_help}

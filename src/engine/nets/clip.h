@@ -91,7 +91,7 @@ extern const EngClipConfig *eng_clip_config(const EngClip *clip);
 extern bool eng_clip_load(EngClip *clip, const EngTensorFile *file,
 						  int32_t *unused, EngStatus *status);
 
-/* A safetensors file under OpenAI's names. */
+/* A safetensors file under OpenAI's names, with architecture and options. */
 extern bool eng_clip_save(const EngClip *clip, EngBuffer *out,
 						  EngStatus *status);
 
@@ -110,6 +110,9 @@ extern void eng_clip_parameter_write(EngClip *clip, int32_t i,
  */
 extern bool eng_clip_images(EngClip *clip, const uint8_t *const *pictures,
 							int32_t n, float *out, EngStatus *status);
+
+/* Entries of the first group of a call with n of them. */
+extern int32_t eng_clip_group(int32_t n);
 
 typedef struct EngClipText
 {

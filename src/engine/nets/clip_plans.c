@@ -10,6 +10,19 @@
 #include "engine/nets/clip_private.h"
 #include "engine/nets/plan_row.h"
 
+/* Plugins may be made for detectors alone. */
+static bool
+check_backend(const EngBackend *backend, EngStatus *status)
+{
+	if (backend->layer_norm == NULL || backend->attention == NULL ||
+		backend->join_tokens == NULL || backend->embed_tokens == NULL ||
+		backend->pick_tokens == NULL)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"backend \"%s\" cannot run transformers",
+						backend->name);
+	return true;
+}
+
 EngClip *
 eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 				EngStatus *status)
@@ -29,7 +42,7 @@ eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 	}
 	clip->config = *config;
 	clip->backend = eng_backend_open(backend, threads, status);
-	ok = clip->backend != NULL;
+	ok = clip->backend != NULL && check_backend(clip->backend, status);
 	for (side = 0; ok && side < 2; side++)
 		for (all = 0; ok && all < 2; all++)
 		{
@@ -376,7 +389,8 @@ eng_clip_explain(EngClip *clip, int32_t n, int32_t tokens,
 	int32_t		i;
 
 	clip->backend->enter(clip->backend);
-	plan = eng_clip_plan(clip, side, n, tokens, status);
+	plan = eng_clip_plan(clip, side, n,
+						 eng_clip_tokens(&clip->config, tokens), status);
 	if (plan == NULL)
 		return false;
 	free(clip->rows);

@@ -50,6 +50,9 @@ struct EngClip
 extern bool eng_clip_describe(EngModel *model, const EngClipConfig *config,
 							  EngClipSide side, bool all, EngStatus *status);
 
+/* clip_run.c: tokens at which a group is run whose longest text has so many */
+extern int32_t eng_clip_tokens(const EngClipConfig *config, int32_t longest);
+
 /*
  * clip_plans.c: the plan of a group of n entries, made if there is none;
  * tokens: of texts.

@@ -23,12 +23,12 @@
 static const float channel_mean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
 static const float channel_std[3] = {0.26862954f, 0.26130258f, 0.27577711f};
 
-static int32_t
-group_size(int32_t left)
+int32_t
+eng_clip_group(int32_t n)
 {
 	int32_t		size = GROUP;
 
-	while (size > left)
+	while (size > n)
 		size /= 2;
 	return size;
 }
@@ -186,7 +186,7 @@ eng_clip_images(EngClip *clip, const uint8_t *const *pictures, int32_t n,
 	clip->backend->enter(clip->backend);
 	for (first = 0; first < n; first += size)
 	{
-		size = group_size(n - first);
+		size = eng_clip_group(n - first);
 		if (!run_pictures(clip, pictures + first, size,
 						  out + (int64_t) first * clip->config.dimensions,
 						  status))
@@ -231,6 +231,14 @@ used_tokens(const EngClipText *text)
 	return best + 1;
 }
 
+int32_t
+eng_clip_tokens(const EngClipConfig *config, int32_t longest)
+{
+	int32_t		tokens = (longest + TEXT_STEP - 1) / TEXT_STEP * TEXT_STEP;
+
+	return tokens < config->tokens ? tokens : config->tokens;
+}
+
 /* Tokens that a group of texts is run at. */
 static int32_t
 group_tokens(const EngClip *clip, const EngClipText *texts, int32_t n)
@@ -247,8 +255,7 @@ group_tokens(const EngClip *clip, const EngClipText *texts, int32_t n)
 		if (used > longest)
 			longest = used;
 	}
-	longest = (longest + TEXT_STEP - 1) / TEXT_STEP * TEXT_STEP;
-	return longest < clip->config.tokens ? longest : clip->config.tokens;
+	return eng_clip_tokens(&clip->config, longest);
 }
 
 static bool
@@ -286,7 +293,7 @@ eng_clip_texts(EngClip *clip, const EngClipText *texts, int32_t n, float *out,
 	clip->backend->enter(clip->backend);
 	for (first = 0; first < n; first += size)
 	{
-		size = group_size(n - first);
+		size = eng_clip_group(n - first);
 		if (!run_texts(clip, texts + first, size,
 					   out + (int64_t) first * clip->config.dimensions,
 					   status))

@@ -93,7 +93,13 @@ eng_clip_save(const EngClip *clip, EngBuffer *out, EngStatus *status)
 	const EngParameters *all = &clip->parameters;
 	EngTensorWriter *writer = eng_tensor_writer_create(status);
 	bool		ok = writer != NULL &&
-		eng_tensor_writer_metadata(writer, "format", "pt", status);
+		eng_tensor_writer_metadata(writer, "format", "pt", status) &&
+		eng_tensor_writer_metadata(writer, "architecture",
+								   ENG_CLIP_ARCHITECTURE, status) &&
+		eng_tensor_writer_metadata(writer, "options",
+								   clip->config.quick_gelu ?
+								   "{\"quick_gelu\": true}" :
+								   "{\"quick_gelu\": false}", status);
 	int32_t		i;
 
 	for (i = 0; ok && i < all->count; i++)
