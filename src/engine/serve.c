@@ -462,6 +462,25 @@ handle_embed(Session *session, EngFeedItem *item, double wait_s,
 	return fine;
 }
 
+/*
+ * A file that no message holds is not made first.
+ */
+static bool
+check_file_size(const EngDetector *detector, bool with_optimizer,
+				EngStatus *status)
+{
+	EngMemory	memory;
+	size_t		bytes;
+
+	eng_detector_memory(detector, &memory);
+	bytes = memory.parameters + (with_optimizer ? memory.optimizer : 0);
+	if (bytes > ENG_PROTOCOL_MAX_BLOB)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"weights of %zu bytes are more than the %llu that a file may have",
+						bytes, (unsigned long long) ENG_PROTOCOL_MAX_BLOB);
+	return true;
+}
+
 static bool
 write_weights(Session *session, bool with_optimizer, EngBuffer *out,
 			  EngStatus *status)
@@ -469,6 +488,7 @@ write_weights(Session *session, bool with_optimizer, EngBuffer *out,
 	if (session->net.clip != NULL && !with_optimizer)
 		return eng_clip_save(session->net.clip, out, status);
 	return check_detector(session, with_optimizer, status) &&
+		check_file_size(session->net.detector, with_optimizer, status) &&
 		(!session->train ||
 		 eng_detector_check_finite(session->net.detector, status)) &&
 		eng_detector_save(session->net.detector, with_optimizer, out, status);
@@ -533,6 +553,10 @@ handle(Session *session, EngFeedItem *item, double wait_s, Answer *answer,
 		return false;
 	if (answer->json == NULL)
 		return eng_fail(status, ENG_NO_MEMORY, "could not make an answer");
+	if (answer->blob.size > ENG_PROTOCOL_MAX_BLOB)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"answer of %zu bytes is more than a message holds",
+						answer->blob.size);
 	return true;
 }
 

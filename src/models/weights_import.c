@@ -300,7 +300,8 @@ find_model(FunctionCallInfo fcinfo, Import *import)
 {
 	char	   *model = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	PreventCommandIfReadOnly("import_checkpoint()");
+	PreventCommandIfReadOnly(import->backbone_only ? "import_backbone()" :
+							 "import_checkpoint()");
 	import->model = avc_model_find(model, false);
 	avc_model_check_usable(import->model);
 }

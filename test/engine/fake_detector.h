@@ -36,8 +36,7 @@ static bool fake_not_finite;
 static int	fake_detectors;
 static size_t fake_needs;		/* MiB of inference */
 static size_t fake_pictures;	/* bytes that the last inference was told */
-
-#define FAKE_WEIGHTS	((size_t) 4 << 20)	/* bytes */
+static size_t fake_weights = (size_t) 4 << 20;	/* bytes */
 static uint32_t fake_flips;		/* bit i: frame i of the last step */
 static int32_t fake_width;
 static int32_t fake_boxes;
@@ -214,7 +213,7 @@ eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
 	(void) frames;
 	fake_pictures = detector->pictures;
 	if (detector->limit > 0 &&
-		FAKE_WEIGHTS + (fake_needs << 20) > detector->limit)
+		fake_weights + (fake_needs << 20) > detector->limit)
 		return eng_fail(status, ENG_NO_MEMORY, "batch of %d needs more", n);
 	detector->activations = fake_needs << 20;
 	for (i = 0; i < n; i++)
@@ -231,7 +230,7 @@ void
 eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 {
 	memset(memory, 0, sizeof(*memory));
-	memory->parameters = FAKE_WEIGHTS;
+	memory->parameters = fake_weights;
 	memory->activations = detector->activations;
 }
 

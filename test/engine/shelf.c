@@ -205,6 +205,23 @@ test_limit(void)
 	tap_ok(fake_detectors == 0, "all freed");
 }
 
+/* Weights that no message holds are refused, and the session goes on. */
+static void
+test_vast_weights(void)
+{
+	Server		server;
+
+	server_start(&server);
+	load_ok(&server);
+	fake_weights = ENG_PROTOCOL_MAX_BLOB + 1;
+	tap_ok(strcmp(code_of(&server, ENG_KIND_SAVE, "{}", NULL),
+				  "unsupported") == 0, "weights over 4 GB are not saved");
+	fake_weights = (size_t) 4 << 20;
+	tap_ok(strcmp(code_of(&server, ENG_KIND_SAVE, "{}", NULL), "ok") == 0,
+		   "others are");
+	server_join(&server);
+}
+
 /* Two pictures without a name, within a limit in bytes. */
 static Reply
 detect_within(Server *server, int limit)
@@ -260,6 +277,7 @@ main(void)
 	test_answers();
 	test_limit();
 	test_pictures();
+	test_vast_weights();
 	eng_buffer_free(&jpegs);
 	return tap_done();
 }

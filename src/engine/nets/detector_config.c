@@ -152,7 +152,7 @@ set_architecture(EngDetectorConfig *c, const char *name, EngStatus *status)
 		}
 	}
 	return eng_fail(status, ENG_BAD_ARGUMENT,
-					"unknown architecture \"%s\"; known are %s", name,
+					"unknown architecture \"%.64s\"; known are %s", name,
 					eng_detector_architectures());
 }
 
