@@ -151,6 +151,29 @@ thin_out(Conv *c)
 			memset(c->dy + row * c->s.oc, 0, sizeof(float) * c->s.oc);
 }
 
+/* What ran once runs again to the same bits. */
+static void
+test_again(const Conv *first, const char *name, bool linear)
+{
+	Conv		c = *first;
+
+	if (first->s.add_data)
+		return;
+	c.y = make(c.y_count);
+	c.dx = make(c.x_count);
+	c.dw = make(c.w_count);
+	c.db = make(c.s.oc);
+	run_conv(cpu, &c, linear);
+	tap_ok(memcmp(c.y, first->y, sizeof(float) * c.y_count) == 0 &&
+		   memcmp(c.dx, first->dx, sizeof(float) * c.x_count) == 0 &&
+		   memcmp(c.dw, first->dw, sizeof(float) * c.w_count) == 0,
+		   "%s, %s: the same bits again", name, eng_type_name(c.s.x_type));
+	free(c.y);
+	free(c.dx);
+	free(c.dw);
+	free(c.db);
+}
+
 static void
 test_conv(EngConvShape s, const char *name, bool linear, bool small)
 {
@@ -198,6 +221,7 @@ test_conv(EngConvShape s, const char *name, bool linear, bool small)
 		   "%s, %s to %s: cpu is ref (%.0e %.0e %.0e %.0e)", name,
 		   eng_type_name(s.x_type), eng_type_name(s.y_type), d[0], d[1], d[2],
 		   d[3]);
+	test_again(&other, name, linear);
 	free(c.x);
 	free(c.w);
 	free(c.b);
@@ -279,6 +303,37 @@ test_convs(void)
 	test_types(sparse, "sparse on large maps", false, false);
 }
 
+/*
+ * Large enough for threads that share the work: by images and bands of rows,
+ * by output channels, by input channels.
+ */
+static void
+test_shares(void)
+{
+	EngConvShape rows = {.n = 3, .h = 41, .w = 30, .c = 16, .oc = 64, .k = 3,
+						 .stride = 1, .pad = 1};
+	EngConvShape strided = {.n = 1, .h = 99, .w = 104, .c = 16, .oc = 64,
+							.k = 3, .stride = 2, .pad = 1};
+	EngConvShape stem = {.n = 1, .h = 97, .w = 200, .c = 3, .oc = 32, .k = 7,
+						 .stride = 2, .pad = 3};
+	EngConvShape down = {.n = 1, .h = 80, .w = 80, .c = 64, .oc = 224, .k = 1,
+						 .stride = 2};
+	EngConvShape channels = {.n = 1, .h = 8, .w = 8, .c = 128, .oc = 328,
+							 .k = 3, .stride = 1, .pad = 1};
+	EngConvShape inputs = {.n = 41, .h = 1, .w = 1, .c = 2056, .oc = 320,
+						   .k = 1, .stride = 1};
+	EngConvShape outputs = {.n = 41, .h = 1, .w = 1, .c = 320, .oc = 2056,
+							.k = 1, .stride = 1};
+
+	test_types(rows, "3x3 of three images", false, false);
+	test_types(strided, "3x3 stride 2 in bands", false, false);
+	test_types(stem, "stem in bands", false, false);
+	test_types(down, "1x1 stride 2 in bands", false, false);
+	test_types(channels, "3x3 of many channels", false, false);
+	test_types(inputs, "linear of many inputs", true, false);
+	test_types(outputs, "linear of many outputs", true, false);
+}
+
 int
 main(void)
 {
@@ -287,6 +342,7 @@ main(void)
 	if (cpu->lacks_bf16 != NULL)
 		tap_note("no bf16: this processor lacks %s", cpu->lacks_bf16);
 	test_convs();
+	test_shares();
 	close_backends();
 	return tap_done();
 }

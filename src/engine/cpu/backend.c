@@ -27,7 +27,7 @@ cpu_kernel_free(EngKernel *kernel)
 {
 	eng_dnnl_conv_free(kernel->forward);
 	eng_dnnl_conv_free(kernel->data);
-	eng_dnnl_conv_free(kernel->weight);
+	eng_cpu_shares_free(kernel->weight);
 	free(kernel);
 }
 

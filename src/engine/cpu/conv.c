@@ -7,9 +7,9 @@
  * with input and output channels exchanged; else oneDNN's own, but for 1x1
  * kernels, which are a matrix product and a scattering.  Backward weight:
  * unrolled columns and a matrix product where oneDNN's kernel is poor
- * (strides, large maps), else oneDNN's own.  (oneDNN 2.6's backward kernels
- * for strided 1x1 convolutions read memory they never wrote when channels do
- * not fill a vector.)
+ * (strides, large maps), else oneDNN's own, each thread with a share of its
+ * own (shares.c).  (oneDNN 2.6's backward kernels for strided 1x1 convolutions
+ * read memory they never wrote when channels do not fill a vector.)
  *
  * In bf16 oneDNN's own kernels are good both ways back: data is turned only
  * where that pays for turning the weights.  Weight gradients come out in
@@ -163,7 +163,7 @@ conv_free(EngKernel *kernel)
 {
 	eng_dnnl_conv_free(kernel->forward);
 	eng_dnnl_conv_free(kernel->data);
-	eng_dnnl_conv_free(kernel->weight);
+	eng_cpu_shares_free(kernel->weight);
 	free(kernel);
 }
 
@@ -227,13 +227,13 @@ plan_weight(EngKernel *kernel, EngStatus *status)
 		need(kernel, eng_cpu_column_workspace(s, kernel->backend->threads));
 		return true;
 	}
-	kernel->weight = eng_dnnl_conv_create(kernel->backend->state, &shape,
-										  status);
+	kernel->weight = eng_cpu_shares_create(kernel->backend->state, &shape,
+										   kernel->backend->threads, status);
 	if (kernel->weight == NULL)
 		return false;
 	need(kernel, rounded_bytes(s) +
 		 (kernel->compact ? compact_bytes(s) : 0) +
-		 eng_dnnl_conv_scratch(kernel->weight));
+		 eng_cpu_shares_workspace(kernel->weight));
 	return true;
 }
 
@@ -247,8 +247,7 @@ conv_forward(EngKernel *kernel, void *y, const void *x, const float *weight,
 							status))
 		return false;
 	kernel->forward_version = version;
-	return eng_dnnl_conv_run(kernel->forward, y, x, NULL, bias, workspace,
-							 status);
+	return eng_dnnl_conv_run(kernel->forward, y, x, bias, workspace, status);
 }
 
 /*
@@ -378,8 +377,7 @@ flipped_data(EngKernel *kernel, void *dx, const void *dy,
 
 	flip_weight(turned, weight, &kernel->shape);
 	return eng_dnnl_conv_pack(kernel->data, turned, 0, workspace, status) &&
-		eng_dnnl_conv_run(kernel->data, dx, dy, NULL, NULL, workspace,
-						  status);
+		eng_dnnl_conv_run(kernel->data, dx, dy, NULL, workspace, status);
 }
 
 /*
@@ -394,8 +392,7 @@ native_data(EngKernel *kernel, void *dx, const void *dy, const float *weight,
 	void	   *out = add ? take(&workspace, input_bytes(s)) : dx;
 
 	if (!eng_dnnl_conv_pack(kernel->data, weight, 0, workspace, status) ||
-		!eng_dnnl_conv_run(kernel->data, out, dy, NULL, NULL, workspace,
-						   status))
+		!eng_dnnl_conv_run(kernel->data, out, dy, NULL, workspace, status))
 		return false;
 	if (add)
 		eng_cpu_add(dx, out, s->x_type, input_count(s));
@@ -449,8 +446,8 @@ conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 		gather_cells(s, cells, x);
 		x = cells;
 	}
-	return eng_dnnl_conv_run(kernel->weight, dweight, x, dy, NULL, workspace,
-							 status);
+	return eng_cpu_shares_run(kernel->weight, dweight, x, dy, workspace,
+							  status);
 }
 
 static const EngKernelClass conv_class = {
@@ -488,7 +485,7 @@ eng_cpu_primitive_plan(EngBackend *backend, const EngConvShape *shape,
 			 kernel->scatter ? "scatter" : "",
 			 kernel->compact ? " gathered" : "",
 			 shape->need_weight ? (kernel->columns ? " columns" : " ") : "",
-			 kernel->weight != NULL ? eng_dnnl_conv_text(kernel->weight) : "");
+			 kernel->weight != NULL ? eng_cpu_shares_text(kernel->weight) : "");
 	return kernel;
 }
 

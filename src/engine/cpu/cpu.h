@@ -8,6 +8,8 @@
 #include "engine/core/backend.h"
 #include "engine/cpu/onednn.h"
 
+typedef struct EngCpuShares EngCpuShares;
+
 /* conv.c, linear.c: planned kernels, one table of functions each */
 typedef struct EngKernelClass
 {
@@ -32,7 +34,7 @@ struct EngKernel
 	EngConvShape shape;
 	EngDnnlConv *forward;
 	EngDnnlConv *data;
-	EngDnnlConv *weight;
+	EngCpuShares *weight;
 	uint64_t	forward_version;	/* of the packed weights */
 	bool		linear;			/* inner products */
 	bool		flip;			/* backward data as a forward convolution */
@@ -66,6 +68,18 @@ extern bool eng_cpu_column_weight(const EngConvShape *shape, int threads,
 								  float *dweight, const float *x,
 								  const float *dy, void *workspace,
 								  EngStatus *status);
+
+/* shares.c: weight gradient, each thread with rows of its own */
+extern EngCpuShares *eng_cpu_shares_create(EngDnnl *dnnl,
+										   const EngDnnlShape *shape,
+										   int threads, EngStatus *status);
+extern void eng_cpu_shares_free(EngCpuShares *shares);
+extern size_t eng_cpu_shares_workspace(const EngCpuShares *shares);
+extern const char *eng_cpu_shares_text(const EngCpuShares *shares);
+/* dweight (oc, k, k, c) += */
+extern bool eng_cpu_shares_run(const EngCpuShares *shares, float *dweight,
+							   const void *x, const void *dy,
+							   void *workspace, EngStatus *status);
 
 /*
  * sparse.c: both ways back when few rows of dy are not zero; *done false:

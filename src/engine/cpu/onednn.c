@@ -5,6 +5,7 @@
 #include "engine/cpu/onednn.h"
 
 #include <dnnl.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,6 +173,22 @@ describe_map(dnnl_memory_desc_t *md, const dnnl_dims_t dims, bool linear,
 				 "describe a tensor", status);
 }
 
+/* Weights (oc, k, k, c) in float. */
+static bool
+describe_plain(dnnl_memory_desc_t *md, const dnnl_dims_t dims,
+			   const EngDnnlShape *s, EngStatus *status)
+{
+	dnnl_dims_t strides = {s->pitch, 1};
+
+	return check(s->linear && s->pitch != 0 ?
+				 dnnl_memory_desc_init_by_strides(md, 2, dims, dnnl_f32,
+												  strides) :
+				 dnnl_memory_desc_init_by_tag(md, s->linear ? 2 : 4, dims,
+											  dnnl_f32, s->linear ? dnnl_oi :
+											  dnnl_ohwi),
+				 "describe weights", status);
+}
+
 static bool
 describe(Descriptors *d, const EngDnnlShape *s, EngStatus *status)
 {
@@ -180,12 +197,13 @@ describe(Descriptors *d, const EngDnnlShape *s, EngStatus *status)
 	dnnl_dims_t target = {s->n, s->oc, s->oh, s->ow};
 	dnnl_dims_t bias = {s->oc};
 	dnnl_dim_t	down = (dnnl_dim_t) (s->oh - 1) * s->stride + s->k - s->h -
-		s->pad;
+		(s->pad - s->cut);
 	dnnl_dim_t	right = (dnnl_dim_t) (s->ow - 1) * s->stride + s->k - s->w -
 		s->pad;
 
 	d->stride[0] = d->stride[1] = s->stride;
-	d->before[0] = d->before[1] = s->pad;
+	d->before[0] = s->pad - s->cut;
+	d->before[1] = s->pad;
 	d->behind[0] = down;
 	d->behind[1] = right;
 	return describe_map(&d->source, source, s->linear, s->source_type,
@@ -199,10 +217,7 @@ describe(Descriptors *d, const EngDnnlShape *s, EngStatus *status)
 										   data_type(s->source_type),
 										   dnnl_format_tag_any),
 			  "describe weights", status) &&
-		check(dnnl_memory_desc_init_by_tag(&d->plain, s->linear ? 2 : 4,
-										   weight, dnnl_f32,
-										   s->linear ? dnnl_oi : dnnl_ohwi),
-			  "describe weights", status) &&
+		describe_plain(&d->plain, weight, s, status) &&
 		check(dnnl_memory_desc_init_by_tag(&d->bias, 1, bias, dnnl_f32,
 										   dnnl_x),
 			  "describe a bias", status);
@@ -479,6 +494,7 @@ eng_dnnl_conv_create(EngDnnl *dnnl, const EngDnnlShape *shape,
 	dnnl_primitive_desc_t pd = NULL;
 	Descriptors d;
 	const char *text = "";
+	int			threads = omp_get_max_threads();
 	bool		ok;
 
 	if (conv == NULL)
@@ -488,11 +504,14 @@ eng_dnnl_conv_create(EngDnnl *dnnl, const EngDnnlShape *shape,
 	}
 	conv->dnnl = dnnl;
 	conv->shape = *shape;
+	if (shape->one_thread)
+		omp_set_num_threads(1);
 	ok = describe(&d, shape, status) &&
 		create_descriptor(&pd, dnnl, shape, &d, status) &&
 		check(dnnl_primitive_create(&conv->primitive, pd),
-			  "make an operation", status) &&
-		create_memories(conv, &d, pd, status);
+			  "make an operation", status);
+	omp_set_num_threads(threads);
+	ok = ok && create_memories(conv, &d, pd, status);
 	if (ok)
 		(void) dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0,
 										 &text);
@@ -599,30 +618,50 @@ eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight, uint64_t version,
 	return true;
 }
 
-static bool
-run_weight(EngDnnlConv *conv, float *out, const void *a, const void *b,
-		   void *scratch, EngStatus *status)
+bool
+eng_dnnl_conv_multiply(EngDnnlConv *conv, const void *x, const void *dy,
+					   void *scratch, EngStatus *status)
 {
-	dnnl_exec_arg_t run[4] = {
+	dnnl_exec_arg_t args[4] = {
 		{DNNL_ARG_SRC, conv->source}, {DNNL_ARG_DIFF_DST, conv->target},
 		{DNNL_ARG_DIFF_WEIGHTS, conv->weight},
 		{DNNL_ARG_SCRATCHPAD, conv->scratchpad}
 	};
-	dnnl_exec_arg_t unpack[2] = {
-		{DNNL_ARG_FROM, conv->weight}, {DNNL_ARG_TO, conv->plain}
-	};
 
-	return point(conv->source, a, status) &&
-		point(conv->target, b, status) &&
+	return point(conv->source, x, status) &&
+		point(conv->target, dy, status) &&
 		point(conv->scratchpad, scratch, status) &&
 		point_packed(conv, scratch, status) &&
-		point(conv->plain, out, status) &&
-		execute(conv, conv->primitive, 4, run, status) &&
-		execute(conv, conv->reorder, 2, unpack, status);
+		execute(conv, conv->primitive, 4, args, status);
+}
+
+void *
+eng_dnnl_conv_gradient(const EngDnnlConv *conv, void *scratch)
+{
+	return (uint8_t *) scratch + conv->scratch_size;
+}
+
+size_t
+eng_dnnl_conv_gradient_size(const EngDnnlConv *conv)
+{
+	return conv->packed_size;
 }
 
 bool
-eng_dnnl_conv_run(EngDnnlConv *conv, void *out, const void *a, const void *b,
+eng_dnnl_conv_unpack(EngDnnlConv *conv, float *dweight, void *scratch,
+					 EngStatus *status)
+{
+	dnnl_exec_arg_t args[2] = {
+		{DNNL_ARG_FROM, conv->weight}, {DNNL_ARG_TO, conv->plain}
+	};
+
+	return point_packed(conv, scratch, status) &&
+		point(conv->plain, dweight, status) &&
+		execute(conv, conv->reorder, 2, args, status);
+}
+
+bool
+eng_dnnl_conv_run(EngDnnlConv *conv, void *out, const void *in,
 				  const float *bias, void *scratch, EngStatus *status)
 {
 	bool		forward = conv->shape.what == ENG_DNNL_FORWARD;
@@ -634,10 +673,8 @@ eng_dnnl_conv_run(EngDnnlConv *conv, void *out, const void *a, const void *b,
 		{DNNL_ARG_BIAS, conv->bias}
 	};
 
-	if (conv->shape.what == ENG_DNNL_WEIGHT)
-		return run_weight(conv, out, a, b, scratch, status);
-	return point(conv->source, forward ? a : out, status) &&
-		point(conv->target, forward ? out : a, status) &&
+	return point(conv->source, forward ? in : out, status) &&
+		point(conv->target, forward ? out : in, status) &&
 		point(conv->scratchpad, scratch, status) &&
 		point_packed(conv, scratch, status) &&
 		(!conv->shape.bias || point(conv->bias, bias, status)) &&

@@ -40,14 +40,18 @@ typedef struct EngDnnlShape
 	int32_t		k;
 	int32_t		stride;
 	int32_t		pad;			/* before; behind it what the sizes ask for */
+	int32_t		cut;			/* rows less of it above the first row */
 	bool		bias;			/* forward only */
 	bool		relu;
 	bool		sum;			/* add to the result instead of storing */
 	bool		linear;			/* an inner product: h = w = k = 1 */
+	int32_t		pitch;			/* linear: from a row of plain weights to the
+								 * next; 0: c */
 	bool		keep;			/* packed weights stay from run to run */
 	const float *shared;		/* keep: the weights, if what they are packed
 								 * into may serve others of this array too */
 	EngActivation activation;	/* forward only */
+	bool		one_thread;		/* also inside of a parallel region */
 	EngType		source_type;	/* of x or dx, and of packed weights */
 	EngType		target_type;	/* of y or dy */
 } EngDnnlShape;
@@ -78,13 +82,22 @@ extern bool eng_dnnl_conv_pack(EngDnnlConv *conv, const float *weight,
 							   uint64_t version, void *scratch,
 							   EngStatus *status);
 
+/* FORWARD: out = y, in = x, bias; DATA: out = dx, in = dy. */
+extern bool eng_dnnl_conv_run(EngDnnlConv *conv, void *out, const void *in,
+							  const float *bias, void *scratch,
+							  EngStatus *status);
+
 /*
- * FORWARD: out = y, a = x, bias; DATA: out = dx, a = dy;
- * WEIGHT: out = dweight (oc, k, k, c) in float, added to; a = x, b = dy.
+ * WEIGHT: the packed gradient, in float, to scratch; where it is there; and
+ * adding it to dweight (oc, k, k, c).
  */
-extern bool eng_dnnl_conv_run(EngDnnlConv *conv, void *out, const void *a,
-							  const void *b, const float *bias,
-							  void *scratch, EngStatus *status);
+extern bool eng_dnnl_conv_multiply(EngDnnlConv *conv, const void *x,
+								   const void *dy, void *scratch,
+								   EngStatus *status);
+extern void *eng_dnnl_conv_gradient(const EngDnnlConv *conv, void *scratch);
+extern size_t eng_dnnl_conv_gradient_size(const EngDnnlConv *conv);
+extern bool eng_dnnl_conv_unpack(EngDnnlConv *conv, float *dweight,
+								 void *scratch, EngStatus *status);
 
 typedef struct EngGemm
 {
