@@ -22,6 +22,8 @@ SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
                        src/engine/io/pickle_objects.c \
                        src/engine/io/pth_versions.c \
                        src/engine/io/pth_write.c \
+                       src/engine/io/json.c \
+                       src/engine/nets/clip_config.c \
                        src/engine/nets/constructor.c \
                        src/engine/nets/detector_config.c \
                        src/engine/nets/detector_options.c)

@@ -42,7 +42,7 @@ CREATE FUNCTION avcurate.detect_settle() RETURNS void
 	AS 'MODULE_PATHNAME', 'avc_detect_settle'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION avcurate.detect_settle() IS
-	'wait for the images that detect_ahead has sent in this transaction';
+	'wait for the images that detect_ahead and clip_ahead have sent in this transaction';
 
 CREATE FUNCTION avcurate.detector(
 	checkpoint	bigint	DEFAULT NULL

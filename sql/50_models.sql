@@ -4,14 +4,25 @@ CREATE TABLE _avcurate.models (
 	model		text PRIMARY KEY,
 	architecture text NOT NULL,
 	options		jsonb NOT NULL DEFAULT '{}',
-	label_map	text NOT NULL,
-	num_classes	integer NOT NULL CHECK (num_classes >= 2),
+	label_map	text,
+	num_classes	integer CHECK (num_classes >= 2),
 	owner		regrole NOT NULL,
-	created_at	timestamptz NOT NULL DEFAULT pg_catalog.now()
+	created_at	timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	CHECK ((label_map IS NULL) = (num_classes IS NULL))
 );
 
 COMMENT ON TABLE _avcurate.models IS
 	'named network architectures with their class lists';
+
+-- Not text: the lines are UTF-8 in databases of any encoding.
+CREATE TABLE _avcurate.vocabularies (
+	model		text PRIMARY KEY REFERENCES _avcurate.models ON DELETE CASCADE,
+	sha256		text NOT NULL,
+	lines		bytea NOT NULL
+);
+
+COMMENT ON TABLE _avcurate.vocabularies IS
+	'the merges with which a CLIP model reads texts, as the lines of the file';
 
 CREATE TABLE _avcurate.checkpoints (
 	checkpoint	bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -56,6 +67,7 @@ COMMENT ON TABLE _avcurate.checkpoint_tensors IS
 	'one row a tensor: its number in the file, and its bytes, little-endian';
 
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.models', '');
+SELECT pg_catalog.pg_extension_config_dump('_avcurate.vocabularies', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.checkpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.checkpoints_checkpoint_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_avcurate.checkpoint_tensors', '');
@@ -203,8 +215,9 @@ COMMENT ON FUNCTION avcurate.verify_checkpoint(bigint) IS
 
 CREATE VIEW avcurate.models WITH (security_barrier) AS
 SELECT m.model, m.architecture, m.options, m.label_map, m.num_classes,
-	m.owner, m.created_at
+	m.owner, m.created_at, v.sha256 AS vocabulary
 FROM _avcurate.models AS m
+	LEFT JOIN _avcurate.vocabularies AS v USING (model)
 WHERE _avcurate.role_sees(m.owner);
 
 COMMENT ON VIEW avcurate.models IS
@@ -216,13 +229,15 @@ COMMENT ON COLUMN avcurate.models.architecture IS
 COMMENT ON COLUMN avcurate.models.options IS
 	'how it differs from the architecture as it stands';
 COMMENT ON COLUMN avcurate.models.label_map IS
-	'class ids of its categories';
+	'class ids of its categories; NULL for CLIP';
 COMMENT ON COLUMN avcurate.models.num_classes IS
-	'classes, background included';
+	'classes, background included; NULL for CLIP';
 COMMENT ON COLUMN avcurate.models.owner IS
 	'role that made it; its members may use it';
 COMMENT ON COLUMN avcurate.models.created_at IS
 	'when it was made';
+COMMENT ON COLUMN avcurate.models.vocabulary IS
+	'SHA-256 of the merges with which a CLIP model reads texts';
 
 CREATE VIEW avcurate.checkpoints WITH (security_barrier) AS
 SELECT c.checkpoint, c.model, c.job, s.slice, c.version, c.digest, c.rows,

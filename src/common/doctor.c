@@ -208,7 +208,7 @@ check_service(Report *report)
 {
 	const char *device = strcmp(avc_device, "auto") == 0 ? "cpu" : avc_device;
 	json_t	   *status = ask_service(device);
-	const char *detail = "not running: the first call of detect() starts it";
+	const char *detail = "not running: the first call of detect() or clip_embedding() starts it";
 	int			networks = status_number(status, "networks");
 	int			requests = status_number(status, "requests");
 	int			batches = status_number(status, "batches");

@@ -126,7 +126,11 @@ check_header(void *owner, const EngFrameHeader *header)
 		case ENG_KIND_LOAD:
 			return NULL;
 		case ENG_KIND_DETECT:
+		case ENG_KIND_EMBED_IMAGES:
 			return header->blob_length <= MAX_JPEG ? NULL : "image is too long";
+		case ENG_KIND_EMBED_TEXTS:
+			return header->blob_length <= AVC_SERVICE_TEXT ? NULL :
+				"text is too long";
 		case AVC_KIND_STATUS:
 			return header->blob_length == 0 ? NULL : "request is too long";
 		default:
@@ -328,7 +332,9 @@ read_request(AvcBrokerRequest *request, json_t *json)
 	request->width = read_side(json, "width");
 	request->height = read_side(json, "height");
 	request->is_ahead = json_is_true(json_object_get(json, "ahead"));
-	return request->kind == ENG_KIND_LOAD ||
+	if (request->kind == ENG_KIND_EMBED_TEXTS)
+		return request->frame->blob_len % sizeof(int32) == 0;
+	return request->kind != ENG_KIND_DETECT ||
 		(request->width > 0 && request->height > 0);
 }
 
@@ -528,7 +534,7 @@ avc_engine_broker_main(Datum arg)
 		return;
 	broker->listener = start_listening(broker->device);
 	broker->last_request = GetCurrentTimestamp();
-	pgstat_report_activity(STATE_RUNNING, "serving detections");
+	pgstat_report_activity(STATE_RUNNING, "serving networks");
 	while (!is_time_to_leave(broker))
 	{
 		wait_and_serve(broker);

@@ -28,7 +28,7 @@ typedef struct AvcBrokerClient
 	int			open_requests;
 } AvcBrokerClient;
 
-/* A LOAD or DETECT; lives in its frame's context. */
+/* A LOAD, DETECT or EMBED_...; lives in its frame's context. */
 typedef struct AvcBrokerRequest
 {
 	dlist_node	node;			/* while it is in the queue */
@@ -37,7 +37,7 @@ typedef struct AvcBrokerRequest
 	int64		id;				/* the client's */
 	int			kind;
 	char		weights[ENG_PROTOCOL_MAX_WEIGHTS + 1];
-	int			width;			/* pixels, of a DETECT */
+	int			width;			/* pixels, of a DETECT, else 0 */
 	int			height;
 	bool		is_alone;		/* a batch with others was too large */
 	bool		is_ahead;		/* its client does not wait for it yet */

@@ -2,8 +2,8 @@
  * common/engine_flights.c
  *		The shared engine as its worker drives it: batches, answers, loss.
  *
- * Frames of one size for one network go together, up to eight, whoever asked:
- * what waits while the engine computes is the next batch.  A batch has 1, 2,
+ * Frames of one size for one network go together, up to eight, whoever asked,
+ * and so do texts: what waits while the engine computes is the next batch.  A batch has 1, 2,
  * 4 or 8 frames, so that the engine plans few shapes.  If the engine is lost,
  * the batch it worked on has failed; whoever waits behind it goes to the next
  * engine and does not notice more than the delay.
@@ -101,52 +101,87 @@ engine_lost(AvcBroker *broker)
 
 /* ---- answers --------------------------------------------------------- */
 
-/* Detections of one frame of the reply go to who asked for it. */
+/* A reply while it is shared out. */
+typedef struct Reply
+{
+	const AvcFrame *frame;
+	json_t	   *frames;			/* what it says of each frame; NULL: of texts */
+	size_t		unit;			/* bytes of a detection or an embedding */
+	size_t		offset;			/* in the blob, of what is not given out yet */
+} Reply;
+
+/* Read a reply's head.  Returns what is wrong with it, or NULL. */
+static const char *
+open_reply(Reply *reply, const AvcFlight *flight, const AvcFrame *frame,
+		   json_t *json)
+{
+	int			kind = flight->requests[0]->kind;
+	json_int_t	dimensions = json_integer_value(json_object_get(json, "dimensions"));
+	json_int_t	texts = json_integer_value(json_object_get(json, "texts"));
+
+	reply->frame = frame;
+	reply->frames = json_object_get(json, "frames");
+	reply->unit = ENG_PROTOCOL_DETECTION;
+	reply->offset = 0;
+	if (kind != ENG_KIND_DETECT)
+	{
+		if (dimensions <= 0 || dimensions > 65536)
+			return "its embeddings have no size that can be";
+		reply->unit = dimensions * sizeof(float4);
+	}
+	if (kind == ENG_KIND_EMBED_TEXTS ? texts != flight->count :
+		json_array_size(reply->frames) != flight->count)
+		return "it answers another number of frames";
+	return NULL;
+}
+
+/* What the reply says of one frame or text goes to who asked for it. */
 static const char *
 answer_frame(AvcBroker *broker, AvcBrokerRequest *request, json_t *said,
-			 const AvcFrame *frame, size_t *offset)
+			 Reply *reply)
 {
 	json_t	   *count = json_object_get(said, "count");
 	const char *code = json_string_value(json_object_get(said, "code"));
 	const char *message = json_string_value(json_object_get(said, "message"));
-	size_t		len;
+	size_t		len = reply->unit;
 
 	if (code != NULL && message != NULL)
 	{
 		avc_broker_refuse(broker, request, code, message, NULL);
 		return NULL;
 	}
-	if (!json_is_integer(count) || json_integer_value(count) < 0 ||
-		json_integer_value(count) > frame->blob_len / ENG_PROTOCOL_DETECTION)
-		return "a count of detections cannot be";
-	len = json_integer_value(count) * ENG_PROTOCOL_DETECTION;
-	if (len > frame->blob_len - *offset)
-		return "detections are missing";
-	avc_broker_answer(broker, request, frame->blob + *offset, len);
-	*offset += len;
+	if (request->kind != ENG_KIND_EMBED_TEXTS)
+	{
+		if (!json_is_integer(count) || json_integer_value(count) < 0 ||
+			json_integer_value(count) > reply->frame->blob_len / reply->unit)
+			return "a count cannot be";
+		len = json_integer_value(count) * reply->unit;
+	}
+	if (len > reply->frame->blob_len - reply->offset)
+		return "numbers are missing";
+	avc_broker_answer(broker, request, reply->frame->blob + reply->offset, len);
+	reply->offset += len;
 	return NULL;
 }
 
 /*
- * Give a DETECT's answer to its requests, which become NULL one by one.
- * Returns what is wrong with it, or NULL.
+ * Give an answer to its requests, which become NULL one by one.  Returns what
+ * is wrong with it, or NULL.
  */
 static const char *
 answer_frames(AvcBroker *broker, AvcFlight *flight, const AvcFrame *frame,
 			  json_t *json)
 {
-	json_t	   *frames = json_object_get(json, "frames");
-	size_t		offset = 0;
+	Reply		reply;
+	const char *problem = open_reply(&reply, flight, frame, json);
 	int			i;
 
-	if (json_array_size(frames) != flight->count)
-		return "it answers another number of frames";
+	if (problem != NULL)
+		return problem;
 	for (i = 0; i < flight->count; i++)
 	{
-		const char *problem = answer_frame(broker, flight->requests[i],
-										   json_array_get(frames, i), frame,
-										   &offset);
-
+		problem = answer_frame(broker, flight->requests[i],
+							   json_array_get(reply.frames, i), &reply);
 		if (problem != NULL)
 		{
 			/* those before it have their answers */
@@ -157,7 +192,7 @@ answer_frames(AvcBroker *broker, AvcFlight *flight, const AvcFrame *frame,
 		}
 	}
 	flight->count = 0;
-	return offset == frame->blob_len ? NULL : "it is too long";
+	return reply.offset == frame->blob_len ? NULL : "it is too long";
 }
 
 /* The engine refused a message as a whole. */
@@ -233,12 +268,12 @@ take_from_queue(AvcBroker *broker, AvcBrokerRequest *request,
 static bool
 go_together(const AvcBrokerRequest *a, const AvcBrokerRequest *b)
 {
-	return b->kind == ENG_KIND_DETECT && !a->is_alone && !b->is_alone &&
+	return a->kind == b->kind && !a->is_alone && !b->is_alone &&
 		a->width == b->width && a->height == b->height &&
 		strcmp(a->weights, b->weights) == 0;
 }
 
-/* A request of the queue and, if it is a DETECT, its like. */
+/* A request of the queue and, if it is no LOAD, its like. */
 static void
 gather(AvcBroker *broker, AvcBrokerRequest *first, AvcFlight *flight)
 {
@@ -247,7 +282,7 @@ gather(AvcBroker *broker, AvcBrokerRequest *first, AvcFlight *flight)
 	int			wanted = 1;
 
 	flight->count = 0;
-	if (first->kind == ENG_KIND_DETECT)
+	if (first->kind != ENG_KIND_LOAD)
 	{
 		dlist_foreach_modify(iter, &broker->queue)
 			like += go_together(first, dlist_container(AvcBrokerRequest, node,
@@ -266,19 +301,30 @@ gather(AvcBroker *broker, AvcBrokerRequest *first, AvcFlight *flight)
 	}
 }
 
+/* What the engine is to do with the blobs of a flight. */
 static char *
-detect_json(const AvcFlight *flight)
+ask_json(const AvcFlight *flight)
 {
+	bool		is_text = flight->requests[0]->kind == ENG_KIND_EMBED_TEXTS;
 	StringInfoData json;
 	int			i;
 
 	initStringInfo(&json);
-	appendStringInfo(&json, "{\"weights\": \"%s\", \"frames\": [",
-					 flight->requests[0]->weights);
+	appendStringInfo(&json, "{\"weights\": \"%s\", \"%s\": [",
+					 flight->requests[0]->weights,
+					 is_text ? "lengths" : "frames");
 	for (i = 0; i < flight->count; i++)
-		appendStringInfo(&json, "%s{\"frame_id\": %d, \"bytes\": %zu}",
-						 i > 0 ? ", " : "", i,
-						 flight->requests[i]->frame->blob_len);
+	{
+		size_t		len = flight->requests[i]->frame->blob_len;
+
+		if (i > 0)
+			appendStringInfoString(&json, ", ");
+		if (is_text)
+			appendStringInfo(&json, "%zu", len / sizeof(int32));
+		else
+			appendStringInfo(&json, "{\"frame_id\": %d, \"bytes\": %zu}", i,
+							 len);
+	}
 	appendStringInfoString(&json, "]}");
 	return json.data;
 }
@@ -324,7 +370,7 @@ send_flight(AvcBroker *broker, AvcBrokerRequest *first)
 		parts[i].len = flight->requests[i]->frame->blob_len;
 	}
 	json = message.kind == ENG_KIND_LOAD ?
-		load_json(broker, flight->requests[0]) : detect_json(flight);
+		load_json(broker, flight->requests[0]) : ask_json(flight);
 	message.json = json;
 	if (broker->flight_count++ == 0)
 		broker->last_moved = GetCurrentTimestamp();
@@ -360,7 +406,7 @@ take_turn_of_load(AvcBroker *broker, AvcBrokerRequest *request)
 }
 
 static Turn
-take_turn_of_detect(AvcBroker *broker, AvcBrokerRequest *request)
+take_turn_of_question(AvcBroker *broker, AvcBrokerRequest *request)
 {
 	AvcLoader  *loader = avc_broker_loader(broker, request->weights);
 
@@ -400,7 +446,7 @@ next_request(AvcBroker *broker)
 		else if (request->kind == ENG_KIND_LOAD)
 			turn = take_turn_of_load(broker, request);
 		else
-			turn = take_turn_of_detect(broker, request);
+			turn = take_turn_of_question(broker, request);
 		if (turn == TURN_NOW)
 			return request;
 	}

@@ -11,6 +11,9 @@
  *				names are equal weights and options, whoever sends them.
  *		DETECT	{"id", "weights", "width", "height"} and one JPEG
  *				OK {"id"}, the blob holds the detections as the engine does
+ *		EMBED_IMAGES	{"id", "weights"} and one JPEG
+ *		EMBED_TEXTS		{"id", "weights"} and the token ids of one text
+ *				OK {"id"}, the blob holds the embedding as the engine does
  *		STATUS	{"id"}
  *				OK {"id", "engine_pid", "requests", "batches", ...}
  *		ERROR	{"id", "code", "message"}: codes of the engine, and
@@ -32,6 +35,7 @@
 #include "common/frame_stream.h"
 
 #define AVC_KIND_STATUS		200
+#define AVC_SERVICE_TEXT	(77 * sizeof(int32))	/* bytes of a text's ids */
 
 /*
  * Below the data directory.  Base backups and pg_checksums leave folders of

@@ -293,6 +293,7 @@ avc_experiment_arguments(FunctionCallInfo fcinfo)
 	experiment->options = DatumGetJsonbPCopy(PG_GETARG_DATUM(4));
 	base = avc_checkpoint_find(experiment->base, false);
 	avc_model_check_usable(base->model);
+	avc_model_check_detector(base->model);
 	experiment->model = base->model->model;
 	experiment->trains = read_slices(PG_GETARG_ARRAYTYPE_P(2), "train_slices",
 									 &experiment->train_count);

@@ -26,27 +26,49 @@
 #include "common/catalog.h"
 #include "features/engine_calls.h"
 
-static bool
-is_engine_call(const FuncExpr *call)
+/* A function whose second argument is a checkpoint. */
+typedef struct EngineFunction
 {
 	const char *name;
+	const char *resolve;		/* function of what a NULL stands for */
+	const char *ahead;			/* function that sends ahead, or NULL */
+} EngineFunction;
+
+static const EngineFunction engine_functions[] = {
+	{"detect", "detector", "detect_ahead"},
+	{"person_bbox_area_pct", "detector", "detect_ahead"},
+	{"clip_embedding", "clip_model", "clip_ahead"},
+	{"clip_text_embedding", "clip_model", NULL}
+};
+
+/* What the call asks, or NULL if it is none of the engine's. */
+static const EngineFunction *
+engine_function(const FuncExpr *call)
+{
+	const char *name;
+	int			i;
 
 	if (get_func_namespace(call->funcid) != get_namespace_oid("avcurate", true))
-		return false;
+		return NULL;
 	name = get_func_name(call->funcid);
-	return strcmp(name, "detect") == 0 ||
-		strcmp(name, "person_bbox_area_pct") == 0;
+	for (i = 0; i < lengthof(engine_functions); i++)
+		if (strcmp(name, engine_functions[i].name) == 0)
+			return &engine_functions[i];
+	return NULL;
 }
 
 /* ---- the checkpoint -------------------------------------------------- */
 
-/* avcurate.detector(checkpoint): it, or what NULL stands for, if usable. */
+/*
+ * avcurate.detector(checkpoint) or its like: it, or what NULL stands for, if
+ * usable.
+ */
 static int64
-resolve_checkpoint(const Const *given)
+resolve_checkpoint(const EngineFunction *asked, const Const *given)
 {
 	Oid			types[1] = {INT8OID};
 	Oid			function = LookupFuncName(list_make2(makeString("avcurate"),
-													 makeString("detector")),
+													 makeString(pstrdup(asked->resolve))),
 										  1, types, false);
 	FmgrInfo	info;
 	LOCAL_FCINFO(fcinfo, 1);
@@ -78,7 +100,7 @@ evaluate(const AvcDataset *dataset, Node *argument)
 }
 
 static void
-pin_call(FuncExpr *call, PinContext *context)
+pin_call(FuncExpr *call, const EngineFunction *asked, PinContext *context)
 {
 	HeapTuple	function = SearchSysCache1(PROCOID,
 										   ObjectIdGetDatum(call->funcid));
@@ -95,23 +117,26 @@ pin_call(FuncExpr *call, PinContext *context)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("expression of a feature cannot choose a checkpoint row by row"),
 				 errhint("Give the checkpoint of %s() as a number; a column never mixes two networks.",
-						 get_func_name(call->funcid))));
+						 asked->name)));
 	context->is_pinned |= ((Const *) checkpoint)->constisnull;
 	lsecond(call->args) = makeConst(INT8OID, -1, InvalidOid, sizeof(int64),
-									Int64GetDatum(resolve_checkpoint((Const *) checkpoint)),
+									Int64GetDatum(resolve_checkpoint(asked, (Const *) checkpoint)),
 									false, FLOAT8PASSBYVAL);
 }
 
 static Node *
 pin_calls(Node *node, void *arg)
 {
+	const EngineFunction *asked;
+
 	if (node == NULL)
 		return NULL;
 	if (IsA(node, Query))
 		return (Node *) query_tree_mutator((Query *) node, pin_calls, arg, 0);
 	node = expression_tree_mutator(node, pin_calls, arg);
-	if (IsA(node, FuncExpr) && is_engine_call((FuncExpr *) node))
-		pin_call((FuncExpr *) node, arg);
+	if (IsA(node, FuncExpr) &&
+		(asked = engine_function((FuncExpr *) node)) != NULL)
+		pin_call((FuncExpr *) node, asked, arg);
 	return node;
 }
 
@@ -151,7 +176,8 @@ reads_elsewhere(Node *node, void *arg)
 }
 
 static void
-add_call(AheadContext *context, const FuncExpr *call)
+add_call(AheadContext *context, const FuncExpr *call,
+		 const EngineFunction *asked)
 {
 	Node	   *image = copyObject(linitial(call->args));
 	Node	   *checkpoint;
@@ -166,7 +192,7 @@ add_call(AheadContext *context, const FuncExpr *call)
 		return;
 	if (context->depth > 0)
 		IncrementVarSublevelsUp(image, -context->depth, context->depth);
-	text = psprintf("avcurate.detect_ahead(%s, " INT64_FORMAT ")",
+	text = psprintf("avcurate.%s(%s, " INT64_FORMAT ")", asked->ahead,
 					deparse_expression(image,
 									   deparse_context_for("frame",
 														   context->dataset->relid),
@@ -183,6 +209,7 @@ static bool
 collect_calls(Node *node, void *arg)
 {
 	AheadContext *context = arg;
+	const EngineFunction *asked;
 
 	if (node == NULL)
 		return false;
@@ -195,8 +222,10 @@ collect_calls(Node *node, void *arg)
 		context->depth--;
 		return false;
 	}
-	if (IsA(node, FuncExpr) && is_engine_call((FuncExpr *) node))
-		add_call(context, (FuncExpr *) node);
+	if (IsA(node, FuncExpr) &&
+		(asked = engine_function((FuncExpr *) node)) != NULL &&
+		asked->ahead != NULL)
+		add_call(context, (FuncExpr *) node, asked);
 	return expression_tree_walker(node, collect_calls, arg);
 }
 
@@ -207,10 +236,14 @@ avc_engine_calls_ahead(const AvcDataset *dataset, const AvcFeature *feature)
 	char	   *sql;
 	List	   *statements;
 	Query	   *query;
+	bool		may_ask = false;
+	int			i;
 
 	/* most expressions do not: spare them the analysis */
-	if (strstr(feature->expression, "detect") == NULL &&
-		strstr(feature->expression, "person_bbox_area_pct") == NULL)
+	for (i = 0; i < lengthof(engine_functions); i++)
+		may_ask |= strstr(feature->expression,
+						  engine_functions[i].name) != NULL;
+	if (!may_ask)
 		return NIL;
 	sql = psprintf("SELECT (%s) FROM ONLY %s AS frame", feature->expression,
 				   dataset->quoted_name);

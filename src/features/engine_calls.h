@@ -10,8 +10,8 @@
 #include "features/feature.h"
 
 /*
- * The expression with the checkpoint of every call of detect() and
- * person_bbox_area_pct() written out, so that a column never mixes two
+ * The expression with the checkpoint of every call of detect(),
+ * clip_embedding() and the like written out, so that a column never mixes two
  * networks.  Error if one is no constant, or the current user cannot use it.
  * *is_pinned is set if NULL stood for one.
  */
@@ -21,7 +21,7 @@ extern Node *avc_engine_calls_pin(const AvcDataset *dataset, Node *expression,
 /*
  * What a backfill may evaluate for a row before it computes the feature in
  * it, so that the engine has more than one image to work on: calls of
- * detect_ahead() over "frame", char *, none if the expression does not ask
+ * detect_ahead() and clip_ahead() over "frame", char *, none if the expression does not ask
  * the engine about every row.  SPI must be connected, and role and path be
  * those of the backfill.
  */

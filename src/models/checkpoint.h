@@ -12,8 +12,8 @@ typedef struct AvcModel
 	char	   *model;
 	char	   *architecture;
 	char	   *options;		/* JSON text, for the engine's LOAD */
-	char	   *label_map;
-	int			num_classes;	/* background included */
+	char	   *label_map;		/* NULL: a CLIP model, which has none */
+	int			num_classes;	/* background included; 0 with CLIP */
 	Oid			owner;
 } AvcModel;
 
@@ -47,7 +47,16 @@ extern AvcModel *avc_model_find(const char *model, bool missing_ok);
 /* Error unless the current user may use (is a member of the owner of) it. */
 extern void avc_model_check_usable(const AvcModel *model);
 
-/* Error if its label map is gone, or has labels that the model has not. */
+/* Does it embed images and texts?  Else it detects. */
+extern bool avc_model_is_clip(const AvcModel *model);
+
+/* Error unless the model detects. */
+extern void avc_model_check_detector(const AvcModel *model);
+
+/*
+ * Error unless the model detects, or if its label map is gone or has labels
+ * that the model has not.
+ */
 extern void avc_model_check_labels(const AvcModel *model);
 
 /* checkpoint.c */

@@ -7,7 +7,7 @@
 
 #include "fmgr.h"
 
-#include "common/engine_service.h"
+#include "models/network.h"
 
 /* As the engine writes it. */
 typedef struct AvcDetection
@@ -25,17 +25,9 @@ typedef struct AvcDetections
 	const AvcDetection *found;	/* highest score first */
 } AvcDetections;
 
-/* A checkpoint ready to be asked; the current user may use it. */
 typedef struct AvcDetector
 {
-	MemoryContext context;		/* its own */
-	int64		checkpoint;
-	Oid			user;			/* whose right was checked */
-	AvcService *service;
-	char		device[AVC_SERVICE_DEVICE];
-	char	   *weights;		/* name for the shared engine, 64 hex digits */
-	char	   *sha256;			/* of the stored tensors */
-	char	   *network;		/* members of LOAD that describe it */
+	AvcNetwork	network;
 	int			label_count;	/* of categories, which label 0 has none of */
 	char	  **categories;		/* by label, NULL where the map has none */
 	int			person;			/* label, 0 = the map has no person */
@@ -65,8 +57,5 @@ extern AvcDetections avc_detections_of(const AvcDetector *detector,
  */
 extern void avc_detections_ahead(const AvcDetector *detector,
 								 const bytea *image);
-
-/* Wait for the answers of all that was sent ahead. */
-extern void avc_detections_settle(void);
 
 #endif

@@ -10,7 +10,6 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
-#include "common/sha2.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -40,27 +39,6 @@ avc_detector_default(void)
 				 errmsg("no checkpoint is given and avcurate.detector is not set"),
 				 errhint("Give the number of a checkpoint, or SET avcurate.detector to it; see avcurate.checkpoints.")));
 	return avc_detector;
-}
-
-/*
- * What the engine knows the network by: weights of one SHA-256 can belong to
- * several models, whose options make other networks of them.
- */
-static char *
-name_weights(const AvcCheckpoint *checkpoint)
-{
-	char	   *text = psprintf("%s\n%s\n%s\n%d", checkpoint->weights_sha256,
-								checkpoint->model->architecture,
-								checkpoint->model->options,
-								checkpoint->model->num_classes);
-	bytea	   *digest;
-	char	   *hex = palloc(2 * PG_SHA256_DIGEST_LENGTH + 1);
-
-	digest = DatumGetByteaPP(DirectFunctionCall1(sha256_bytea,
-												 PointerGetDatum(cstring_to_text(text))));
-	hex_encode(VARDATA_ANY(digest), PG_SHA256_DIGEST_LENGTH, hex);
-	hex[2 * PG_SHA256_DIGEST_LENGTH] = '\0';
-	return hex;
 }
 
 /* The first category in name order names a label. */
@@ -101,18 +79,6 @@ read_categories(AvcDetector *detector, const AvcModel *model)
 	avc_catalog_leave(&scope);
 }
 
-static char *
-describe_network(const AvcModel *model)
-{
-	StringInfoData json;
-
-	initStringInfo(&json);
-	avc_json_add(&json, "architecture", model->architecture);
-	avc_json_add_raw(&json, "options", model->options);
-	avc_json_add_int(&json, "num_classes", model->num_classes);
-	return json.data;
-}
-
 AvcDetector *
 avc_detector_open(int64 number, MemoryContext context)
 {
@@ -122,24 +88,9 @@ avc_detector_open(int64 number, MemoryContext context)
 	MemoryContext old = MemoryContextSwitchTo(own);
 	AvcDetector *detector = palloc0(sizeof(AvcDetector));
 	AvcCheckpoint *checkpoint = avc_checkpoint_find(number, false);
-	const char *device = avc_model_device(NULL);
 
-	avc_model_check_usable(checkpoint->model);
+	avc_network_open(&detector->network, checkpoint);
 	avc_model_check_labels(checkpoint->model);
-	avc_model_check_device(device);
-	if (checkpoint->weights_sha256 == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("checkpoint " INT64_FORMAT " has no recorded SHA-256",
-						number)));
-	detector->context = own;
-	detector->checkpoint = number;
-	detector->user = GetUserId();
-	strlcpy(detector->device, device, sizeof(detector->device));
-	detector->service = avc_service(detector->device);
-	detector->sha256 = checkpoint->weights_sha256;
-	detector->weights = name_weights(checkpoint);
-	detector->network = describe_network(checkpoint->model);
 	read_categories(detector, checkpoint->model);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(own, context);
@@ -154,13 +105,12 @@ get_detector(FunctionCallInfo fcinfo)
 		: PG_GETARG_INT64(1);
 	AvcDetector *detector = fcinfo->flinfo->fn_extra;
 
-	if (detector == NULL || detector->checkpoint != checkpoint ||
-		detector->user != GetUserId() ||
-		strcmp(detector->device, avc_model_device(NULL)) != 0)
+	if (detector == NULL ||
+		!avc_network_serves(&detector->network, checkpoint))
 	{
 		fcinfo->flinfo->fn_extra = NULL;
 		if (detector != NULL)
-			MemoryContextDelete(detector->context);
+			MemoryContextDelete(detector->network.context);
 		detector = avc_detector_open(checkpoint, fcinfo->flinfo->fn_mcxt);
 		fcinfo->flinfo->fn_extra = detector;
 	}
@@ -254,7 +204,7 @@ avc_person_bbox_area_pct(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the label map of checkpoint " INT64_FORMAT " has no category \"person\"",
-						detector->checkpoint)));
+						detector->network.checkpoint)));
 	detections = avc_detections_of(detector, PG_GETARG_BYTEA_PP(0));
 	for (i = 0; i < detections.count; i++)
 	{
@@ -278,13 +228,13 @@ avc_detect_ahead(PG_FUNCTION_ARGS)
 }
 
 /*
- * detect_settle(): wait for the images that detect_ahead() has sent.  What
- * came to nothing is asked for again by whoever wants it.
+ * detect_settle(): wait for the images that detect_ahead() and clip_ahead()
+ * have sent.  What came to nothing is asked for again by whoever wants it.
  */
 Datum
 avc_detect_settle(PG_FUNCTION_ARGS)
 {
-	avc_detections_settle();
+	avc_network_settle();
 	PG_RETURN_VOID();
 }
 
@@ -294,7 +244,10 @@ avc_detector_number(PG_FUNCTION_ARGS)
 {
 	int64		checkpoint = PG_ARGISNULL(0) ? avc_detector_default()
 		: PG_GETARG_INT64(0);
+	AvcModel   *model;
 
-	avc_model_check_usable(avc_checkpoint_find(checkpoint, false)->model);
+	model = avc_checkpoint_find(checkpoint, false)->model;
+	avc_model_check_usable(model);
+	avc_model_check_detector(model);
 	PG_RETURN_INT64(checkpoint);
 }

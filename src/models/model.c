@@ -10,6 +10,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 
@@ -17,6 +18,7 @@
 #include "common/server_jansson.h"
 #include "common/settings.h"
 #include "common/spi.h"
+#include "engine/nets/clip.h"
 #include "engine/nets/detector_config.h"
 #include "engine/protocol.h"
 #include "models/model.h"
@@ -131,9 +133,7 @@ avc_model_load_json(const AvcModel *model, const AvcLoad *load)
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
-	avc_json_add(&json, "architecture", model->architecture);
-	avc_json_add_raw(&json, "options", model->options);
-	avc_json_add_int(&json, "num_classes", model->num_classes);
+	avc_model_add_network(&json, model);
 	avc_json_add(&json, "mode", load->mode);
 	avc_json_add(&json, "device", load->device);
 	avc_json_add_int(&json, "threads", load->threads);
@@ -186,16 +186,48 @@ avc_model_add_versions(StringInfo json, const AvcEngine *engine)
 }
 
 void
+avc_model_add_network(StringInfo json, const AvcModel *model)
+{
+	avc_json_add(json, "architecture", model->architecture);
+	avc_json_add_raw(json, "options", model->options);
+	if (!avc_model_is_clip(model))
+		avc_json_add_int(json, "num_classes", model->num_classes);
+}
+
+void
 avc_model_add_identity(StringInfo json, const AvcModel *model)
 {
 	avc_json_add(json, "model", model->model);
 	avc_json_add(json, "architecture", model->architecture);
 	avc_json_add_raw(json, "model_options", model->options);
+	if (avc_model_is_clip(model))
+		return;
 	avc_json_add(json, "label_map", model->label_map);
 	avc_json_add_int(json, "num_classes", model->num_classes);
 }
 
 /* ---- registry ------------------------------------------------------- */
+
+/* The row at hand. */
+static AvcModel *
+read_model(const char *name)
+{
+	AvcModel   *model = palloc0(sizeof(AvcModel));
+	bool		is_null;
+	Datum		value;
+
+	model->model = pstrdup(name);
+	model->architecture =
+		TextDatumGetCString(avc_spi_column(0, "architecture", &is_null));
+	model->options =
+		TextDatumGetCString(avc_spi_column(0, "options", &is_null));
+	value = avc_spi_column(0, "label_map", &is_null);
+	model->label_map = is_null ? NULL : TextDatumGetCString(value);
+	value = avc_spi_column(0, "num_classes", &is_null);
+	model->num_classes = is_null ? 0 : DatumGetInt32(value);
+	model->owner = DatumGetObjectId(avc_spi_column(0, "owner", &is_null));
+	return model;
+}
 
 AvcModel *
 avc_model_find(const char *name, bool missing_ok)
@@ -205,7 +237,6 @@ avc_model_find(const char *name, bool missing_ok)
 	AvcModel   *model = NULL;
 	AvcRoleScope scope;
 	AvcParam	params[] = {AVC_TEXT(name)};
-	bool		is_null;
 
 	avc_catalog_enter(&scope);
 	SPI_connect();
@@ -215,17 +246,7 @@ avc_model_find(const char *name, bool missing_ok)
 					 1, params, false, 0) > 0)
 	{
 		old = MemoryContextSwitchTo(context);
-		model = palloc0(sizeof(AvcModel));
-		model->model = pstrdup(name);
-		model->architecture =
-			TextDatumGetCString(avc_spi_column(0, "architecture", &is_null));
-		model->options =
-			TextDatumGetCString(avc_spi_column(0, "options", &is_null));
-		model->label_map =
-			TextDatumGetCString(avc_spi_column(0, "label_map", &is_null));
-		model->num_classes =
-			DatumGetInt32(avc_spi_column(0, "num_classes", &is_null));
-		model->owner = DatumGetObjectId(avc_spi_column(0, "owner", &is_null));
+		model = read_model(name);
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
@@ -247,6 +268,23 @@ avc_model_check_usable(const AvcModel *model)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for model \"%s\"", model->model),
 				 errhint("It may be used by members of the role that made it.")));
+}
+
+bool
+avc_model_is_clip(const AvcModel *model)
+{
+	return eng_clip_is_architecture(model->architecture);
+}
+
+void
+avc_model_check_detector(const AvcModel *model)
+{
+	if (avc_model_is_clip(model))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("model \"%s\" is CLIP, which does not detect",
+						model->model),
+				 errhint("Use a detector here; CLIP serves clip_embedding() and clip_text_embedding().")));
 }
 
 static void
@@ -290,8 +328,10 @@ count_classes(const char *label_map)
 void
 avc_model_check_labels(const AvcModel *model)
 {
-	int			classes = count_classes(model->label_map);
+	int			classes;
 
+	avc_model_check_detector(model);
+	classes = count_classes(model->label_map);
 	if (classes > model->num_classes)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -322,55 +362,116 @@ text_argument(FunctionCallInfo fcinfo, int number, const char *name)
 	return text_to_cstring(PG_GETARG_TEXT_PP(number));
 }
 
+/* The options as an object; NULL is one without members. */
+static Jsonb *
+options_argument(FunctionCallInfo fcinfo)
+{
+	Jsonb	   *options = PG_ARGISNULL(2) ? avc_json_to_jsonb("{}")
+		: PG_GETARG_JSONB_P(2);
+
+	if (!JB_ROOT_IS_OBJECT(options))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options of a model must be a JSON object")));
+	return options;
+}
+
+/* Classes and options of a detector, checked. */
+static void
+describe_detector(AvcModel *model, FunctionCallInfo fcinfo)
+{
+	EngDetectorConfig config;
+
+	if (!PG_ARGISNULL(3))
+		model->label_map = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	else
+		model->label_map = strcmp(model->architecture, "small") == 0 ?
+			"bdd100k" : "coco";
+	model->options = avc_jsonb_to_text(options_argument(fcinfo));
+	model->num_classes = count_classes(model->label_map);
+	avc_model_config(&config, model->architecture, model->options,
+					 model->num_classes);
+}
+
+/*
+ * Options of CLIP, checked, and the vocabulary that one of them names; its
+ * data is NULL if none does.
+ */
+static AvcFileImage
+describe_clip(AvcModel *model, FunctionCallInfo fcinfo)
+{
+	Jsonb	   *options = options_argument(fcinfo);
+	JsonbValue	buffer;
+	JsonbValue *path = getKeyJsonValueFromContainer(&options->root,
+													"vocabulary",
+													strlen("vocabulary"),
+													&buffer);
+	AvcFileImage vocabulary = {NULL, 0};
+	EngClipConfig config;
+	EngStatus	status = {ENG_OK, ""};
+	Datum		others;
+
+	if (!PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a CLIP model has no label map")));
+	others = DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(options),
+								 CStringGetTextDatum("vocabulary"));
+	model->options = avc_jsonb_to_text(DatumGetJsonbP(others));
+	if (!eng_clip_config_parse(&config, model->options, &status) ||
+		!eng_clip_config_check(&config, &status))
+		avc_raise_status(&status);
+	if (path == NULL || path->type == jbvNull)
+		return vocabulary;
+	if (path->type != jbvString)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"vocabulary\" must be the path of a file")));
+	return avc_clip_vocabulary_read(pnstrdup(path->val.string.val,
+										path->val.string.len));
+}
+
+static void
+insert_model(const AvcModel *model)
+{
+	AvcRoleScope scope;
+	AvcParam	params[] = {
+		AVC_TEXT(model->model), AVC_TEXT(model->architecture),
+		AVC_TEXT(model->options), AVC_TEXT(model->label_map),
+		{INT4OID, Int32GetDatum(model->num_classes), model->num_classes == 0},
+		{REGROLEOID, ObjectIdGetDatum(model->owner), false}
+	};
+
+	avc_catalog_enter(&scope);
+	SPI_connect();
+	avc_spi_exec("INSERT INTO _avcurate.models (model, architecture, "
+				 "options, label_map, num_classes, owner) "
+				 "VALUES ($1, $2, $3::jsonb, $4, $5, $6)",
+				 lengthof(params), params, false, 0);
+	SPI_finish();
+	avc_catalog_leave(&scope);
+}
+
 /*
  * create_model(model, architecture, options, label_map) returns void.
  */
 Datum
 avc_create_model(PG_FUNCTION_ARGS)
 {
-	Oid			owner = GetUserId();
-	char	   *name = text_argument(fcinfo, 0, "model");
-	char	   *architecture = text_argument(fcinfo, 1, "architecture");
-	char	   *options = "{}";
-	char	   *label_map;
-	EngDetectorConfig config;
-	int			num_classes;
-	AvcRoleScope scope;
+	AvcModel	model = {NULL};
+	AvcFileImage vocabulary = {NULL, 0};
 
 	PreventCommandIfReadOnly("create_model()");
-	if (!PG_ARGISNULL(2))
-	{
-		Jsonb	   *jsonb = PG_GETARG_JSONB_P(2);
-
-		if (!JB_ROOT_IS_OBJECT(jsonb))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("options of a model must be a JSON object")));
-		options = avc_jsonb_to_text(jsonb);
-	}
-	if (!PG_ARGISNULL(3))
-		label_map = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	model.owner = GetUserId();
+	model.model = text_argument(fcinfo, 0, "model");
+	model.architecture = text_argument(fcinfo, 1, "architecture");
+	check_new_name(model.model);
+	if (avc_model_is_clip(&model))
+		vocabulary = describe_clip(&model, fcinfo);
 	else
-		label_map = strcmp(architecture, "small") == 0 ? "bdd100k" : "coco";
-
-	check_new_name(name);
-	num_classes = count_classes(label_map);
-	avc_model_config(&config, architecture, options, num_classes);
-	avc_catalog_enter(&scope);
-	SPI_connect();
-	{
-		AvcParam	params[] = {
-			AVC_TEXT(name), AVC_TEXT(architecture), AVC_TEXT(options),
-			AVC_TEXT(label_map), AVC_INT4(num_classes),
-			{REGROLEOID, ObjectIdGetDatum(owner), false}
-		};
-
-		avc_spi_exec("INSERT INTO _avcurate.models (model, architecture, "
-					 "options, label_map, num_classes, owner) "
-					 "VALUES ($1, $2, $3::jsonb, $4, $5, $6)",
-					 lengthof(params), params, false, 0);
-	}
-	SPI_finish();
-	avc_catalog_leave(&scope);
+		describe_detector(&model, fcinfo);
+	insert_model(&model);
+	if (vocabulary.data != NULL)
+		avc_clip_vocabulary_store(model.model, vocabulary);
 	PG_RETURN_VOID();
 }

@@ -7,6 +7,7 @@
 
 #include "lib/stringinfo.h"
 
+#include "clip/vocabulary.h"
 #include "common/engine_client.h"
 #include "engine/io/safetensors.h"
 #include "engine/nets/detector_config.h"
@@ -56,7 +57,10 @@ extern char *avc_jsonb_to_text(Jsonb *jsonb);
  * the extension's version. */
 extern void avc_model_add_versions(StringInfo json, const AvcEngine *engine);
 
-/* Members that tell which network this is. */
+/* Members of LOAD that tell which network this is. */
+extern void avc_model_add_network(StringInfo json, const AvcModel *model);
+
+/* Members of a provenance that tell which model this is. */
 extern void avc_model_add_identity(StringInfo json, const AvcModel *model);
 
 /* Read a network's options; an error says which is wrong and how. */
@@ -84,8 +88,28 @@ extern AvcFileImage avc_checkpoint_read_with(int64 checkpoint,
 											 const EngFileText *texts,
 											 int text_count);
 
+/* ---- clip_vocabulary.c ---- */
+
+/*
+ * Read a vocabulary file of the server, which the user must have the right to
+ * do, as the lines that are used; they go with the current memory context.
+ */
+extern AvcFileImage avc_clip_vocabulary_read(const char *path);
+
+/* Keep the lines with a CLIP model that has none, or the same. */
+extern void avc_clip_vocabulary_store(const char *model, AvcFileImage lines);
+
+/*
+ * The vocabulary of a CLIP model, which this session keeps; an error with a
+ * hint if it has none.
+ */
+extern const AvcVocabulary *avc_clip_vocabulary(const AvcModel *model);
+
 /* Error unless the user has the role's right to "read", "write" ... */
 extern void avc_check_file_role(Oid role, const char *verb);
+
+/* The bytes of a file of the server, no more than most. */
+extern AvcFileImage avc_server_file_image(const char *path, uint64 most);
 
 /*
  * Step checkpoints are a job's hidden checkpoints that pin no version; the

@@ -4,9 +4,10 @@
  *
  * A file is safetensors or PyTorch's own.  Either carries texts about the
  * weights: as metadata strings, or as the attribute "avcurate" of the state
- * dict.  The first four are those that the engine's own program reads;
+ * dict.  The engine's own program reads architecture, options and num_classes;
  * avcurate.constructor is the Python expression, after "import functools,
- * torch, torchvision", of a network that takes the weights strictly.
+ * torch, torchvision", or "import open_clip" for CLIP, of a network that takes
+ * the weights strictly.
  */
 #include "postgres.h"
 
@@ -24,6 +25,7 @@
 #include "utils/memutils.h"
 
 #include "engine/io/pth.h"
+#include "engine/nets/clip.h"
 #include "engine/nets/constructor.h"
 #include "models/model.h"
 
@@ -46,12 +48,39 @@ read_format(const text *argument)
 	return format[0] == 'p';
 }
 
+static bool
+is_same_tower(const EngClipTower *a, const EngClipTower *b)
+{
+	return a->width == b->width && a->layers == b->layers &&
+		a->heads == b->heads;
+}
+
+static const char *
+clip_constructor(const AvcModel *model)
+{
+	EngClipConfig config;
+	EngClipConfig published;
+	EngStatus	status = {ENG_OK, ""};
+
+	if (!eng_clip_config_parse(&config, model->options, &status))
+		avc_raise_status(&status);
+	eng_clip_config_default(&published);
+	if (!is_same_tower(&config.image, &published.image) ||
+		!is_same_tower(&config.text, &published.text) ||
+		config.dimensions != published.dimensions)
+		return "(open_clip has no network of these sizes)";
+	return config.quick_gelu ? "open_clip.create_model('ViT-B-32-quickgelu')" :
+		"open_clip.create_model('ViT-B-32')";
+}
+
 static const char *
 constructor_of(const AvcModel *model)
 {
 	char	   *constructor = palloc(ENG_CONSTRUCTOR_MAX);
 	EngDetectorConfig config;
 
+	if (avc_model_is_clip(model))
+		return clip_constructor(model);
 	avc_model_config(&config, model->architecture, model->options,
 					 model->num_classes);
 	(void) eng_detector_constructor(&config, constructor);
@@ -96,13 +125,15 @@ export_image(const AvcCheckpoint *checkpoint, bool pth)
 	const EngFileText texts[] = {
 		{"architecture", model->architecture},
 		{"options", model->options},
-		{"num_classes", psprintf("%d", model->num_classes)},
 		{"avcurate.checkpoint", psprintf(INT64_FORMAT, checkpoint->checkpoint)},
 		{"avcurate.model", model->model},
-		{"avcurate.label_map", model->label_map},
 		{"avcurate.constructor", constructor_of(model)},
-		{"avcurate.provenance", avc_jsonb_to_text(checkpoint->provenance)}
+		{"avcurate.provenance", avc_jsonb_to_text(checkpoint->provenance)},
+		/* of detectors alone */
+		{"num_classes", psprintf("%d", model->num_classes)},
+		{"avcurate.label_map", model->label_map}
 	};
+	int			text_count = lengthof(texts) - (avc_model_is_clip(model) ? 2 : 0);
 	MemoryContext plain = AllocSetContextCreate(CurrentMemoryContext,
 												"avcurate safetensors",
 												ALLOCSET_DEFAULT_SIZES);
@@ -112,7 +143,7 @@ export_image(const AvcCheckpoint *checkpoint, bool pth)
 	if (pth)
 		MemoryContextSwitchTo(plain);
 	image = avc_checkpoint_read_with(checkpoint->checkpoint, texts,
-									 lengthof(texts));
+									 text_count);
 	if (pth)
 		image = as_pth(&image, old);
 	MemoryContextSwitchTo(old);

@@ -28,6 +28,7 @@
 #include "common/settings.h"
 #include "common/spi.h"
 #include "engine/io/pth.h"
+#include "engine/nets/clip.h"
 #include "engine/nets/detector_config.h"
 #include "engine/protocol.h"
 #include "models/model.h"
@@ -58,10 +59,34 @@ typedef struct Import
 
 /* ---- what a safetensors file says about itself ----------------------- */
 
+/* Would both sets of options make the same network of the model's weights? */
+static bool
+is_same_network(const AvcModel *model, const char *architecture,
+				const char *options)
+{
+	EngStatus	status = {ENG_OK, ""};
+	EngDetectorConfig theirs;
+	EngDetectorConfig ours;
+	EngClipConfig their_clip;
+	EngClipConfig our_clip;
+
+	if (avc_model_is_clip(model))
+		return !eng_clip_is_architecture(architecture) ||
+			!eng_clip_config_parse(&their_clip, options, &status) ||
+			!eng_clip_config_parse(&our_clip, model->options, &status) ||
+			their_clip.quick_gelu == our_clip.quick_gelu;
+	return !eng_detector_config_parse(&theirs, architecture, options,
+									  model->num_classes, &status) ||
+		!eng_detector_config_parse(&ours, model->architecture,
+								   model->options, model->num_classes,
+								   &status) ||
+		memcmp(&theirs, &ours, sizeof(ours)) == 0;
+}
+
 /*
  * The file may name the network that it was written for.  What differs in
- * more than the number of classes (norm_eps, sizes, thresholds) shows in no
- * tensor, so it is said here.
+ * more than the number of classes (norm_eps, sizes, thresholds, the kind of
+ * GELU) shows in no tensor, so it is said here.
  */
 static void
 compare_options(const AvcModel *model, const EngTensorFile *tensors)
@@ -69,18 +94,10 @@ compare_options(const AvcModel *model, const EngTensorFile *tensors)
 	const char *architecture = eng_tensor_file_metadata(tensors,
 														"architecture");
 	const char *options = eng_tensor_file_metadata(tensors, "options");
-	EngStatus	status = {ENG_OK, ""};
-	EngDetectorConfig theirs;
-	EngDetectorConfig ours;
 
 	if (architecture == NULL || options == NULL ||
 		strlen(options) > MAX_METADATA ||
-		!eng_detector_config_parse(&theirs, architecture, options,
-								   model->num_classes, &status) ||
-		!eng_detector_config_parse(&ours, model->architecture,
-								   model->options, model->num_classes,
-								   &status) ||
-		memcmp(&theirs, &ours, sizeof(ours)) == 0)
+		is_same_network(model, architecture, options))
 		return;
 	ereport(NOTICE,
 			(errmsg("the file was written for another network than model \"%s\"",
@@ -304,6 +321,13 @@ find_model(FunctionCallInfo fcinfo, Import *import)
 							 "import_checkpoint()");
 	import->model = avc_model_find(model, false);
 	avc_model_check_usable(import->model);
+	if ((import->new_head || import->backbone_only) &&
+		avc_model_is_clip(import->model))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("model \"%s\" is CLIP, whose weights are imported as a whole",
+						model),
+				 errhint("Use import_checkpoint(model, file).")));
 }
 
 /*
@@ -341,20 +365,22 @@ avc_check_file_role(Oid role, const char *verb)
 }
 
 static void
-check_readable(const char *path, const struct stat *found)
+check_readable(const char *path, const struct stat *found, uint64 most)
 {
 	if (!S_ISREG(found->st_mode))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a regular file", path)));
-	if (found->st_size > (off_t) ENG_PROTOCOL_MAX_BLOB)
+	if (found->st_size > (off_t) most)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("file \"%s\" is larger than 4 GB", path)));
+				 errmsg("file \"%s\" is larger than %s", path,
+						most == ENG_PROTOCOL_MAX_BLOB ? "4 GB" :
+						psprintf(UINT64_FORMAT " MB", most >> 20))));
 }
 
-static AvcFileImage
-read_server_file(const char *path)
+AvcFileImage
+avc_server_file_image(const char *path, uint64 most)
 {
 	AvcFileImage file;
 	struct stat found;
@@ -363,13 +389,13 @@ read_server_file(const char *path)
 
 	/* Looked at before it is opened: to open a pipe would wait for ever. */
 	if (stat(path, &found) == 0)
-		check_readable(path, &found);
+		check_readable(path, &found, most);
 	fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
 	if (fd < 0 || fstat(fd, &found) < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not open file \"%s\": %m", path)));
-	check_readable(path, &found);
+	check_readable(path, &found, most);
 	file.len = found.st_size;
 	file.data = MemoryContextAllocHuge(CurrentMemoryContext, file.len + 1);
 	while (got < file.len)
@@ -401,7 +427,7 @@ import_path(FunctionCallInfo fcinfo, Import *import)
 	avc_check_file_role(ROLE_PG_READ_SERVER_FILES, "read");
 	find_model(fcinfo, import);
 	import->path = path;
-	import->file = read_server_file(path);
+	import->file = avc_server_file_image(path, ENG_PROTOCOL_MAX_BLOB);
 	return import_file(import);
 }
 

@@ -632,8 +632,13 @@ avc_train(PG_FUNCTION_ARGS)
 	avc_model_check_labels(model);
 	avc_train_options_resolve(&options, PG_GETARG_JSONB_P(2), model);
 	if (options.from_checkpoint != 0)
-		avc_model_check_usable(avc_checkpoint_find(options.from_checkpoint,
-												   false)->model);
+	{
+		AvcModel   *from = avc_checkpoint_find(options.from_checkpoint,
+											   false)->model;
+
+		avc_model_check_usable(from);
+		avc_model_check_detector(from);
+	}
 	options.version = avc_slice_version_pin(slice, options.version);
 	if (options.val_slice != NULL)
 		val_slice = avc_validation_pin(&options);

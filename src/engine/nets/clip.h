@@ -49,7 +49,11 @@ typedef struct EngClipConfig
 
 /* ViT-B/32 with OpenAI's activation. */
 extern void eng_clip_config_default(EngClipConfig *config);
-/* options: JSON of {"quick_gelu": bool}, or NULL */
+/*
+ * options: JSON of {"quick_gelu": bool}, or NULL; for networks of other sizes
+ * "image_width", "text_width" (of 64 features a head), "image_layers" and
+ * "text_layers".
+ */
 extern bool eng_clip_config_parse(EngClipConfig *config, const char *options,
 								  EngStatus *status);
 extern bool eng_clip_config_check(const EngClipConfig *config,

@@ -25,11 +25,39 @@ eng_clip_config_default(EngClipConfig *config)
 	};
 }
 
+/*
+ * Width and layers of a tower, whose heads are 64 features wide.  A key that
+ * is absent leaves what is there.
+ */
+static bool
+read_tower(EngClipTower *tower, const json_t *root, const char *width_key,
+		   const char *layers_key, EngStatus *status)
+{
+	int64_t		width = tower->width;
+	int64_t		layers = tower->layers;
+	EngJsonRange widths = {64, 4096, false};
+	EngJsonRange depths = {1, 99, false};
+
+	if (!eng_json_integer(root, width_key, widths, &width, status) ||
+		!eng_json_integer(root, layers_key, depths, &layers, status))
+		return false;
+	if (width % 64 != 0)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"option \"%s\" must be a multiple of 64", width_key);
+	tower->width = (int32_t) width;
+	tower->layers = (int32_t) layers;
+	tower->heads = (int32_t) (width / 64);
+	return true;
+}
+
 bool
 eng_clip_config_parse(EngClipConfig *config, const char *options,
 					  EngStatus *status)
 {
-	static const char *const keys[] = {"quick_gelu", NULL};
+	static const char *const keys[] = {
+		"quick_gelu", "image_width", "image_layers", "text_width",
+		"text_layers", NULL
+	};
 	json_t	   *root;
 	bool		fine;
 
@@ -41,7 +69,10 @@ eng_clip_config_parse(EngClipConfig *config, const char *options,
 		return false;
 	fine = eng_json_known(root, keys, "options of " ENG_CLIP_ARCHITECTURE,
 						  status) &&
-		eng_json_boolean(root, "quick_gelu", &config->quick_gelu, status);
+		eng_json_boolean(root, "quick_gelu", &config->quick_gelu, status) &&
+		read_tower(&config->image, root, "image_width", "image_layers",
+				   status) &&
+		read_tower(&config->text, root, "text_width", "text_layers", status);
 	json_decref(root);
 	return fine;
 }
