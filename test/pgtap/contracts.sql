@@ -4,7 +4,7 @@ BEGIN;
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS avcurate;
 SET search_path = public, pg_catalog;
-SELECT plan(29);
+SELECT plan(31);
 
 CREATE FUNCTION signature(function text, arguments text, result text) RETURNS text LANGUAGE sql AS $$
 	SELECT ok(EXISTS (SELECT FROM pg_proc AS p WHERE p.pronamespace = 'avcurate'::regnamespace AND p.proname = $1
