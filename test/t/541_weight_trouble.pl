@@ -26,7 +26,8 @@ my $import = "SELECT avcurate.import_checkpoint('v2', '$folder/v2.pth')";
 my $count = "SELECT count(*), (SELECT count(*) FROM _avcurate.checkpoint_tensors) FROM avcurate.checkpoints";
 my $before = $node->safe_psql('postgres', $count);
 
-# Process id of the backend that runs an import, once its engine is there.
+# Process id of the backend that runs an import, once its engine is there; a
+# child that has not become the engine yet is waited for by the backend.
 sub importing
 {
 	my ($name) = @_;
@@ -34,7 +35,7 @@ sub importing
 	{
 		my $pid = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE application_name = '$name'");
 		my ($engine) = $pid ne '' ? children_of($pid) : ();
-		return ($pid, $engine) if defined $engine;
+		return ($pid, $engine) if defined $engine && (readlink("/proc/$engine/exe") // '') =~ /avcurate-engine/;
 		select undef, undef, undef, 0.02;
 	}
 	die "no import under way";
