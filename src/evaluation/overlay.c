@@ -25,16 +25,13 @@
 #include "common/catalog.h"
 #include "common/spi.h"
 #include "evaluation/result.h"
+#include "evaluation/sheet.h"
 #include "image/draw.h"
 #include "image/jpeg.h"
 #include "image/resize.h"
 
 #define MAX_EVALUATIONS 4
-#define MAX_SHEET_FRAMES 100
 #define WIDE 960					/* pixels to which small frames are enlarged */
-#define CELL_SIDE 320			/* pixels of a contact sheet's cell */
-#define CAPTION_HEIGHT 14
-#define QUALITY 90
 
 static const EngColour green = {40, 220, 60, 255};
 static const EngColour white = {255, 255, 255, 255};
@@ -46,14 +43,6 @@ static const EngColour evaluation_colours[MAX_EVALUATIONS] = {
 static const char *const match_kinds[] = {
 	"true_positive", "false_positive", "missed", "ignored"
 };
-
-/* libjpeg's objects, freed with the context. */
-typedef struct PictureTools
-{
-	EngJpegDecoder *decoder;
-	EngJpegEncoder *encoder;
-	MemoryContextCallback callback;
-} PictureTools;
 
 /* One stored box. */
 typedef struct DrawnBox
@@ -71,61 +60,6 @@ typedef struct DrawnBoxes
 PG_FUNCTION_INFO_V1(avc_overlay);
 PG_FUNCTION_INFO_V1(avc_contact_sheet);
 
-static void
-free_tools(void *argument)
-{
-	PictureTools *tools = argument;
-
-	if (tools->decoder)
-		eng_jpeg_decoder_free(tools->decoder);
-	if (tools->encoder)
-		eng_jpeg_encoder_free(tools->encoder);
-}
-
-static void
-raise_picture_error(const char *what, const EngStatus *status)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_EXCEPTION),
-			 errmsg("could not %s: %s", what, status->message)));
-}
-
-static PictureTools *
-create_tools(void)
-{
-	PictureTools *tools = palloc0(sizeof(PictureTools));
-	EngStatus	status = {0};
-
-	tools->callback.func = free_tools;
-	tools->callback.arg = tools;
-	MemoryContextRegisterResetCallback(CurrentMemoryContext,
-									   &tools->callback);
-	tools->decoder = eng_jpeg_decoder_create(&status);
-	if (tools->decoder != NULL)
-		tools->encoder = eng_jpeg_encoder_create(&status);
-	if (tools->encoder == NULL)
-		raise_picture_error("set up JPEG", &status);
-	return tools;
-}
-
-static bytea *
-encode(PictureTools *tools, const EngImage *image)
-{
-	EngStatus	status = {0};
-	const uint8_t *data;
-	size_t		size;
-	bytea	   *result;
-
-	if (!eng_jpeg_encode(tools->encoder, image, QUALITY, ENG_JPEG_444,
-						 &status))
-		raise_picture_error("encode the picture", &status);
-	data = eng_jpeg_encoded(tools->encoder, &size);
-	result = palloc(VARHDRSZ + size);
-	SET_VARSIZE(result, VARHDRSZ + size);
-	memcpy(VARDATA(result), data, size);
-	return result;
-}
-
 /* The JPEG of a frame as the evaluation's version has it. */
 static bytea *
 read_frame(const AvcEvaluationInfo *info, int64 frame_id)
@@ -141,24 +75,6 @@ read_frame(const AvcEvaluationInfo *info, int64 frame_id)
 	avc_frame_scan_find(scan, frame_id, &row);
 	image = (bytea *) PG_DETOAST_DATUM_COPY(row.image);
 	avc_frame_scan_close(scan);
-	return image;
-}
-
-/* Decode at 1/scale into memory of the current context. */
-static EngImage
-decode(PictureTools *tools, const bytea *jpeg, int scale)
-{
-	EngStatus	status = {0};
-	EngImage	decoded = {.channels = 3};
-	EngImage	image;
-
-	if (!eng_jpeg_decode_alloc(tools->decoder, &decoded,
-							   (const uint8_t *) VARDATA(jpeg),
-							   VARSIZE(jpeg) - VARHDRSZ, scale, &status))
-		raise_picture_error("decode the frame", &status);
-	image = decoded;
-	image.pixels = palloc(eng_image_bytes(&decoded));
-	memcpy(image.pixels, decoded.pixels, eng_image_bytes(&decoded));
 	return image;
 }
 
@@ -316,7 +232,7 @@ enlarge_frame(const EngImage *frame, float *scale)
 	image.height *= factor;
 	image.pixels = palloc_extended(eng_image_bytes(&image), MCXT_ALLOC_HUGE);
 	if (!eng_resize(&image, frame, ENG_RESIZE_BILINEAR, &status))
-		raise_picture_error("enlarge the frame", &status);
+		avc_sheet_fail("enlarge the frame", &status);
 	return image;
 }
 
@@ -351,7 +267,7 @@ avc_overlay(PG_FUNCTION_ARGS)
 	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(1);
 	double		min_score = PG_GETARG_FLOAT4(2);
 	AvcEvaluationInfo infos[MAX_EVALUATIONS];
-	PictureTools *tools;
+	AvcSheetTools *tools;
 	DrawnBoxes	boxes;
 	Datum	   *numbers;
 	bool	   *nulls;
@@ -378,8 +294,8 @@ avc_overlay(PG_FUNCTION_ARGS)
 		avc_evaluation_find(&infos[i], DatumGetInt64(numbers[i]));
 		check_has_frame(&infos[i], frame_id);
 	}
-	tools = create_tools();
-	image = decode(tools, read_frame(&infos[0], frame_id), 1);
+	tools = avc_sheet_tools();
+	image = avc_sheet_decode(tools, read_frame(&infos[0], frame_id), 1);
 	frame = enlarge_frame(&image, &scale);
 	thickness = Max(1, frame.width / 640);
 	boxes = read_boxes(infos[0].evaluation, frame_id, true, 0, NULL);
@@ -402,7 +318,7 @@ avc_overlay(PG_FUNCTION_ARGS)
 								  infos[i].model,
 								  (long long) infos[i].checkpoint),
 						 evaluation_colours[i]);
-	PG_RETURN_BYTEA_P(encode(tools, &image));
+	PG_RETURN_BYTEA_P(avc_sheet_encode(tools, &image));
 }
 
 /* ---- contact sheet ------------------------------------------------------- */
@@ -461,37 +377,9 @@ choose_frames(int64 evaluation, const char *kind, int limit, int *count)
 	return frames;
 }
 
-/* The frame small enough for a cell; *scale is its size in the frame's. */
-static EngImage
-shrink_frame(PictureTools *tools, const bytea *jpeg, float *scale)
-{
-	EngStatus	status = {0};
-	EngJpegInfo info;
-	EngImage	whole;
-	EngImage	small = {.channels = 3};
-	int			factor = 1;
-	float		side;
-
-	if (!eng_jpeg_read_header(&info, (const uint8_t *) VARDATA(jpeg),
-							  VARSIZE(jpeg) - VARHDRSZ, &status))
-		raise_picture_error("read the frame", &status);
-	side = Max(info.width, info.height);
-	while (factor < 8 && side / (2 * factor) >= CELL_SIDE)
-		factor *= 2;
-	*scale = CELL_SIDE / side;
-	whole = decode(tools, jpeg, factor);
-	small.width = Max(1, (int32_t) lroundf(info.width * *scale));
-	small.height = Max(1, (int32_t) lroundf(info.height * *scale));
-	small.pixels = palloc(eng_image_bytes(&small));
-	if (!eng_resize(&small, &whole, ENG_RESIZE_BILINEAR, &status))
-		raise_picture_error("shrink the frame", &status);
-	pfree(whole.pixels);
-	return small;
-}
-
 /* A frame with its boxes of the kind, as a small picture. */
 static EngImage
-make_cell(PictureTools *tools, const AvcEvaluationInfo *info,
+make_cell(AvcSheetTools *tools, const AvcEvaluationInfo *info,
 		  const char *kind, const SheetFrame *frame)
 {
 	DrawnBoxes	truths = read_boxes(info->evaluation, frame->frame_id, true,
@@ -499,57 +387,13 @@ make_cell(PictureTools *tools, const AvcEvaluationInfo *info,
 	DrawnBoxes	detections = read_boxes(info->evaluation, frame->frame_id,
 										false, 0, kind);
 	float		scale;
-	EngImage	cell = shrink_frame(tools,
-									read_frame(info, frame->frame_id),
-									&scale);
+	EngImage	cell = avc_sheet_shrink(tools,
+										read_frame(info, frame->frame_id),
+										AVC_SHEET_SIDE, &scale);
 
 	draw_boxes(&cell, &truths, scale, 1, 1, green);
 	draw_boxes(&cell, &detections, scale, 0, 1, evaluation_colours[0]);
 	return cell;
-}
-
-static void
-paste(EngImage *sheet, const EngImage *cell, int x, int y)
-{
-	int			row;
-
-	for (row = 0; row < cell->height; row++)
-		memcpy(sheet->pixels + 3 * ((size_t) (y + row) * sheet->width + x),
-			   cell->pixels + (size_t) 3 * row * cell->width,
-			   (size_t) 3 * cell->width);
-}
-
-/* Cells side by side, each with its caption below. */
-static EngImage
-compose(const EngImage *cells, const SheetFrame *frames, int count,
-		const char *title, const char *kind)
-{
-	EngImage	sheet = {.channels = 3};
-	int			columns = (int) ceil(sqrt(count));
-	int			rows = (count + columns - 1) / columns;
-	int			height = 0;
-	int			i;
-
-	for (i = 0; i < count; i++)
-		height = Max(height, cells[i].height);
-	height += CAPTION_HEIGHT;
-	sheet.width = columns * (CELL_SIDE + 4) + 4;
-	sheet.height = rows * (height + 4) + CAPTION_HEIGHT + 4;
-	sheet.pixels = palloc_extended(eng_image_bytes(&sheet), MCXT_ALLOC_HUGE);
-	memset(sheet.pixels, 32, eng_image_bytes(&sheet));
-	eng_draw_text(&sheet, 6, 4, 1, title, white);
-	for (i = 0; i < count; i++)
-	{
-		int			x = 4 + i % columns * (CELL_SIDE + 4);
-		int			y = CAPTION_HEIGHT + 4 + i / columns * (height + 4);
-
-		paste(&sheet, &cells[i], x, y);
-		eng_draw_text(&sheet, x, y + cells[i].height + 3, 1,
-					  psprintf("frame %lld: %lld %s",
-							   (long long) frames[i].frame_id,
-							   (long long) frames[i].matches, kind), white);
-	}
-	return sheet;
 }
 
 Datum
@@ -558,19 +402,19 @@ avc_contact_sheet(PG_FUNCTION_ARGS)
 	char	   *kind = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	int32		limit = PG_GETARG_INT32(2);
 	AvcEvaluationInfo info;
-	PictureTools *tools;
+	AvcSheetTools *tools;
 	SheetFrame *frames;
-	EngImage   *cells;
+	AvcSheetCell *cells;
 	EngImage	sheet;
 	int			count;
 	int			i;
 
 	check_kind(kind);
-	if (limit < 1 || limit > MAX_SHEET_FRAMES)
+	if (limit < 1 || limit > AVC_SHEET_CELLS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"frames\" is %d, but must be between 1 and %d",
-						limit, MAX_SHEET_FRAMES)));
+						limit, AVC_SHEET_CELLS)));
 	avc_evaluation_find(&info, PG_GETARG_INT64(0));
 	frames = choose_frames(info.evaluation, kind, limit, &count);
 	if (count == 0)
@@ -578,16 +422,19 @@ avc_contact_sheet(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("evaluation %lld has no matches of kind \"%s\"",
 						(long long) info.evaluation, kind)));
-	tools = create_tools();
-	cells = palloc(sizeof(EngImage) * count);
+	tools = avc_sheet_tools();
+	cells = palloc_array(AvcSheetCell, count);
 	for (i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		cells[i] = make_cell(tools, &info, kind, &frames[i]);
+		cells[i].image = make_cell(tools, &info, kind, &frames[i]);
+		cells[i].caption = psprintf("frame %lld: %lld %s",
+									(long long) frames[i].frame_id,
+									(long long) frames[i].matches, kind);
 	}
-	sheet = compose(cells, frames, count,
-					psprintf("evaluation %lld, %s, checkpoint %lld: %s",
-							 (long long) info.evaluation, info.model,
-							 (long long) info.checkpoint, kind), kind);
-	PG_RETURN_BYTEA_P(encode(tools, &sheet));
+	sheet = avc_sheet_compose(cells, count,
+							  psprintf("evaluation %lld, %s, checkpoint %lld: %s",
+									   (long long) info.evaluation, info.model,
+									   (long long) info.checkpoint, kind));
+	PG_RETURN_BYTEA_P(avc_sheet_encode(tools, &sheet));
 }

@@ -137,7 +137,7 @@ statement(const AvcDuplicateQuery *query)
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT frame_id, image_sha256, %s",
+	appendStringInfo(&sql, "SELECT frame_id::pg_catalog.int8, image_sha256::pg_catalog.bytea, %s",
 					 quote_identifier(query->hash));
 	if (query->fine != NULL)
 		appendStringInfo(&sql, ", %s", quote_identifier(query->fine));

@@ -145,6 +145,8 @@ read_arguments(FunctionCallInfo fcinfo)
 	check_given(fcinfo, ARG_DATASET, "dataset");
 	check_given(fcinfo, ARG_MAX_DISTANCE, "max_distance");
 	query.dataset = avc_dataset_find(PG_GETARG_OID(ARG_DATASET), false);
+	/* columns stay as they are found */
+	avc_dataset_hold(query.dataset, AccessShareLock);
 	query.max_distance = read_distance(fcinfo, ARG_MAX_DISTANCE,
 									   "max_distance", AVC_COVER_BITS);
 	query.hash = read_name(fcinfo, ARG_FEATURE);
