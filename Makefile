@@ -42,8 +42,9 @@ WARNINGS     = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
                -Wno-missing-field-initializers
 PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
-# loops over pixels and hashes: compilers do many at once from here on
-src/image/measure.o src/image/resize.o src/search/cover.o: override CFLAGS += -O3
+# loops over pixels, hashes and vectors: compilers do many at once from here on
+src/image/measure.o src/image/resize.o src/search/cover.o \
+src/search/cosine.o: override CFLAGS += -O3
 SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lutf8proc -lz -lm
 ENGINE_OPT   = -O3 -g
 ENGINE_CFLAGS = -std=gnu99 $(WARNINGS) -Werror=implicit -fopenmp -fPIC -pthread \

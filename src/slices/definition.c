@@ -87,8 +87,8 @@ is_bare_expression(const SelectStmt *select)
 		!select->limitCount && !select->lockingClause && !select->withClause;
 }
 
-static Node *
-parse_expression(const char *filter)
+Node *
+avc_filter_parse(const char *filter)
 {
 	List	   *parsed = raw_parser(filter, RAW_PARSE_PLPGSQL_EXPR);
 	Node	   *statement = linitial_node(RawStmt, parsed)->stmt;
@@ -103,9 +103,8 @@ parse_expression(const char *filter)
 						 ((SelectStmt *) statement)->targetList)->val;
 }
 
-/* Names of avcurate's functions are found even if the path lacks it. */
-static int
-add_avcurate_to_path(void)
+int
+avc_path_with_avcurate(void)
 {
 	int			guc_level = NewGUCNestLevel();
 	char	   *path = psprintf("%s%savcurate", namespace_search_path,
@@ -148,12 +147,12 @@ avc_filter_condition(Oid dataset, const char *filter)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	guc_level = add_avcurate_to_path();
+	guc_level = avc_path_with_avcurate();
 	state->p_sourcetext = filter;
 	item = addRangeTableEntryForRelation(state, rel, AccessShareLock, NULL,
 										 false, true);
 	addNSItemToQuery(state, item, true, true, true);
-	condition = transformWhereClause(state, parse_expression(filter),
+	condition = transformWhereClause(state, avc_filter_parse(filter),
 									 EXPR_KIND_WHERE, "WHERE");
 	assign_expr_collations(state, condition);
 	AtEOXact_GUC(false, guc_level);

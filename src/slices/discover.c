@@ -14,32 +14,17 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/visibilitymap.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "slices/page_walk.h"
 #include "slices/recent_pages.h"
 #include "slices/watermark_state.h"
-
-/* The visibility map has two bits a page of the table. */
-#define MAP_BYTES (BLCKSZ - MAXALIGN(SizeOfPageHeaderData))
-#define MAP_BLOCKS (MAP_BYTES * 4)
-#define WORD_BLOCKS (sizeof(uint64) * 4)
-#define ALL_VISIBLE_WORD UINT64CONST(0x5555555555555555)
-
-#define AHEAD 16				/* pages asked for before they are visited */
-
-typedef union MapBits
-{
-	uint64		words[MAP_BYTES / sizeof(uint64)];
-	uint8		bytes[MAP_BYTES];
-} MapBits;
 
 typedef bool (*TupleVisitor) (void *arg, HeapTuple tuple);
 
@@ -52,13 +37,8 @@ typedef struct Walk
 	Relation	rel;
 	XLogRecPtr	cut;
 	uint32		span;
-	BufferAccessStrategy strategy;
 	TupleVisitor visit;
 	void	   *arg;
-	MapBits		bits;
-	BlockNumber waiting[AHEAD]; /* pages to visit, a ring */
-	int			waiting_first;
-	int			waiting_count;
 	/* the rows of one page that count */
 	int			count;
 	HeapTupleData found[MaxHeapTuplesPerPage];
@@ -67,42 +47,10 @@ typedef struct Walk
 
 /* ---- the visibility map ---- */
 
-/*
- * LSN of a page of the map, and its bits if wanted, as of one moment.
- * Invalid if there is no such page or it cannot be relied on.
- */
-static XLogRecPtr
-read_map(Relation rel, uint32 number, MapBits *bits)
-{
-	Buffer		buffer = InvalidBuffer;
-	XLogRecPtr	lsn;
-	Page		page;
-
-	if (OldSnapshotThresholdActive())
-		return InvalidXLogRecPtr;
-	/* pins the map's page if it exists and does not extend the map */
-	(void) visibilitymap_get_status(rel, number * MAP_BLOCKS, &buffer);
-	if (!BufferIsValid(buffer))
-		return InvalidXLogRecPtr;
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(buffer);
-	lsn = PageGetLSN(page);
-	if (bits)
-		memcpy(bits, PageGetContents(page), MAP_BYTES);
-	UnlockReleaseBuffer(buffer);
-	return lsn;
-}
-
-static uint32
-map_pages(BlockNumber blocks)
-{
-	return (blocks + MAP_BLOCKS - 1) / MAP_BLOCKS;
-}
-
 static void
 allocate_maps(AvcTableMark *table, BlockNumber blocks)
 {
-	table->map_pages = map_pages(blocks);
+	table->map_pages = avc_map_pages(blocks);
 	table->maps = palloc0_array(XLogRecPtr, table->map_pages + 1);
 }
 
@@ -113,7 +61,7 @@ note_maps(AvcTableMark *table, Relation rel)
 
 	allocate_maps(table, RelationGetNumberOfBlocks(rel));
 	for (i = 0; i < table->map_pages; i++)
-		table->maps[i] = read_map(rel, i, NULL);
+		table->maps[i] = avc_map_lsn(rel, i);
 }
 
 void
@@ -171,14 +119,12 @@ search_page(Walk *walk, Buffer buffer, Page page)
 }
 
 static bool
-visit_page(Walk *walk, BlockNumber block)
+visit_page(void *arg, Buffer buffer)
 {
-	Buffer		buffer = avc_recent_page_read(walk->rel, block,
-											  walk->strategy);
+	Walk	   *walk = arg;
 	Page		page = BufferGetPage(buffer);
 	int			i;
 
-	CHECK_FOR_INTERRUPTS();
 	walk->count = 0;
 	walk->now->pages_read++;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
@@ -199,95 +145,17 @@ visit_page(Walk *walk, BlockNumber block)
 	return true;
 }
 
-/* Visit the pages that wait, but for the last so many. */
-static bool
-visit_waiting(Walk *walk, int remaining)
-{
-	while (walk->waiting_count > remaining)
-	{
-		BlockNumber block = walk->waiting[walk->waiting_first];
-
-		walk->waiting_first = (walk->waiting_first + 1) % AHEAD;
-		walk->waiting_count--;
-		if (!visit_page(walk, block))
-			return false;
-	}
-	return true;
-}
-
-/* Visit a page soon, when its header has come from memory. */
-static bool
-visit_soon(Walk *walk, BlockNumber block)
-{
-	if (!visit_waiting(walk, AHEAD - 1))
-		return false;
-	avc_recent_page_prefetch(walk->rel, block);
-	walk->waiting[(walk->waiting_first + walk->waiting_count++) % AHEAD] =
-		block;
-	return true;
-}
-
-/* Pages of one page of the map; with "bits" those not all-visible. */
-static bool
-visit_pages(Walk *walk, BlockNumber from, BlockNumber to, const MapBits *bits)
-{
-	BlockNumber i = 0;
-
-	while (from + i < to)
-	{
-		if (bits && i % WORD_BLOCKS == 0 &&
-			(bits->words[i / WORD_BLOCKS] & ALL_VISIBLE_WORD) ==
-			ALL_VISIBLE_WORD)
-		{
-			i += WORD_BLOCKS;
-			continue;
-		}
-		if (!(bits && (bits->bytes[i / 4] >> (i % 4 * 2) &
-					   VISIBILITYMAP_ALL_VISIBLE)) &&
-			!visit_soon(walk, from + i))
-			return false;
-		i++;
-	}
-	return visit_waiting(walk, 0);
-}
-
-static bool
-visit_table(Walk *walk, BlockNumber blocks)
-{
-	uint32		i;
-
-	for (i = 0; i < walk->is->map_pages; i++)
-	{
-		XLogRecPtr	lsn = read_map(walk->rel, i, &walk->bits);
-		bool		is_same = !XLogRecPtrIsInvalid(lsn) &&
-		i < walk->was->map_pages && walk->was->maps[i] == lsn;
-
-		walk->is->maps[i] = lsn;
-		CHECK_FOR_INTERRUPTS();
-		if (!visit_pages(walk, i * MAP_BLOCKS,
-						 Min(blocks, (i + 1) * MAP_BLOCKS),
-						 is_same ? &walk->bits : NULL))
-			return false;
-	}
-	return true;
-}
-
 /* Visit what may have come to the table; false if the visitor stopped it. */
 static bool
 walk_table(Walk *walk)
 {
 	BlockNumber blocks = RelationGetNumberOfBlocks(walk->rel);
-	bool		is_whole;
 
 	walk->cut = avc_watermark_cut(walk->old, walk->was);
-	/* as PostgreSQL's own scans: a large table is not to fill the cache */
-	walk->strategy = blocks > NBuffers / 4 ?
-		GetAccessStrategy(BAS_BULKREAD) : NULL;
 	allocate_maps(walk->is, blocks);
-	is_whole = visit_table(walk, blocks);
-	if (walk->strategy)
-		FreeAccessStrategy(walk->strategy);
-	return is_whole;
+	return avc_walk_pages(walk->rel, blocks, walk->was->maps,
+						  walk->was->map_pages, walk->is->maps, visit_page,
+						  walk);
 }
 
 /* ---- deleted frames ---- */
@@ -411,8 +279,6 @@ avc_discover(const AvcWatermark *old, AvcWatermark *now, Relation base,
 	walk->now = now;
 	walk->arg = &finder;
 	walk->span = avc_watermark_span(old);
-	walk->waiting_first = 0;
-	walk->waiting_count = 0;
 	avc_recent_pages_use(base, RelationGetNumberOfBlocks(base));
 	finder.tombstone = RelationGetDescr(tombstones);
 	if (old->is_inexact)

@@ -87,6 +87,15 @@ extern Datum avc_names_to_array(const List *names);
 
 /* ---- definition.c ---- */
 
+/* A filter as a raw parse tree; an error if it is not one expression. */
+extern Node *avc_filter_parse(const char *filter);
+
+/*
+ * Have names of avcurate's functions found even if the search_path lacks it,
+ * until AtEOXact_GUC of the level returned.
+ */
+extern int	avc_path_with_avcurate(void);
+
 /* The condition of a filter, deparsed with every name qualified. */
 extern char *avc_filter_condition(Oid dataset, const char *filter);
 
