@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "common/catalog.h"
 #include "common/settings.h"
@@ -322,7 +323,12 @@ lay_out(const Reading *reading, EngBuffer *out)
 						"FROM _avcurate.checkpoint_tensors "
 						"WHERE checkpoint = $1 "
 						"AND ($2 OR name NOT LIKE 'optimizer.%') "
-						"ORDER BY tensor", 2, params, false, 0);
+						"ORDER BY tensor", 2, params, true, 0);
+	if (rows == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("checkpoint " INT64_FORMAT " has no tensors (any more)",
+						reading->checkpoint)));
 	for (i = 0; i < rows; i++)
 	{
 		EngFileTensor tensor;
@@ -386,13 +392,16 @@ read_file(const Reading *reading)
 
 	free_with_context(free_buffer, out);
 	avc_catalog_enter(&scope);
+	/* both queries see the same tensors, those just stored too */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	writer = lay_out(reading, out);
 	portal = SPI_cursor_open_with_args(NULL, "SELECT name, dtype, shape, data "
 									   "FROM _avcurate.checkpoint_tensors "
 									   "WHERE checkpoint = $1 "
 									   "AND ($2 OR name NOT LIKE 'optimizer.%')",
-									   2, types, values, NULL, false, 0);
+									   2, types, values, NULL, true, 0);
 	for (;;)
 	{
 		SPI_cursor_fetch(portal, true, FETCH_TENSORS);
@@ -404,6 +413,7 @@ read_file(const Reading *reading)
 	}
 	SPI_cursor_close(portal);
 	SPI_finish();
+	PopActiveSnapshot();
 	avc_catalog_leave(&scope);
 	image.data = (char *) out->data;
 	image.len = out->size;

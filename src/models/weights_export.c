@@ -19,6 +19,7 @@
 #include "catalog/pg_authid.h"
 #include "common/pg_prng.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
@@ -117,6 +118,14 @@ as_pth(const AvcFileImage *image, MemoryContext context)
 	return result;
 }
 
+/* Files hold UTF-8, whatever the database's encoding is. */
+static const char *
+utf8(const char *text)
+{
+	return text == NULL ? NULL :
+		pg_server_to_any(text, strlen(text), PG_UTF8);
+}
+
 /* The checkpoint's file with everything that one should know about it. */
 static AvcFileImage
 export_image(const AvcCheckpoint *checkpoint, bool pth)
@@ -124,14 +133,15 @@ export_image(const AvcCheckpoint *checkpoint, bool pth)
 	const AvcModel *model = checkpoint->model;
 	const EngFileText texts[] = {
 		{"architecture", model->architecture},
-		{"options", model->options},
+		{"options", utf8(model->options)},
 		{"avcurate.checkpoint", psprintf(INT64_FORMAT, checkpoint->checkpoint)},
-		{"avcurate.model", model->model},
+		{"avcurate.model", utf8(model->model)},
 		{"avcurate.constructor", constructor_of(model)},
-		{"avcurate.provenance", avc_jsonb_to_text(checkpoint->provenance)},
+		{"avcurate.provenance",
+		utf8(avc_jsonb_to_text(checkpoint->provenance))},
 		/* of detectors alone */
 		{"num_classes", psprintf("%d", model->num_classes)},
-		{"avcurate.label_map", model->label_map}
+		{"avcurate.label_map", utf8(model->label_map)}
 	};
 	int			text_count = lengthof(texts) - (avc_model_is_clip(model) ? 2 : 0);
 	MemoryContext plain = AllocSetContextCreate(CurrentMemoryContext,

@@ -14,8 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/acl.h"
@@ -107,6 +109,37 @@ compare_options(const AvcModel *model, const EngTensorFile *tensors)
 					   model->options)));
 }
 
+/*
+ * A text of a file, which is UTF-8, in the database's encoding; NULL if it
+ * has characters that this one lacks.
+ */
+static const char *
+server_text(const char *text)
+{
+	int			encoding = GetDatabaseEncoding();
+	int			length = strlen(text);
+	int			room = length * MAX_CONVERSION_GROWTH + 1;
+	Oid			conversion;
+	char	   *out;
+
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || length == 0)
+		return text;
+	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	if (!OidIsValid(conversion))
+		return NULL;
+	out = palloc(room);
+	if (pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding,
+									  (unsigned char *) unconstify(char *, text),
+									  length, (unsigned char *) out, room,
+									  true) != length)
+		return NULL;
+	return out;
+}
+
+/*
+ * The file's metadata as JSON; what is too long is counted instead, what the
+ * database cannot write is left out.
+ */
 static char *
 file_metadata(const Import *import)
 {
@@ -120,13 +153,17 @@ file_metadata(const Import *import)
 	appendStringInfoChar(&metadata, '{');
 	for (i = 0; i < tensors->metadata_count; i++)
 	{
+		const char *key = tensors->metadata[i].key;
 		const char *value = tensors->metadata[i].value;
 		size_t		len = strlen(value);
 
-		if (len > MAX_METADATA)
-			value = psprintf("(%zu bytes are left out)", len);
-		if (strlen(tensors->metadata[i].key) <= MAX_METADATA)
-			avc_json_add(&metadata, tensors->metadata[i].key, value);
+		if (strlen(key) > MAX_METADATA)
+			continue;
+		key = server_text(key);
+		value = len > MAX_METADATA ?
+			psprintf("(%zu bytes are left out)", len) : server_text(value);
+		if (key != NULL && value != NULL)
+			avc_json_add(&metadata, key, value);
 	}
 	appendStringInfoChar(&metadata, '}');
 	return metadata.data;

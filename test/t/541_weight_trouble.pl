@@ -92,8 +92,33 @@ is($node->safe_psql('postgres', "SELECT count(*), count(DISTINCT provenance ->> 
 	'9|1', 'store the same weights');
 is(join(' ', map { s/.*\///r } glob("$folder/tiny*")), 'tiny.pth', 'and leave one file');
 
+# --- other encodings: files hold UTF-8
+my $name = "mod\xc3\xa8le";
+$node->safe_psql('postgres', qq{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0;
+	SELECT avcurate.create_model('$name \xe2\x82\xac', 'fasterrcnn_resnet18_fpn', '{$tiny}')});
+my $euro = $node->safe_psql('postgres', "SELECT avcurate.create_checkpoint('$name \xe2\x82\xac', 3)");
+$node->safe_psql('postgres', "SELECT avcurate.export_checkpoint($euro, '$folder/euro', 'safetensors')");
+$node->safe_psql('latin', qq{SET client_encoding = 'UTF8'; CREATE EXTENSION avcurate;
+	SELECT avcurate.create_model('$name', 'fasterrcnn_resnet18_fpn', '{$tiny}');
+	SELECT avcurate.create_checkpoint('$name', 3)});
+foreach my $format ('safetensors', 'pth')
+{
+	$node->safe_psql('latin', qq{SET client_encoding = 'UTF8'; SELECT avcurate.export_checkpoint(1, '$folder/$format', '$format')});
+	like(slurp_file("$folder/$format"), qr/\Q$name\E/, "$format from a LATIN1 database is UTF-8");
+	$node->safe_psql('latin', qq{SET client_encoding = 'UTF8'; SELECT avcurate.import_checkpoint('$name', '$folder/$format')});
+}
+$node->safe_psql('latin', qq{SET client_encoding = 'UTF8'; SELECT avcurate.import_checkpoint('$name', '$folder/euro')});
+is($node->safe_psql('latin', qq{SET client_encoding = 'UTF8'; SELECT string_agg(concat_ws('-', provenance ->> 'file_format',
+	provenance -> 'file_metadata' ->> 'avcurate.model', provenance -> 'file_metadata' ->> 'architecture'), ' ' ORDER BY checkpoint) FROM avcurate.checkpoints WHERE checkpoint > 1}),
+	"safetensors-$name-fasterrcnn_resnet18_fpn pth safetensors-fasterrcnn_resnet18_fpn", 'and comes back, but for what LATIN1 cannot write');
+
+# --- tensors that are gone
+$node->safe_psql('postgres', "DELETE FROM _avcurate.checkpoint_tensors WHERE checkpoint = $of_tiny");
+my ($rc, $out, $err) = $node->psql('postgres', "SELECT length(avcurate.export_checkpoint($of_tiny))");
+like($err, qr/ERROR:  checkpoint \d+ has no tensors/, 'no file without tensors is written');
+
 # --- what may not be written
-my ($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT avcurate.import_backbone('tiny', '\\x00'::bytea)");
+($rc, $out, $err) = $node->psql('postgres', "BEGIN READ ONLY; SELECT avcurate.import_backbone('tiny', '\\x00'::bytea)");
 like($err, qr/cannot execute import_backbone\(\) in a read-only transaction/, 'no backbone in a read-only transaction');
 
 ($rc, $out, $err) = $node->psql('postgres', q{SELECT avcurate.create_model('odd', repeat('x', 100000))});
