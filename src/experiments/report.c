@@ -16,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "experiments/data_page.h"
 #include "experiments/page.h"
 #include "experiments/plot.h"
 
@@ -450,6 +451,7 @@ avc_report(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		job_section(&report, report.jobs[i]);
 	}
+	avc_page_data(report.page, PG_GETARG_DATUM(0));
 	avc_page_end(report.page);
 	MemoryContextSwitchTo(caller);
 	result = cstring_to_text_with_len(report.page->data, report.page->len);

@@ -56,6 +56,11 @@ my $sha256 = ask("SELECT provenance ->> 'weights_sha256' FROM avcurate.checkpoin
 like($page, qr/$sha256/, 'and the weights');
 like($page, qr/aria-label="Losses"/, 'curves of the losses');
 like($page, qr/aria-label="On val_slice while training"/, 'and of the validations');
+# what the versions hold, and how far they are apart
+my $most = ask(q{SELECT '<td>' || weather || '</td><td>' || timeofday || '</td>' FROM avcurate.scene_counts('seen', 1) LIMIT 1});
+like($page, qr/<h2>Data<\/h2>\n<h3>(public\.)?seen, version 1<\/h3>.*\Q$most\E/s, 'what the version holds, by scene');
+like($page, qr/<td>car<\/td>(<td class="n">\d+<\/td>){5}/, 'boxes by category and size');
+like($page, qr/Drift from (public\.)?seen, version 1:.*<td>weather<\/td><td class="n">16<\/td>.*<td>box size<\/td>/s, 'drift between what was seen and what was not');
 my $figures = ask("SELECT round(ap50::numeric, 4) FROM avcurate.evaluations WHERE evaluation = $evaluations[1]");
 like($page, qr/>$figures</, 'figures of the evaluation');
 like($page, qr/Evaluation $evaluations[1] against $evaluations[0], 95 % intervals by paired bootstrap over 8 frames/, 'the two evaluations are compared');
