@@ -630,7 +630,7 @@ close_case(Case *c)
 }
 
 /* Free running: only detections and proposals are compared. */
-static void
+static void __attribute__((unused))
 compare_case(Case *c, bool free_running)
 {
 	for (int32_t i = 0; i < c->golden->count; i++)
