@@ -19,6 +19,9 @@
 extern char *avc_search_feature(const AvcDataset *dataset,
 								const char *wanted);
 
+/* Has the dataset a feature that clip_embedding computes? */
+extern bool avc_search_has_embedding(const AvcDataset *dataset);
+
 /*
  * The checkpoint of the clip_embedding() that computes a feature; an error if
  * none does.

@@ -58,6 +58,32 @@ embedding_of(const AvcFeature *feature)
 	return call;
 }
 
+static List *
+features_of(const AvcDataset *dataset)
+{
+	MemoryContext outer = CurrentMemoryContext;
+	List	   *features;
+
+	SPI_connect();
+	(void) MemoryContextSwitchTo(outer);
+	features = avc_features_load(dataset->relid);
+	SPI_finish();
+	return features;
+}
+
+bool
+avc_search_has_embedding(const AvcDataset *dataset)
+{
+	ListCell   *cell;
+
+	foreach(cell, features_of(dataset))
+	{
+		if (embedding_of(lfirst(cell)) != NULL)
+			return true;
+	}
+	return false;
+}
+
 /* ---- the choice ---- */
 
 static bool
@@ -118,8 +144,6 @@ avc_search_feature(const AvcDataset *dataset, const char *wanted)
 {
 	List	   *embeddings = NIL;
 	List	   *vectors = NIL;
-	MemoryContext outer = CurrentMemoryContext;
-	List	   *features;
 	ListCell   *cell;
 
 	if (wanted)
@@ -127,11 +151,7 @@ avc_search_feature(const AvcDataset *dataset, const char *wanted)
 		check_wanted(dataset, wanted);
 		return pstrdup(wanted);
 	}
-	SPI_connect();
-	(void) MemoryContextSwitchTo(outer);
-	features = avc_features_load(dataset->relid);
-	SPI_finish();
-	foreach(cell, features)
+	foreach(cell, features_of(dataset))
 	{
 		AvcFeature *feature = lfirst(cell);
 
@@ -180,12 +200,8 @@ avc_search_checkpoint(const AvcDataset *dataset, const char *feature)
 	AvcFeature *found;
 	FuncCall   *call;
 	int64		checkpoint = 0;
-	MemoryContext outer = CurrentMemoryContext;
 
-	SPI_connect();
-	(void) MemoryContextSwitchTo(outer);
-	found = avc_feature_find(avc_features_load(dataset->relid), feature);
-	SPI_finish();
+	found = avc_feature_find(features_of(dataset), feature);
 	call = found ? embedding_of(found) : NULL;
 	if (call == NULL)
 		ereport(ERROR,
