@@ -207,6 +207,8 @@ bench-duplicates:
 	@test/perf/duplicates
 bench-engine: $(ENGINE)
 	@test/perf/engine
+bench-clip: $(ENGINE)
+	@test/perf/clip/run
 bench-torch: $(ENGINE)
 	@test/perf/torch/run
 bench:
@@ -235,6 +237,7 @@ help:
 	@echo 'make bench-suggest  suggest_slices beside reading what it reads'
 	@echo 'make bench-duplicates  duplicate_groups and the counts beside reading what they read'
 	@echo 'make bench-engine  the engine alone: share of the peak by kind of operation, resident memory'
+	@echo 'make bench-clip  CLIP in the engine beside PyTorch (AVC_TORCH, as bench-torch)'
 	@echo 'make bench-torch  the engine beside PyTorch on the same weights and frames (AVC_TORCH, or about 5 GB from PyPI)'
 	@echo 'make soak        random histories of slices against an oracle, for AVC_SOAK_MINUTES (10)'
 	@echo 'make asan        engine tests under the address and undefined-behaviour sanitizers'
@@ -246,5 +249,5 @@ help:
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference real bench bench-slices bench-ingest bench-detect \
-	bench-features bench-suggest bench-duplicates bench-engine bench-torch soak \
+	bench-features bench-suggest bench-duplicates bench-engine bench-clip bench-torch soak \
 	clean-state help

@@ -209,7 +209,7 @@ eng_bench_run(int argc, char **argv, FILE *out, EngStatus *status)
 	EngOption	options[] = {
 		ENG_CHOICE_NETWORK, ENG_CHOICE_MACHINE, ENG_CHOICE_SEED, {"frames"},
 		{"size"}, {"steps"}, {"rows", true}, {"infer", true},
-		{"train", true}, {"save"}, {NULL}
+		{"train", true}, {"save"}, ENG_CLIP_OPTIONS, {NULL}
 	};
 	EngChoice	choice = {0};
 	Bench		bench = {.out = out};
@@ -220,6 +220,7 @@ eng_bench_run(int argc, char **argv, FILE *out, EngStatus *status)
 	if (eng_clip_is_named(argc, argv))
 		return eng_clip_bench_run(argc, argv, out, status);
 	if (!eng_arguments_read(&arguments, argc, argv, options, 1, 1, status) ||
+		!eng_clip_refuse_options(options, status) ||
 		!eng_choice_read(&choice, options, status) ||
 		!eng_option_integer(options, "frames", 1, 1024, &frames, status) ||
 		!eng_option_integer(options, "steps", 1, 10000, &steps, status))

@@ -31,6 +31,16 @@ eng_clip_is_named(int argc, char **argv)
 	return false;
 }
 
+bool
+eng_clip_refuse_options(const EngOption *options, EngStatus *status)
+{
+	if (eng_option_value(options, "texts") != NULL ||
+		eng_option_value(options, "tokens") != NULL)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"options \"--texts\" and \"--tokens\" are for " ENG_CLIP_ARCHITECTURE);
+	return true;
+}
+
 /*
  * Read the arguments and make the network, which the caller frees.
  */
@@ -93,8 +103,8 @@ bool
 eng_clip_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
-		{"options"}, ENG_CHOICE_MACHINE, {"frames"}, {"texts"}, {"tokens"},
-		{"limit"}, {NULL}
+		{"options"}, ENG_CHOICE_MACHINE, {"frames"},
+		ENG_CLIP_OPTIONS, {"limit"}, {NULL}
 	};
 	ClipChoice	choice = {{0}};
 	bool		fine;
@@ -231,7 +241,7 @@ eng_clip_bench_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
 		{"options"}, ENG_CHOICE_MACHINE, ENG_CHOICE_SEED, {"frames"},
-		{"texts"}, {"tokens"}, {"steps"}, {"rows", true}, {NULL}
+		ENG_CLIP_OPTIONS, {"steps"}, {"rows", true}, {NULL}
 	};
 	ClipChoice	choice = {{0}};
 	bool		fine;

@@ -8,16 +8,22 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "engine/arguments.h"
 #include "engine/nets/clip.h"
 #include "engine/status.h"
 
 #define ENG_CLIP_HELP \
-"For clip_vit_b32 beside what is said of the machine, and --seed, --steps,\n" \
-"--rows and --limit, where they are:\n" \
-"  --options JSON   {\"quick_gelu\": false} for the exact GELU\n" \
-"  --frames N       pictures in a group, 1 to 1024 (32)\n" \
-"  --texts N        texts instead, so many\n" \
+"The architecture clip_vit_b32 takes what does not concern training, classes and\n" \
+"sizes; its --options are {\"quick_gelu\": false} for the exact GELU, --frames are\n" \
+"32 unless given, and it alone has:\n" \
+"  --texts N        texts instead of pictures, so many\n" \
 "  --tokens N       of a text, 1 to 77 (77)\n"
+
+#define ENG_CLIP_OPTIONS	{"texts"}, {"tokens"}
+
+/* Fail if one of them is given for a detector. */
+extern bool eng_clip_refuse_options(const EngOption *options,
+									EngStatus *status);
 
 /* Whether an argument names an architecture of CLIP. */
 extern bool eng_clip_is_named(int argc, char **argv);

@@ -121,7 +121,7 @@ eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
 		ENG_CHOICE_NETWORK, ENG_CHOICE_MACHINE, {"frames"}, {"size"},
-		{"train", true}, {"limit"}, {NULL}
+		{"train", true}, {"limit"}, ENG_CLIP_OPTIONS, {NULL}
 	};
 	EngChoice	choice = {0};
 	EngArguments arguments;
@@ -129,6 +129,7 @@ eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 	if (eng_clip_is_named(argc, argv))
 		return eng_clip_explain_run(argc, argv, out, status);
 	if (!eng_arguments_read(&arguments, argc, argv, options, 1, 1, status) ||
+		!eng_clip_refuse_options(options, status) ||
 		!eng_choice_read(&choice, options, status))
 		return false;
 	choice.architecture = arguments.places[0];

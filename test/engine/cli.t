@@ -61,7 +61,7 @@ sub refused
 }
 
 my @commands =
-  qw(serve explain bench init detect convert trace version);
+  qw(serve explain bench init detect embed convert trace version);
 
 # ---- help and wrong arguments ------------------------------------------
 my ($status, $out, $err) = run_engine('--help');
@@ -214,6 +214,24 @@ refused('a plan over the limit', 1, qr/bytes.*the limit is 60000000.*activations
 	'explain', 'small', '--train', '--frames', '8', '--limit', '60000000');
 refused('parameters over the limit', 1, qr/detector needs \d+ bytes, the limit is 1000 \(parameters \d+/,
 	'explain', 'small', '--limit', '1000');
+($status, $out, $err) = run_engine('explain', 'clip_vit_b32', '--frames', '40');
+ok( $status == 0
+	  && $out =~ /^clip_vit_b32, inference, cpu, f32, \d+ threads, 32 pictures$/m
+	  && $out =~ /^attention .* 32x50x1x768 /m
+	  && $out =~ /^all .* 265\.\d+ /m
+	  && $out =~ /^memory, MB: parameters 605\.1,/m,
+	'explain prints the plan of a group of pictures') or diag("$status $out $err");
+($status, $out, $err) = run_engine('explain', '--texts', '2', '--tokens', '9', 'clip_vit_b32');
+ok($status == 0 && $out =~ /^attention .* 2x16x1x512 /m, 'and of texts, whose length is rounded up')
+  or diag("$status $out $err");
+refused('CLIP over the limit', 1, qr/needs \d+ bytes, the limit is 700000000 \(parameters 605109312/,
+	'explain', 'clip_vit_b32', '--limit', '700000000');
+refused('CLIP with an option of detectors', 2, qr/train/, 'explain', 'clip_vit_b32', '--train');
+refused('a detector with an option of CLIP', 2, qr/clip_vit_b32/, 'explain', 'small', '--texts', '2');
+refused('CLIP with an option of none', 2, qr/colour/,
+	'explain', 'clip_vit_b32', '--options', '{"colour":1}');
+refused('embed without pictures', 2, qr/needs 1 more argument;/, 'embed', "$dir/garbage");
+refused('embed with garbage for weights', 1, qr/safetensors/, 'embed', "$dir/garbage", "$dir/a");
 ($status, $out, $err) =
   run_engine('bench', 'small', '--frames', '2', '--steps', '2', '--threads', '1',
 	'--save', "$dir/bench.safetensors");
