@@ -77,6 +77,24 @@ SELECT is_empty($$SELECT d.frame_id FROM found d JOIN hashed a USING (frame_id) 
 SELECT is_empty($$SELECT a.frame_id FROM hashed a JOIN hashed b ON a.frame_id < b.frame_id AND avcurate.hamming(a.h, b.h) <= 10
 	WHERE NOT EXISTS (SELECT FROM found WHERE NOT keep AND frame_id IN (a.frame_id, b.frame_id))$$, 'no two that are kept are');
 
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+SELECT set_eq($$SELECT * FROM avcurate.duplicate_groups('hashed', feature => 'h')$$, 'SELECT * FROM found', 'a parallel scan changes nothing');
+RESET parallel_setup_cost;
+RESET parallel_tuple_cost;
+RESET min_parallel_table_scan_size;
+CREATE FUNCTION pg_temp.is_cancelled() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM avcurate.duplicate_groups('hashed', feature => 'h') FROM generate_series(1, 100000);
+	RETURN false;
+EXCEPTION WHEN query_canceled THEN
+	RETURN true;
+END $$;
+SET statement_timeout = 20;
+SELECT ok(pg_temp.is_cancelled(), 'it can be cancelled');
+RESET statement_timeout;
+
 -- ---- many that are near ----
 UPDATE hashed SET h = repeat('0', 64)::bit(64);
 SELECT results_eq($$SELECT count(*), count(*) FILTER (WHERE keep), max(distance), max(group_id) FROM avcurate.duplicate_groups('hashed', 0, 'h')$$,
