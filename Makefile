@@ -201,6 +201,8 @@ bench-detect:
 	@test/perf/detect
 bench-features:
 	@test/perf/features
+bench-checkpoint:
+	@test/perf/checkpoint
 bench-suggest:
 	@test/perf/suggest
 bench-duplicates:
@@ -234,6 +236,7 @@ help:
 	@echo 'make bench-ingest  ingest beside COPY BINARY of the same bytes'
 	@echo 'make bench-detect  detections by the shared engine beside the engine alone'
 	@echo 'make bench-features  backfills beside bare JPEG decoding and plain UPDATE'
+	@echo 'make bench-checkpoint  step checkpoints of a ResNet-50 detector beside writing a file of that size'
 	@echo 'make bench-suggest  suggest_slices beside reading what it reads'
 	@echo 'make bench-duplicates  duplicate_groups and the counts beside reading what they read'
 	@echo 'make bench-engine  the engine alone: share of the peak by kind of operation, resident memory'
@@ -249,5 +252,5 @@ help:
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference real bench bench-slices bench-ingest bench-detect \
-	bench-features bench-suggest bench-duplicates bench-engine bench-clip bench-torch soak \
+	bench-features bench-suggest bench-checkpoint bench-duplicates bench-engine bench-clip bench-torch soak \
 	clean-state help
