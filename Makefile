@@ -201,6 +201,8 @@ bench-detect:
 	@test/perf/detect
 bench-features:
 	@test/perf/features
+bench-evaluation:
+	@test/perf/evaluation
 bench-checkpoint:
 	@test/perf/checkpoint
 bench-suggest:
@@ -236,6 +238,7 @@ help:
 	@echo 'make bench-ingest  ingest beside COPY BINARY of the same bytes'
 	@echo 'make bench-detect  detections by the shared engine beside the engine alone'
 	@echo 'make bench-features  backfills beside bare JPEG decoding and plain UPDATE'
+	@echo 'make bench-evaluation  COCO figures of 10,000 frames beside pycocotools (AVC_COCO, or from PyPI)'
 	@echo 'make bench-checkpoint  step checkpoints of a ResNet-50 detector beside writing a file of that size'
 	@echo 'make bench-suggest  suggest_slices beside reading what it reads'
 	@echo 'make bench-duplicates  duplicate_groups and the counts beside reading what they read'
@@ -252,5 +255,5 @@ help:
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference real bench bench-slices bench-ingest bench-detect \
-	bench-features bench-suggest bench-checkpoint bench-duplicates bench-engine bench-clip bench-torch soak \
+	bench-features bench-suggest bench-evaluation bench-checkpoint bench-duplicates bench-engine bench-clip bench-torch soak \
 	clean-state help

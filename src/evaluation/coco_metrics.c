@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
@@ -407,11 +408,21 @@ avc_coco_metrics(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	CocoDocuments documents;
 	AvcCocoClass *classes;
+	instr_time	start;
+	instr_time	took;
 	int			i;
 
 	InitMaterializedSRF(fcinfo, 0);
 	read_documents(&documents, PG_GETARG_JSONB_P(0), PG_GETARG_JSONB_P(1));
+	INSTR_TIME_SET_CURRENT(start);
 	classes = evaluate_documents(&documents);
+	INSTR_TIME_SET_CURRENT(took);
+	INSTR_TIME_SUBTRACT(took, start);
+	ereport(DEBUG1,
+			(errmsg_internal("matched %lld truths with %lld detections and averaged in %.3f s",
+							 (long long) documents.truths.count,
+							 (long long) documents.detections.count,
+							 INSTR_TIME_GET_DOUBLE(took))));
 	put_metrics(result, classes, documents.category_count, NULL);
 	for (i = 0; i < documents.category_count; i++)
 	{

@@ -60,7 +60,7 @@ SQL
 	follow "$JOB" "training on $RENDERED rendered scenes"
 	FROM=", \"from_checkpoint\": $(checkpoint_of "$JOB")"
 fi
-JOB=$(train train_frames "{\"max_steps\": $STEPS, \"seed\": 1, \"threads\": $THREADS$FROM}")
+JOB=$(train train_frames "{\"max_steps\": $STEPS, \"seed\": 1$FROM}")
 follow "$JOB" "training"
 BASE=$(checkpoint_of "$JOB")
 

@@ -27,6 +27,6 @@ WHERE b.train_slice IS NULL AND c.control AND t.train_slice IS NOT NULL AND NOT 
 ORDER BY t.view, t.seed;
 
 \echo the base, class by class, on all val frames:
-SELECT category, truths, to_char(ap50, '0.000') AS ap50, to_char(recall50, '0.000') AS recall50
-FROM avcurate.evaluation_classes JOIN avcurate.experiment_results USING (evaluation)
+SELECT category, truths, to_char(c.ap50, '0.000') AS ap50, to_char(c.recall50, '0.000') AS recall50
+FROM avcurate.evaluation_classes AS c JOIN avcurate.experiment_results USING (evaluation)
 WHERE experiment = 'real_frames' AND train_slice IS NULL AND val_slice = 'val_frames'::regclass ORDER BY truths DESC, category;
