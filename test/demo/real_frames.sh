@@ -14,16 +14,17 @@ CORES=$(nproc)
 THREADS=${THREADS:-$((CORES > 1 ? CORES / 2 : 1))}
 VIEWS="rider night_person distant_person"
 
+goes_on "BDD100K=$BDD100K STEPS=$STEPS TUNE=$TUNE SEEDS=$SEEDS RENDERED=$RENDERED OPTIONS=$OPTIONS"
 step "ingest: $BDD100K"
 sql -v folder="$BDD100K" <<'SQL'
-SELECT avcurate.create_dataset('bdd100k') AS dataset \gset
+SELECT avcurate.create_dataset('bdd100k') WHERE to_regclass('bdd100k') IS NULL \g /dev/null
 CALL avcurate.ingest_bdd100k('bdd100k', :'folder' || '/images/train', :'folder' || '/bdd100k_labels_images_train.json', 'train');
 CALL avcurate.ingest_bdd100k('bdd100k', :'folder' || '/images/val', :'folder' || '/bdd100k_labels_images_val.json', 'val');
 SELECT dataset, frames, labelled_frames, boxes, pg_size_pretty(image_bytes) AS images FROM avcurate.datasets;
 SQL
 
 step "features"
-sql -v dataset=bdd100k -f test/demo/features.sql
+[ "$(value 'SELECT count(*) FROM avcurate.features')" -gt 0 ] || sql -v dataset=bdd100k -f test/demo/features.sql
 
 # Where labels do not say it, a frame darker than halfway between the train
 # part's days and nights was taken at night.
@@ -33,41 +34,40 @@ DARK=$(value "SELECT round((avg(day) + avg(night))::numeric / 2, 1) FROM (
 	FROM bdd100k WHERE split = 'train') AS t")
 sql -v dark="${DARK:-0}" <<'SQL'
 \o /dev/null
-SELECT avcurate.create_slice('train_frames', 'bdd100k', $$split = 'train' AND ann_bboxes IS NOT NULL$$);
-SELECT avcurate.create_slice('val_frames', 'bdd100k', $$split = 'val' AND ann_bboxes IS NOT NULL$$);
 SELECT avcurate.create_slice(view || '_' || split, 'bdd100k', format('split = %L AND %s', split, condition))
-FROM (VALUES ('rider', 'has_rider'),
+FROM (VALUES ('every', 'ann_bboxes IS NOT NULL'), ('rider', 'has_rider'),
 	('night_person', format('has_person AND (timeofday = %L OR timeofday IS NULL AND brightness < %s)', 'night', :'dark')),
-	('distant_person', 'has_person AND person_area_pct < 0.5')) AS v (view, condition), (VALUES ('train'), ('val')) AS s (split);
+	('distant_person', 'has_person AND person_area_pct < 0.5')) AS v (view, condition), (VALUES ('train'), ('val')) AS s (split)
+WHERE to_regclass(view || '_' || split) IS NULL;
 \o
 SELECT slice, rows, filter FROM avcurate.slices ORDER BY slice;
 SELECT timeofday, count(*) AS val_frames, count(*) FILTER (WHERE brightness < :dark) AS darker_than_the_rule
 FROM bdd100k WHERE split = 'val' GROUP BY timeofday ORDER BY timeofday;
 SQL
 
-step "base detector: $STEPS steps of 8 on train_frames"
+step "base detector: $STEPS steps of 8 on every_train"
 sql -c "LOAD 'avcurate'" -c "ALTER SYSTEM SET avcurate.max_workers = 2" -c "SELECT pg_reload_conf()" >/dev/null
-value "SELECT avcurate.create_model('detector', 'small', '$OPTIONS')" >/dev/null
+value "SELECT avcurate.create_model('detector', 'small', '$OPTIONS') WHERE NOT EXISTS (SELECT FROM avcurate.models)" >/dev/null
 FROM=
 if [ "$RENDERED" -gt 0 ]; then
 	sql <<SQL
 SET client_min_messages = warning;
-SELECT avcurate.create_dataset('rendered') AS dataset \gset
+SELECT avcurate.create_dataset('rendered') WHERE to_regclass('rendered') IS NULL \g /dev/null
 CALL avcurate.ingest_synthetic('rendered', $RENDERED, 1, 'train', '{"preset": "pool", "width": 480, "height": 270}');
-SELECT avcurate.create_slice('rendered_frames', 'rendered', 'true') AS slice \gset
+SELECT avcurate.create_slice('rendered_train', 'rendered', 'true') WHERE to_regclass('rendered_train') IS NULL \g /dev/null
 SQL
-	JOB=$(train rendered_frames '{"max_steps": 600, "seed": 1}')
+	JOB=$(job_of rendered "SELECT avcurate.train('rendered_train', 'detector', '{\"max_steps\": 600, \"seed\": 1}')")
 	follow "$JOB" "training on $RENDERED rendered scenes"
 	FROM=", \"from_checkpoint\": $(checkpoint_of "$JOB")"
 fi
-JOB=$(train train_frames "{\"max_steps\": $STEPS, \"seed\": 1$FROM}")
+JOB=$(job_of base "SELECT avcurate.train('every_train', 'detector', '{\"max_steps\": $STEPS, \"seed\": 1$FROM}')")
 follow "$JOB" "training"
 BASE=$(checkpoint_of "$JOB")
 
 step "the experiment: $TUNE steps of 8 on each slice and on random controls, seeds $SEEDS"
 sql <<SQL
 CALL avcurate.run_experiment('real_frames', $BASE, '{rider_train,night_person_train,distant_person_train}',
-	'{rider_val,night_person_val,distant_person_val,val_frames}', '{"lr": 5e-4, "warmup_steps": 5, "max_steps": $TUNE,
+	'{rider_val,night_person_val,distant_person_val,every_val}', '{"lr": 5e-4, "warmup_steps": 5, "max_steps": $TUNE,
 	"seeds": [$SEEDS], "threads": $THREADS}');
 SQL
 

@@ -12,7 +12,7 @@ WITH results AS (
 		CASE val_slice WHEN 'rider_val'::regclass THEN 'rider' ELSE 'person' END AS key
 	FROM avcurate.experiment_results AS r
 	WHERE experiment = 'real_frames' AND coalesce(replace(train_slice::text, '_train', '_val') = val_slice::text, true)
-		AND val_slice <> 'val_frames'::regclass
+		AND val_slice <> 'every_val'::regclass
 )
 SELECT t.view, t.key, t.seed, kb.truths, to_char(kb.ap50, '0.000') AS base, to_char(kc.ap50, '0.000') AS control,
 	to_char(kt.ap50, '0.000') AS tuned,
@@ -29,4 +29,4 @@ ORDER BY t.view, t.seed;
 \echo the base, class by class, on all val frames:
 SELECT category, truths, to_char(c.ap50, '0.000') AS ap50, to_char(c.recall50, '0.000') AS recall50
 FROM avcurate.evaluation_classes AS c JOIN avcurate.experiment_results USING (evaluation)
-WHERE experiment = 'real_frames' AND train_slice IS NULL AND val_slice = 'val_frames'::regclass ORDER BY truths DESC, category;
+WHERE experiment = 'real_frames' AND train_slice IS NULL AND val_slice = 'every_val'::regclass ORDER BY truths DESC, category;

@@ -3,6 +3,7 @@
 #
 #   BDD100K=folder  WEIGHTS=file  fasterrcnn_resnet50_fpn_v2's COCO weights
 #   (.pth or safetensors), or "random"; EPOCHS (default 10)
+# A run that was broken off, or is asked for once more, goes on where it was.
 # For a try without days of computing:
 #   AVC_FRAMES=n         the first n frames of each split that show a rider at
 #                        night or day, a person, ...: files in name order
@@ -27,10 +28,11 @@ footage() {
 	done
 }
 
+goes_on "BDD100K=$BDD100K WEIGHTS=$WEIGHTS OPTIONS=$OPTIONS TRAINING=$TRAINING FRAMES=${AVC_FRAMES:-all}"
 step "ingest: $BDD100K"
 footage
 sql -v folder="$FOLDER" -v labels="$BDD100K" <<'SQL'
-SELECT avcurate.create_dataset('bdd100k');
+SELECT avcurate.create_dataset('bdd100k') WHERE to_regclass('bdd100k') IS NULL \g /dev/null
 CALL avcurate.ingest_bdd100k('bdd100k', :'folder' || '/images/train', :'labels' || '/bdd100k_labels_images_train.json', 'train');
 CALL avcurate.ingest_bdd100k('bdd100k', :'folder' || '/images/val', :'labels' || '/bdd100k_labels_images_val.json', 'val');
 SELECT dataset, frames, labelled_frames, boxes, pg_size_pretty(image_bytes) AS images FROM avcurate.datasets;
@@ -38,21 +40,26 @@ SQL
 
 step "the baseline: fasterrcnn_resnet50_fpn_v2 from ${WEIGHTS##*/}"
 sql -v options="$OPTIONS" -v weights="$WEIGHTS" <<'SQL'
-SELECT avcurate.create_model('reference', 'fasterrcnn_resnet50_fpn_v2', :'options') AS model \gset
-SELECT :'weights' = 'random' AS random \gset
-\if :random
+BEGIN;
+SELECT avcurate.create_model('reference', 'fasterrcnn_resnet50_fpn_v2', :'options')
+WHERE NOT EXISTS (SELECT FROM avcurate.models WHERE model = 'reference') \g /dev/null
+SELECT :'weights' = 'random' AS random, EXISTS (SELECT FROM avcurate.checkpoints) AS is_there \gset
+\if :is_there
+\elif :random
 SELECT avcurate.create_checkpoint('reference', 1) AS baseline;
 \else
 SELECT avcurate.import_checkpoint('reference', :'weights'::text) AS baseline;
 \endif
+COMMIT;
 SQL
 
 step "features: labels, and the largest person that the baseline sees"
 sql <<'SQL'
 \o /dev/null
-SELECT avcurate.add_feature('bdd100k', 'has_rider', $$avcurate.has_category(ann_categories, 'rider')$$);
-SELECT avcurate.add_feature('bdd100k', 'has_person', $$avcurate.has_category(ann_categories, 'person')$$);
-SELECT avcurate.add_feature('bdd100k', 'person_bbox_area_pct', 'avcurate.person_bbox_area_pct(image_bytes, 1)');
+SELECT avcurate.add_feature('bdd100k', name, expression)
+FROM (VALUES ('has_rider', $$avcurate.has_category(ann_categories, 'rider')$$), ('has_person', $$avcurate.has_category(ann_categories, 'person')$$),
+	('person_bbox_area_pct', 'avcurate.person_bbox_area_pct(image_bytes, 1)')) AS v (name, expression)
+WHERE name NOT IN (SELECT feature FROM avcurate.features);
 \o
 CALL avcurate.backfill('bdd100k');
 SQL
@@ -62,19 +69,21 @@ sql <<'SQL'
 \o /dev/null
 SELECT avcurate.create_slice(view || '_' || split, 'bdd100k', format('split = %L AND %s', split, condition))
 FROM (VALUES ('nighttime_person', $$timeofday = 'night' AND has_person$$), ('rider', 'has_rider'),
-	('distant_person', 'has_person AND person_bbox_area_pct < 30')) AS v (view, condition), (VALUES ('train'), ('val')) AS s (split);
+	('distant_person', 'has_person AND person_bbox_area_pct < 30')) AS v (view, condition), (VALUES ('train'), ('val')) AS s (split)
+WHERE to_regclass(view || '_' || split) IS NULL;
 \o
 SELECT slice, version, rows FROM avcurate.slices ORDER BY slice;
-CREATE TABLE results (view text, detector text, evaluation bigint, mode text);
+SET client_min_messages = warning;
+CREATE TABLE IF NOT EXISTS results (view text, detector text, evaluation bigint, mode text, PRIMARY KEY (view, detector, mode));
 SQL
 
 # measure VIEW DETECTOR CHECKPOINT
 measure() {
 	local mode job
 	for mode in lancedb coco; do
-		job=$(value "SELECT avcurate.evaluate($3, '${1}_val', '{\"mode\": \"$mode\"}')")
+		job=$(job_of "$2 on $1, $mode" "SELECT avcurate.evaluate($3, '${1}_val', '{\"mode\": \"$mode\"}')")
 		follow "$job" "$2 on ${1}_val, $mode"
-		value "INSERT INTO results VALUES ('$1', '$2', $job, '$mode')"
+		value "INSERT INTO results VALUES ('$1', '$2', $job, '$mode') ON CONFLICT DO NOTHING"
 	done
 }
 
@@ -85,7 +94,7 @@ for view in $VIEWS; do
 		continue
 	fi
 	step "$view: $EPOCHS epochs${AVC_STEPS:+, cut to $AVC_STEPS steps}"
-	JOB=$(value "SELECT avcurate.train('${view}_train', 'reference', '$TRAINING')")
+	JOB=$(job_of "$view" "SELECT avcurate.train('${view}_train', 'reference', '$TRAINING')")
 	follow "$JOB" "training"
 	measure "$view" baseline 1
 	measure "$view" fine-tuned "$(checkpoint_of "$JOB")"
