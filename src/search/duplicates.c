@@ -48,9 +48,9 @@ typedef struct Grouping
 /* ---- what is compared ------------------------------------------------ */
 
 /*
- * The one feature that is that function of the image or its scaled form; NULL
- * if there is none.  Expressions are kept as they read where avcurate is in
- * the search_path.
+ * The one feature that is that function of the image, or else its scaled form;
+ * NULL if there is none.  Expressions are kept as they read where avcurate is
+ * in the search_path.
  */
 static char *
 find_feature(const AvcDataset *dataset, const char *function,
@@ -66,7 +66,8 @@ find_feature(const AvcDataset *dataset, const char *function,
 	SPI_connect();
 	avc_catalog_enter(&scope);
 	count = avc_spi_exec("SELECT feature::text FROM _avcurate.features WHERE dataset = $1 "
-						 "AND resolved IN ($2 || '(image_bytes)', $2 || '_scaled(image_bytes)') ORDER BY 1",
+						 "AND resolved = (SELECT min(resolved COLLATE \"C\") FROM _avcurate.features WHERE dataset = $1 "
+						 "AND resolved IN ($2 || '(image_bytes)', $2 || '_scaled(image_bytes)')) ORDER BY 1",
 						 lengthof(params), params, true, 2);
 	for (i = 0; i < count; i++)
 		found[i] = MemoryContextStrdup(caller,

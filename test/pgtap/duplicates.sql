@@ -130,6 +130,8 @@ SELECT throws_like($$SELECT avcurate.duplicate_groups('pg_class')$$, '%pg_class%
 SELECT avcurate.add_feature('hashed', 'a', 'avcurate.dhash(image_bytes)') \gset ignored_
 SELECT lives_ok($$SELECT avcurate.duplicate_groups('hashed')$$, 'the feature of dhash() is taken');
 SELECT avcurate.add_feature('hashed', 'b', 'avcurate.dhash_scaled(image_bytes)') \gset ignored_
+SELECT lives_ok($$SELECT avcurate.duplicate_groups('hashed')$$, 'also beside one of dhash_scaled()');
+SELECT avcurate.add_feature('hashed', 'c', 'dhash(image_bytes)') \gset ignored_
 SELECT throws_ok($$SELECT avcurate.duplicate_groups('hashed')$$, '42P08', 'dataset public.hashed has several features of dhash()', 'which of two?');
 SELECT lives_ok($$SELECT avcurate.duplicate_groups('hashed', feature => 'b')$$, 'that one');
 
