@@ -150,7 +150,42 @@ build/test/fuzz_jpeg build/test/fuzz_weights: build/test/fuzz_%: \
 	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
 
 engine: $(ENGINE)
-engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS)
+engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS) $(EMULATED)
+
+# ---- GPU backend ---------------------------------------------------------
+# A library of its own, opened at run time.  Its kernels compile for the
+# processor too: the same backend without a GPU, for tests.
+CUDA_KERNELS = $(wildcard cuda/*.cu)
+CUDA_GLUE    = $(filter-out $(CUDA_LIBRARY_SRCS),$(wildcard cuda/*.c))
+# host code that calls CUDA's libraries: the emulation has its own
+CUDA_LIBRARY_SRCS = $(wildcard cuda/backend.c cuda/device.c cuda/conv.c \
+                      cuda/linear.c)
+# functions of the engine that it uses: copies of its own
+CUDA_SHARED_OBJS = $(addprefix build/obj/src/engine/,status.o core/arena.o \
+                     core/random.o ops/anchors.o ops/sampler.o nets/regions.o)
+EMULATED      = build/emulated/avcurate_cuda.so
+EMULATED_OBJS = $(CUDA_KERNELS:%.cu=build/emulated/%.o) \
+                $(CUDA_GLUE:%.c=build/emulated/%.o) \
+                build/emulated/test/emulated/emulated.o \
+                build/emulated/test/emulated/memory.o \
+                build/emulated/test/emulated/open.o
+EMULATED_CXXFLAGS = -std=gnu++14 -DENG_EMULATED -Wall -Wextra \
+                -Wno-unknown-pragmas -Wno-unused-function -fPIC -O2 -g \
+                -ffp-contract=off -Isrc -I. -Itest/emulated -MMD -MP $(COPT) $(SANITIZE)
+
+build/emulated/%.o: %.cu Makefile
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(EMULATED_CXXFLAGS) -c $< -o $@
+build/emulated/%.o: %.cc Makefile
+	@mkdir -p $(@D)
+	$(CXX) $(EMULATED_CXXFLAGS) -c $< -o $@
+build/emulated/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -I. -c $< -o $@
+$(EMULATED): $(EMULATED_OBJS) $(ENGINE_LIB) cuda/exports.map
+	$(CXX) $(SANITIZE) -shared $(EMULATED_OBJS) $(ENGINE_LIB) -fopenmp -lm \
+		-Wl,--version-script=cuda/exports.map -Wl,-z,defs -o $@
+-include $(EMULATED_OBJS:.o=.d)
 
 # Sanitizer build of the engine and its tests, in a tree of its own.
 asan:

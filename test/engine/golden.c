@@ -187,33 +187,33 @@ main(int argc, char **argv)
 	}
 	if (argc > 1)
 	{
-		check(argv[1], argc > 2 ? argv[2] : "cpu", NULL);
+		check(argv[1], argc > 2 ? argv[2] : tap_backend(), NULL);
 		return tap_done();
 	}
 	check("ops", "ref", NULL);
-	check("ops", "cpu", NULL);
-	check("r18_v1_scale1", "cpu", NULL);
+	check("ops", tap_backend(), NULL);
+	check("r18_v1_scale1", tap_backend(), NULL);
 	if (getenv("AVC_SANITIZED") != NULL)
 		return tap_done();		/* the rest is slow there */
-	check("options_boxes", "cpu", NULL);
-	check("options_boxes", "cpu", "--free");
-	check("options_boxes", "cpu", "--draw");
+	check("options_boxes", tap_backend(), NULL);
+	check("options_boxes", tap_backend(), "--free");
+	check("options_boxes", tap_backend(), "--draw");
 	check("options_boxes", "ref", NULL);
-	check("options_sizes", "cpu", NULL);
-	check("options_sizes", "cpu", "--draw");
-	check("options_no_truth", "cpu", NULL);
-	check("options_no_truth", "cpu", "--draw");
-	check("r18_v1_frozenbn", "cpu", NULL);
-	check("r18_v1_bn", "cpu", NULL);
-	check("r18_v1_frozenbn", "cpu", "--free");
-	check("r18_v1_bn", "cpu", "--free");
-	check("r18_v1_scale1", "cpu", "--draw");
-	check("r18_v1_bn", "cpu", "--draw");
-	check("r18_v1_scale1", "cpu", "twice");
-	check("r18_v2", "cpu", NULL);
+	check("options_sizes", tap_backend(), NULL);
+	check("options_sizes", tap_backend(), "--draw");
+	check("options_no_truth", tap_backend(), NULL);
+	check("options_no_truth", tap_backend(), "--draw");
+	check("r18_v1_frozenbn", tap_backend(), NULL);
+	check("r18_v1_bn", tap_backend(), NULL);
+	check("r18_v1_frozenbn", tap_backend(), "--free");
+	check("r18_v1_bn", tap_backend(), "--free");
+	check("r18_v1_scale1", tap_backend(), "--draw");
+	check("r18_v1_bn", tap_backend(), "--draw");
+	check("r18_v1_scale1", tap_backend(), "twice");
+	check("r18_v2", tap_backend(), NULL);
 	check("r18_v1_scale1", "ref", NULL);
 	for (int i = 0; all && longer[i] != NULL; i++)
-		check(longer[i], "cpu", NULL);
+		check(longer[i], tap_backend(), NULL);
 	check_rounded(all);
 	if (all)
 	{

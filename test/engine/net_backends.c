@@ -1,6 +1,7 @@
 /*
  * test/engine/net_backends.c
- *		Whole small detectors: cpu against ref, losses, gradients, detections.
+ *		Whole small detectors: cpu (or the backend named in the environment)
+ *		against ref, losses, gradients, detections.
  */
 #include "frames.h"
 #include "tap.h"
@@ -200,7 +201,7 @@ compare(const Case *test)
 		frame_make(&frames[i], i + 1, test->width, test->height,
 				   i == 1 ? 1 : FRAME_BOXES, CLASSES);
 	if (!run(&ref, test, "ref", 1, frames, &status) ||
-		!run(&cpu, test, "cpu", 2, frames, &status))
+		!run(&cpu, test, tap_backend(), 2, frames, &status))
 		tap_ok(false, "%s: %s", test->name, status.message);
 	else
 	{

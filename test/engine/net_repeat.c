@@ -68,7 +68,7 @@ make(const Variant *variant, EngStatus *status)
 	if (!eng_detector_config_parse(&config, variant->architecture,
 								   variant->options, CLASSES, status))
 		return NULL;
-	detector = eng_detector_create(&config, "cpu", 2, true, status);
+	detector = eng_detector_create(&config, tap_backend(), 2, true, status);
 	if (detector == NULL ||
 		!eng_detector_set_precision(detector, variant->precision, status) ||
 		!eng_detector_set_optimizer(detector, &optimizer, status) ||

@@ -116,7 +116,7 @@ static void
 test_overfit(EngFrame *frames, EngOptimizerKind kind, float lr, int steps)
 {
 	EngStatus	status = {ENG_OK, ""};
-	EngDetector *detector = make("cpu", 1, kind, &status);
+	EngDetector *detector = make(tap_backend(), 1, kind, &status);
 	EngDetections lists[FRAMES];
 	EngStepResult start;
 	EngStepResult end;
@@ -158,9 +158,9 @@ test_repeat(EngFrame *frames, EngOptimizerKind kind)
 {
 	const char *name = kind == ENG_OPTIMIZER_SGD ? "sgd" : "adamw";
 	EngStatus	status = {ENG_OK, ""};
-	EngDetector *a = make("cpu", 2, kind, &status);
-	EngDetector *b = make("cpu", 2, kind, &status);
-	EngDetector *c = make("cpu", 2, kind, &status);
+	EngDetector *a = make(tap_backend(), 2, kind, &status);
+	EngDetector *b = make(tap_backend(), 2, kind, &status);
+	EngDetector *c = make(tap_backend(), 2, kind, &status);
 	EngLoadOptions options = {.strict = true};
 	EngStepResult ra;
 	EngStepResult rb;
@@ -205,7 +205,7 @@ static void
 test_accumulate(EngFrame *frames)
 {
 	EngStatus	status = {ENG_OK, ""};
-	EngDetector *a = make("cpu", 1, ENG_OPTIMIZER_SGD, &status);
+	EngDetector *a = make(tap_backend(), 1, ENG_OPTIMIZER_SGD, &status);
 	EngOptimizerConfig optimizer;
 	EngStepResult result;
 	EngStepInfo info = {.seed = 1, .step = 0, .lr = 0};
@@ -238,7 +238,7 @@ static void
 test_frozen(EngFrame *frames)
 {
 	EngStatus	status = {ENG_OK, ""};
-	EngDetector *a = make("cpu", 1, ENG_OPTIMIZER_SGD, &status);
+	EngDetector *a = make(tap_backend(), 1, ENG_OPTIMIZER_SGD, &status);
 	EngOptimizerConfig optimizer;
 	EngStepResult result;
 	int			wrong = 0;
@@ -293,7 +293,7 @@ static bool
 takes_bf16(void)
 {
 	EngStatus	status = {ENG_OK, ""};
-	EngDetector *detector = make("cpu", 1, ENG_OPTIMIZER_SGD, &status);
+	EngDetector *detector = make(tap_backend(), 1, ENG_OPTIMIZER_SGD, &status);
 	bool		taken = eng_detector_set_precision(detector, ENG_BF16,
 												   &status);
 

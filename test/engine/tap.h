@@ -33,6 +33,15 @@ static void tap_scratch(char *path, size_t size, const char *name)
 static void tap_skip(const char *name, const char *reason)
 			__attribute__((unused));
 
+/* The backend to test: the environment's, or the processor's. */
+static inline const char *
+tap_backend(void)
+{
+	const char *name = getenv("AVC_TEST_BACKEND");
+
+	return name != NULL ? name : "cpu";
+}
+
 /* The plan, at the end; returns the exit status. */
 static int	tap_done(void) __attribute__((unused));
 

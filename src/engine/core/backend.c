@@ -2,7 +2,7 @@
  * engine/core/backend.c
  *		Opening a backend by name.
  */
-#include "engine/core/backend.h"
+#include "engine/core/plugin.h"
 
 #include <omp.h>
 #include <string.h>
@@ -22,7 +22,9 @@ eng_backend_open(const char *name, int threads, EngStatus *status)
 		return eng_backend_open_cpu(threads, status);
 	if (strcmp(name, "ref") == 0)
 		return eng_backend_open_ref(threads, status);
+	if (strcmp(name, "cuda") == 0 || strncmp(name, "cuda:", 5) == 0)
+		return eng_plugin_open(name, threads, status);
 	eng_fail(status, ENG_UNSUPPORTED,
-			 "unknown backend \"%s\"; this build has cpu, ref", name);
+			 "unknown backend \"%s\"; this build has cpu, cuda, ref", name);
 	return NULL;
 }

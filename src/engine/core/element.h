@@ -16,7 +16,8 @@
 typedef enum EngType
 {
 	ENG_F32 = 0,
-	ENG_BF16
+	ENG_BF16,
+	ENG_F16						/* of a device without bf16 */
 } EngType;
 
 /* For functions whose type argument is a constant in every call. */
@@ -25,13 +26,13 @@ typedef enum EngType
 ENG_INLINE size_t
 eng_type_size(EngType type)
 {
-	return type == ENG_BF16 ? sizeof(uint16_t) : sizeof(float);
+	return type == ENG_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
 ENG_INLINE const char *
 eng_type_name(EngType type)
 {
-	return type == ENG_BF16 ? "bf16" : "f32";
+	return type == ENG_BF16 ? "bf16" : type == ENG_F16 ? "f16" : "f32";
 }
 
 ENG_INLINE float

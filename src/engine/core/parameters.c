@@ -138,7 +138,6 @@ eng_parameters_slots(EngParameters *parameters, int count,
 	{
 		eng_arena_free(parameters->slots[i], size);
 		parameters->slots[i] = NULL;
-		parameters->run.slots[i] = NULL;
 	}
 	for (i = 0; i < count; i++)
 	{
@@ -147,8 +146,9 @@ eng_parameters_slots(EngParameters *parameters, int count,
 			return eng_fail(status, ENG_NO_MEMORY,
 							"out of memory for the optimizer's state");
 	}
-	memcpy(parameters->run.slots, parameters->slots,
-		   sizeof(parameters->slots));
+	if (parameters->mirror == NULL)
+		memcpy(parameters->run.slots, parameters->slots,
+			   sizeof(parameters->slots));
 	return true;
 }
 

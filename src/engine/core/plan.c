@@ -23,14 +23,6 @@ eng_tensor_bytes(const EngTensor *tensor)
 }
 
 void *
-eng_plan_value(const EngPlan *plan, int32_t tensor)
-{
-	const EngTensor *root = &plan->tensors[plan->tensors[tensor].root];
-
-	return plan->arena + root->value_offset;
-}
-
-void *
 eng_plan_gradient(const EngPlan *plan, int32_t tensor)
 {
 	const EngTensor *t = &plan->tensors[tensor];

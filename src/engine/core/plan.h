@@ -215,7 +215,14 @@ extern bool eng_plan_backward(EngPlan *plan, EngStatus *status);
 
 /* ---- for operations ------------------------------------------------------- */
 
-extern void *eng_plan_value(const EngPlan *plan, int32_t tensor);
+static inline void *
+eng_plan_value(const EngPlan *plan, int32_t tensor)
+{
+	const EngTensor *root = &plan->tensors[plan->tensors[tensor].root];
+
+	return plan->arena + root->value_offset;
+}
+
 extern void *eng_plan_gradient(const EngPlan *plan, int32_t tensor);
 /* keep_all: the whole gradient of a named tensor, after backward; or NULL */
 extern void *eng_plan_gradient_seen(const EngPlan *plan, int32_t tensor);

@@ -1,0 +1,42 @@
+/*
+ * cuda/arrays.h
+ *		What a plan's regions have on the device.
+ */
+#ifndef ENG_CUDA_ARRAYS_H
+#define ENG_CUDA_ARRAYS_H
+
+#include "cuda/regions.h"
+#include "engine/nets/region_ops.h"
+
+#define ENG_CUDA_BLOCKS		64
+
+typedef struct EngCudaArrays
+{
+	EngCudaRegions r;
+	void	   *blocks[ENG_CUDA_BLOCKS];	/* on the device */
+	int			block_count;
+	size_t		bytes;
+	bool		failed;
+} EngCudaArrays;
+
+static inline EngCudaArrays *
+eng_cuda_arrays(const EngRegions *regions)
+{
+	return regions->device;
+}
+
+/* What a recorded run gives image i, or NULL. */
+static inline const EngGiven *
+eng_cuda_given(const EngRegions *regions, int32_t i)
+{
+	if (regions->hooks == NULL || regions->hooks->given == NULL ||
+		i >= regions->hooks->given_count)
+		return NULL;
+	return &regions->hooks->given[i];
+}
+
+/* look.c: proposals, matches, samples, RoIs into the host's regions */
+extern bool eng_cuda_look(EngPlan *plan, EngRegions *regions,
+						  EngStatus *status);
+
+#endif

@@ -1,0 +1,139 @@
+/*
+ * cuda/cuda.h
+ *		Inside the backend for NVIDIA's GPUs.
+ *
+ * The .c files are the host's side: the table, memory, plans of cuDNN and
+ * cuBLASLt, the arrays beside a plan's regions.  The .cu files hold kernels
+ * and the functions that launch them, which are declared here and report
+ * nothing: what goes wrong shows at the next eng_device_check().  Everything
+ * runs on one stream, in the order of the calls.
+ */
+#ifndef ENG_CUDA_CUDA_H
+#define ENG_CUDA_CUDA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/core/backend.h"
+
+#ifdef __cplusplus
+extern "C"
+{
+#endif
+
+/* What a training step leaves on the device for the host, and for itself. */
+typedef struct EngCudaStep
+{
+	/* from the host */
+	float		lr;
+	float		clip_norm;
+	double		correction1;
+	double		correction2;
+	/* found on the way */
+	float		rpn_loss[2];	/* objectness, box */
+	float		roi_loss[2];	/* classifier, box */
+	double		norm;
+	float		scale;			/* of the gradients, for the updates */
+	int32_t		go;				/* losses and norm are finite */
+} EngCudaStep;
+
+typedef struct EngCuda
+{
+	void	   *stream;
+	int			device;
+	int			compute;		/* capability: 10 * major + minor */
+	char		name[256];
+	EngCudaStep *step;			/* on the device */
+	double	   *sums;			/* ENG_CUDA_SUMS, on the device */
+	void	   *cudnn;			/* handles of the libraries */
+	void	   *cublas;
+	/* copies of the weights in the type of activations (weights.c) */
+	const float *values;		/* the array that they are copies of */
+	size_t		value_count;
+	void	   *narrow;
+	EngType		narrow_type;
+	uint64_t	narrow_version;
+} EngCuda;
+
+#define ENG_CUDA_SUMS	4096	/* partial sums of the norm of gradients */
+
+/* ---- device.c: memory; the emulation has its own --------------------------- */
+
+extern void *eng_device_alloc(EngCuda *cuda, size_t size);	/* zeroed */
+extern void eng_device_free(EngCuda *cuda, void *memory);
+extern void eng_device_zero(EngCuda *cuda, void *memory, size_t size);
+/* from is free again when this returns */
+extern bool eng_device_upload(EngCuda *cuda, void *to, const void *from,
+							  size_t size, EngStatus *status);
+/* waits for what came before */
+extern bool eng_device_download(EngCuda *cuda, void *to, const void *from,
+								size_t size, EngStatus *status);
+extern void eng_device_copy(EngCuda *cuda, void *to, const void *from,
+							size_t size);
+extern bool eng_device_check(EngCuda *cuda, EngStatus *status);
+
+/* ---- norm.cu ---------------------------------------------------------------- */
+
+extern size_t eng_cuda_norm_workspace(int64_t rows, int32_t channels);
+extern void eng_cuda_norm_forward(EngCuda *cuda, const EngNormArgs *args);
+extern void eng_cuda_norm_backward(EngCuda *cuda, const EngNormArgs *args);
+/* sum[c] += sum over rows of x[r, c]; workspace as of a norm */
+extern void eng_cuda_column_sums(EngCuda *cuda, float *sum, const void *x,
+								 EngType type, int64_t rows,
+								 int32_t channels, void *workspace);
+
+/* ---- maps.cu ---------------------------------------------------------------- */
+
+extern void eng_cuda_relu_backward(EngCuda *cuda, EngType type, void *dy,
+								   const void *y, int64_t count);
+extern void eng_cuda_add_relu(EngCuda *cuda, EngType type, void *y,
+							  const void *x, const void *add, int64_t count);
+/* y = x + bias by row, with the ReLU where asked; in place allowed */
+extern void eng_cuda_bias_relu(EngCuda *cuda, EngType y_type, void *y,
+							   EngType x_type, const void *x,
+							   const float *bias, int64_t rows,
+							   int32_t channels, bool relu);
+extern void eng_cuda_maxpool_forward(EngCuda *cuda, void *y, uint8_t *which,
+									 const void *x, const EngPoolShape *s);
+extern void eng_cuda_maxpool_backward(EngCuda *cuda, void *dx,
+									  const void *dy, const uint8_t *which,
+									  const EngPoolShape *s, bool add);
+extern void eng_cuda_upsample_add(EngCuda *cuda, void *y, const void *x,
+								  const EngScaleShape *s);
+extern void eng_cuda_upsample_backward(EngCuda *cuda, void *dx,
+									   const void *dy,
+									   const EngScaleShape *s, bool add);
+extern void eng_cuda_subsample(EngCuda *cuda, void *y, const void *x,
+							   const EngScaleShape *s);
+extern void eng_cuda_subsample_backward(EngCuda *cuda, void *dx,
+										const void *dy,
+										const EngScaleShape *s, bool add);
+/* y = (or +=) x, from one type to another */
+extern void eng_cuda_cast(EngCuda *cuda, EngType y_type, void *y,
+						  EngType x_type, const void *x, int64_t count,
+						  bool add);
+extern void eng_cuda_fold(EngCuda *cuda, const EngFold *fold);
+
+/* ---- update.cu -------------------------------------------------------------- */
+
+extern void eng_cuda_step_norm(EngCuda *cuda, const float *x, int64_t count);
+extern void eng_cuda_update_sgd(EngCuda *cuda, const EngUpdate *update);
+extern void eng_cuda_update_adamw(EngCuda *cuda, const EngUpdate *update);
+
+/* ---- roi_align.cu ----------------------------------------------------------- */
+
+extern void eng_cuda_roi_align(EngCuda *cuda, void *out,
+							   const EngRoiMaps *maps, const EngRois *rois);
+extern void eng_cuda_roi_align_backward(EngCuda *cuda,
+										void *const dmap[ENG_ROI_LEVELS],
+										const bool add[ENG_ROI_LEVELS],
+										const void *dout,
+										const EngRoiMaps *maps,
+										const EngRois *rois);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,28 @@
+/*
+ * cuda/table.h
+ *		The backend's table, filled from its parts.
+ */
+#ifndef ENG_CUDA_TABLE_H
+#define ENG_CUDA_TABLE_H
+
+#include "cuda/cuda.h"
+#include "engine/nets/region_ops.h"
+
+/* regions.c */
+extern const EngRegionOps eng_cuda_region_ops;
+
+/* table.c: everything but opening, convolutions and linear layers */
+extern void eng_cuda_set_table(EngBackend *backend);
+/* step and sums on the device; then free them */
+extern bool eng_cuda_open_step(EngCuda *cuda, EngStatus *status);
+extern void eng_cuda_close_step(EngCuda *cuda);
+
+/*
+ * The copy of weights in the type that a kernel multiplies: those of the
+ * flat array are made together, once a version; others by the caller.
+ * NULL: not of that array.
+ */
+extern const void *eng_cuda_narrow(EngCuda *cuda, const float *weight,
+								   EngType type, uint64_t version);
+
+#endif
