@@ -75,7 +75,7 @@ foreach my $command (@commands)
 		"$command --help");
 	refused("$command with an unknown option", 2, qr/unknown option "--nonsense"/,
 		$command, '--nonsense');
-	$options{$_} = $listed{$command}{$_} = 1 for $o =~ /(--[a-z-]+)/g;
+	$options{$_} = $listed{$command}{$_} = 1 for $o =~ /^(?:usage:.*?|  )(--[a-z-]+)/mgi;
 }
 foreach my $command (@commands)
 {
