@@ -242,6 +242,8 @@ bench-checkpoint:
 	@test/perf/checkpoint
 bench-suggest:
 	@test/perf/suggest
+bench-search:
+	@test/perf/search
 bench-duplicates:
 	@test/perf/duplicates
 bench-engine: $(ENGINE)
@@ -276,6 +278,7 @@ help:
 	@echo 'make bench-evaluation  COCO figures of 10,000 frames beside pycocotools (AVC_COCO, or from PyPI)'
 	@echo 'make bench-checkpoint  step checkpoints of a ResNet-50 detector beside writing a file of that size'
 	@echo 'make bench-suggest  suggest_slices beside reading what it reads'
+	@echo 'make bench-search  nearest_frames beside the memory floor, plain SQL, pgvector (AVC_PGVECTOR) and LanceDB (AVC_LANCEDB)'
 	@echo 'make bench-duplicates  duplicate_groups and the counts beside reading what they read'
 	@echo 'make bench-engine  the engine alone: share of the peak by kind of operation, resident memory'
 	@echo 'make bench-clip  CLIP in the engine beside PyTorch (AVC_TORCH, as bench-torch)'
@@ -290,5 +293,5 @@ help:
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference real bench bench-slices bench-ingest bench-detect \
-	bench-features bench-suggest bench-evaluation bench-checkpoint bench-duplicates bench-engine bench-clip bench-torch soak \
+	bench-features bench-suggest bench-evaluation bench-checkpoint bench-search bench-duplicates bench-engine bench-clip bench-torch soak \
 	clean-state help
