@@ -9,6 +9,8 @@ ifneq ($(words $(CURDIR)),1)
 $(error make cannot work in a folder with blanks in its path: $(CURDIR))
 endif
 
+comma := ,
+
 # ---- sources -------------------------------------------------------------
 SUBJECTS = common clip datasets features slices batches jobs models training \
            evaluation experiments search
@@ -186,6 +188,39 @@ $(EMULATED): $(EMULATED_OBJS) $(ENGINE_LIB) cuda/exports.map
 	$(CXX) $(SANITIZE) -shared $(EMULATED_OBJS) $(ENGINE_LIB) -fopenmp -lm \
 		-Wl,--version-script=cuda/exports.map -Wl,-z,defs -o $@
 -include $(EMULATED_OBJS:.o=.d)
+
+# The library itself, where the CUDA toolkit is.  cuDNN and cuBLASLt may lie
+# with the toolkit or where pip puts them.
+CUDA_HOME    ?= $(firstword $(wildcard /usr/local/cuda /usr/local/cuda-13* /opt/cuda) /usr/local/cuda)
+NVCC         ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
+CUDA_ARCHS   ?= 75 80 86 89 90 100 120
+CUDA_PLACES  ?= $(shell test/cuda_places "$(CUDA_HOME)")
+CUDA_INCLUDE  = $(patsubst %,-I%,$(filter %/include,$(CUDA_PLACES)))
+CUDA_LIBS     = $(filter %.a %.so.9 %.so.13,$(CUDA_PLACES))
+CUDA_FOUND    = $(and $(NVCC),$(filter %libcudnn_graph.so.9,$(CUDA_LIBS)),$(filter %libcublasLt.so.13,$(CUDA_LIBS)))
+PLUGIN        = avcurate_cuda.so
+PLUGIN_OBJS   = $(CUDA_KERNELS:cuda/%.cu=build/cuda/%.cu.o) \
+                $(CUDA_GLUE:cuda/%.c=build/cuda/%.o) \
+                $(CUDA_LIBRARY_SRCS:cuda/%.c=build/cuda/%.o)
+# one real architecture each, and the last one's PTX for what comes after
+NVCC_FLAGS    = -std=c++17 -O3 -fmad=false -I. -Isrc -Xcompiler -fPIC,-Wall,-Wextra \
+                -Werror all-warnings --threads 2 -MMD -MP \
+                $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+                -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+
+build/cuda/%.cu.o: cuda/%.cu Makefile
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -c $< -o $@
+build/cuda/%.o: cuda/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -I. $(CUDA_INCLUDE) -c $< -o $@
+$(PLUGIN): $(PLUGIN_OBJS) $(CUDA_SHARED_OBJS) cuda/exports.map
+	$(CXX) $(SANITIZE) -shared $(PLUGIN_OBJS) $(CUDA_SHARED_OBJS) $(CUDA_LIBS) \
+		-fopenmp -pthread -lm -ldl -lrt -Wl,--version-script=cuda/exports.map \
+		-Wl,-z,defs $(patsubst %,-Wl$(comma)-rpath$(comma)%,$(sort $(dir $(filter %.so.9 %.so.13,$(CUDA_LIBS))))) -o $@
+cuda-plugin: $(if $(CUDA_FOUND),$(PLUGIN))
+	@$(if $(CUDA_FOUND),true,echo 'the GPU backend is not built: nvcc, cuDNN or cuBLASLt of CUDA 13 is not here')
+-include $(PLUGIN_OBJS:.o=.d)
 
 # Sanitizer build of the engine and its tests, in a tree of its own.
 asan:

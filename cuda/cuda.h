@@ -48,12 +48,6 @@ typedef struct EngCuda
 	double	   *sums;			/* ENG_CUDA_SUMS, on the device */
 	void	   *cudnn;			/* handles of the libraries */
 	void	   *cublas;
-	/* copies of the weights in the type of activations (weights.c) */
-	const float *values;		/* the array that they are copies of */
-	size_t		value_count;
-	void	   *narrow;
-	EngType		narrow_type;
-	uint64_t	narrow_version;
 } EngCuda;
 
 #define ENG_CUDA_SUMS	4096	/* partial sums of the norm of gradients */

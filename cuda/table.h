@@ -17,12 +17,4 @@ extern void eng_cuda_set_table(EngBackend *backend);
 extern bool eng_cuda_open_step(EngCuda *cuda, EngStatus *status);
 extern void eng_cuda_close_step(EngCuda *cuda);
 
-/*
- * The copy of weights in the type that a kernel multiplies: those of the
- * flat array are made together, once a version; others by the caller.
- * NULL: not of that array.
- */
-extern const void *eng_cuda_narrow(EngCuda *cuda, const float *weight,
-								   EngType type, uint64_t version);
-
 #endif

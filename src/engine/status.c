@@ -18,7 +18,8 @@ static const char *const code_names[] = {
 	[ENG_IO] = "io",
 	[ENG_NUMERIC] = "numeric",
 	[ENG_INTERNAL] = "internal",
-	[ENG_NOT_LOADED] = "not_loaded"
+	[ENG_NOT_LOADED] = "not_loaded",
+	[ENG_DEVICE] = "device"
 };
 
 bool

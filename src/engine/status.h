@@ -22,7 +22,8 @@ typedef enum EngCode
 	ENG_IO,						/* the operating system said no */
 	ENG_NUMERIC,				/* a loss or gradient that is not finite */
 	ENG_INTERNAL,				/* our own mistake */
-	ENG_NOT_LOADED				/* weights that are asked for by name */
+	ENG_NOT_LOADED,				/* weights that are asked for by name */
+	ENG_DEVICE					/* no such device, or it failed */
 } EngCode;
 
 typedef struct EngStatus
