@@ -166,7 +166,7 @@ near_vector(const uint64_t *keys, uint64_t key, int limit)
 #endif
 
 static Scanner
-choose_scanner(void)
+choose_scanner(bool is_plain)
 {
 	static const Scanner plain = {flipped_plain, all_plain, COST_COMPARE};
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -174,6 +174,8 @@ choose_scanner(void)
 	static const Scanner vector = {flipped_vector, all_vector,
 	COST_COMPARE_VECTOR};
 
+	if (is_plain)
+		return plain;
 	if (__builtin_cpu_supports("avx512vpopcntdq"))
 		return vector;
 	if (__builtin_cpu_supports("popcnt"))
@@ -558,7 +560,7 @@ void
 avc_cover(AvcCover *cover)
 {
 	size_t		rows = (rows_of_join(cover->count) + 7) / 8 * 8;
-	Scanner		scanner = choose_scanner();
+	Scanner		scanner = choose_scanner(cover->is_plain);
 	Join		join = {cover};
 	uint32_t	i;
 

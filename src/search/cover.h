@@ -38,6 +38,7 @@ typedef struct AvcCover
 								 * if it is kept */
 	uint8_t    *distances;		/* result (count): to the leader */
 	void	   *workspace;		/* avc_cover_workspace() bytes, aligned to 8 */
+	bool		is_plain;		/* take the loops for any processor: for tests */
 	void		(*breathe) (void);	/* called every few milliseconds; need not
 									 * come back */
 } AvcCover;

@@ -20,6 +20,7 @@ static const char *const kind_names[] = {
 
 static uint64_t state = 1;
 static uint64_t breaths;
+static bool is_plain;
 
 static uint64_t
 draw(void)
@@ -190,6 +191,7 @@ check_case(Kind kind, uint32_t count, int max_distance, bool is_fine)
 	uint32_t	kept;
 
 	memcpy(hashes, cover.hashes, sizeof(uint64_t) * count);
+	cover.is_plain = is_plain;
 	avc_cover(&cover);
 	wrong = count_wrong(&cover, hashes, &kept);
 	tap_ok(wrong == 0, "%u %s hashes, distance %d%s: %u kept, %u wrong", count,
@@ -247,6 +249,10 @@ main(int argc, char **argv)
 	for (i = 0; i <= 3; i++)
 		check_case(RANDOM, (uint32_t) i, 10, false);
 	check_case(DRIVE, 257, 10, false);
+	is_plain = true;
+	for (kind = RANDOM; kind < KINDS; kind++)
+		check_case(kind, 20000, 10, false);
+	check_case(DRIVE, 20000, 12, true);
 	tap_ok(breaths > 1000, "it breathes");
 	return tap_done();
 }
