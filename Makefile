@@ -269,6 +269,8 @@ bench-ingest:
 	@test/perf/ingest
 bench-detect:
 	@test/perf/detect
+bench-embeddings:
+	@test/perf/embeddings
 bench-features:
 	@test/perf/features
 bench-evaluation:
@@ -309,6 +311,7 @@ help:
 	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
 	@echo 'make bench-ingest  ingest beside COPY BINARY of the same bytes'
 	@echo 'make bench-detect  detections by the shared engine beside the engine alone'
+	@echo 'make bench-embeddings  CLIP embeddings by backfills beside the engine alone'
 	@echo 'make bench-features  backfills beside bare JPEG decoding and plain UPDATE'
 	@echo 'make bench-evaluation  COCO figures of 10,000 frames beside pycocotools (AVC_COCO, or from PyPI)'
 	@echo 'make bench-checkpoint  step checkpoints of a ResNet-50 detector beside writing a file of that size'
@@ -328,5 +331,5 @@ help:
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference real bench bench-slices bench-ingest bench-detect \
-	bench-features bench-suggest bench-evaluation bench-checkpoint bench-search bench-duplicates bench-engine bench-clip bench-torch soak \
+	bench-embeddings bench-features bench-suggest bench-evaluation bench-checkpoint bench-search bench-duplicates bench-engine bench-clip bench-torch soak \
 	clean-state help

@@ -343,6 +343,36 @@ check_row_triggers(Report *report)
 			  "Run ALTER TABLE ... ENABLE TRIGGER avc_check_frame, ENABLE ALWAYS TRIGGER avc_reset_features; where frames were changed meanwhile, have features computed anew with alter_feature().");
 }
 
+/* The checkpoint that the setting names, for clip_embedding() and search. */
+static void
+check_clip(Report *report)
+{
+	AvcParam	params[] = {AVC_INT8(avc_clip_model)};
+	bool		is_null;
+	Datum		value;
+	char	   *problem;
+
+	if (avc_clip_model == 0)
+	{
+		add_check(report, "clip", true,
+				  "avcurate.clip_model is not set (needed to search by text)",
+				  "Import weights of CLIP ViT-B/32 into a model of architecture clip_vit_b32, and SET avcurate.clip_model to the checkpoint.");
+		return;
+	}
+	value = avc_spi_value("SELECT CASE WHEN m.architecture <> 'clip_vit_b32' THEN 'is a detector''s' "
+						  "WHEN m.vocabulary IS NULL THEN 'has no vocabulary, so it embeds images alone' "
+						  "ELSE '' END "
+						  "FROM avcurate.checkpoints AS c JOIN avcurate.models AS m USING (model) "
+						  "WHERE c.checkpoint = $1", lengthof(params), params,
+						  CurrentMemoryContext, &is_null);
+	problem = is_null ? "does not exist, or not for you" : TextDatumGetCString(value);
+	add_check(report, "clip", problem[0] == '\0',
+			  psprintf("checkpoint %d of avcurate.clip_model %s", avc_clip_model,
+					   problem[0] == '\0' ? "embeds images and texts" : problem),
+			  problem[0] == '\0' ? NULL :
+			  "SET avcurate.clip_model to a checkpoint of a model of architecture clip_vit_b32; avcurate.set_vocabulary() gives it its vocabulary.");
+}
+
 static void
 check_memory(Report *report)
 {
@@ -376,6 +406,7 @@ avc_doctor(PG_FUNCTION_ARGS)
 	check_dataset_triggers(&report);
 	check_row_triggers(&report);
 	check_memory(&report);
+	check_clip(&report);
 	SPI_finish();
 	return (Datum) 0;
 }

@@ -6,7 +6,7 @@ CALL avcurate.ingest_synthetic('public.tap_frames', 3, 1, 'train', '{"width": 96
 BEGIN;
 SET search_path = public, avcurate;
 SET client_min_messages = warning;
-SELECT plan(79);
+SELECT plan(84);
 \set small '{"image_width": 64, "image_layers": 1, "text_width": 64, "text_layers": 1}'
 
 -- A vocabulary that joins "dog" and "car"; its other merges are of control
@@ -86,6 +86,17 @@ SELECT throws_ok($$SELECT train('tap_slice', 'clip')$$, '42809', 'model "clip" i
 SELECT throws_ok(format('SELECT train(''tap_slice'', ''detector'', ''{"from_checkpoint": %s}'')', :clip), '42809', 'model "clip" is CLIP, which does not detect', 'no training begins with it');
 SELECT throws_ok(format('SELECT evaluate(%s, ''tap_slice'')', :clip), '42809', 'model "clip" is CLIP, which does not detect', 'it is not evaluated');
 SELECT throws_ok(format('SELECT import_checkpoint(''clip'', %L::bytea, true)', 'x'), '42809', NULL, 'it has no head to be fresh');
+
+-- doctor
+CREATE FUNCTION opinion(number int) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+	PERFORM set_config('avcurate.clip_model', number::text, true);
+	RETURN (SELECT format('%s %s', ok, detail) FROM avcurate.doctor() WHERE check_name = 'clip');
+END $$;
+SELECT is(opinion(0), 't avcurate.clip_model is not set (needed to search by text)', 'doctor: not set');
+SELECT is(opinion(:clip), format('t checkpoint %s of avcurate.clip_model embeds images and texts', :clip::bigint), 'doctor: all is well');
+SELECT is(opinion(:blind), format('f checkpoint %s of avcurate.clip_model has no vocabulary, so it embeds images alone', :blind::bigint), 'doctor: no vocabulary');
+SELECT is(opinion(:detector), format('f checkpoint %s of avcurate.clip_model is a detector''s', :detector::bigint), 'doctor: a detector');
+SELECT is(opinion(4711), 'f checkpoint 4711 of avcurate.clip_model does not exist, or not for you', 'doctor: nothing');
 
 -- images
 SET avcurate.clip_model = :clip;
