@@ -88,5 +88,25 @@ is($node->safe_psql('latin', q{SELECT avcurate.clip_text_embedding('a dog on the
 my $cafe = q{SELECT avcurate.clip_text_embedding(convert_from('\x636166c3a9', 'UTF8'), 1)};
 is($node->safe_psql('latin', $cafe), ask($cafe), 'with its letters');
 
+# --- the whole network: 605 MB in and out
+SKIP:
+{
+	skip 'AVC_LONG is not set', 8 unless $ENV{AVC_LONG};
+	my $folder = $node->basedir;
+	my $memory = q{SELECT substring(pg_read_file('/proc/self/status') from 'RssAnon:\s+(\d+)')::bigint / 1024};
+	ask(qq{SELECT avcurate.create_model('whole', 'clip_vit_b32', '{"vocabulary": "$vocabulary"}')});
+	my $whole = ask(q{SELECT avcurate.create_checkpoint('whole', 1)});
+	is(ask("SELECT bytes > 605000000 FROM avcurate.checkpoints WHERE checkpoint = $whole"), 't', 'ViT-B/32 has 605 MB');
+	is(ask("SELECT avcurate.export_checkpoint($whole, '$folder/whole.$_', '$_') > 605000000"), 't', "they are written as $_")
+		foreach 'safetensors', 'pth';
+	foreach my $format ('safetensors', 'pth')
+	{
+		my ($number, $kept) = split /\n/, ask("SELECT avcurate.import_checkpoint('whole', '$folder/whole.$format'); $memory");
+		is(ask("SELECT count(DISTINCT provenance ->> 'weights_sha256') FROM avcurate.checkpoints WHERE checkpoint IN ($whole, $number)"), '1', "and read as $format");
+		cmp_ok($kept, '<', 100, "nothing of them stays in the session ($kept MB)");
+	}
+	is(ask("SELECT cardinality(avcurate.clip_embedding(image_bytes, $whole)) FROM frames WHERE frame_id = 1"), '512', 'it embeds images');
+}
+
 $node->stop;
 done_testing();
