@@ -144,6 +144,16 @@ ALTER TABLE searched_too SET UNLOGGED;
 SELECT results_eq($$SELECT * FROM avcurate.nearest_frames('searched_too', '{501,1,2,3}', 20)$$,
 	$$SELECT frame_id, avcurate.cosine_similarity(v, '{501,1,2,3}') FROM searched_too ORDER BY 2 DESC, 1 LIMIT 20$$, 'an unlogged dataset');
 
+-- ---- vectors that codes of a byte a number cannot tell apart ----
+SELECT avcurate.create_dataset('searched_alike') AS dataset \gset
+SELECT avcurate.add_feature('searched_alike', 'v', 'NULL::real[]') \gset made_
+INSERT INTO searched_alike (image_id, image_bytes, v)
+SELECT 'h' || n, search_picture(n::text), (SELECT array_agg((sin(g) + 0.04 * sin(n * 7.3 * g))::real ORDER BY g) FROM generate_series(1, 64) g) FROM generate_series(1, 4000) n;
+SELECT results_eq(format($$SELECT * FROM avcurate.nearest_frames('searched_alike', (SELECT v FROM searched_alike WHERE frame_id = %s), 5)$$, n),
+	format($$SELECT frame_id, avcurate.cosine_similarity(v, (SELECT v FROM searched_alike WHERE frame_id = %s)) FROM searched_alike ORDER BY 2 DESC, 1 LIMIT 5$$, n),
+	'frames that look alike, from ' || n) FROM generate_series(10, 4000, 79) n;
+SELECT avcurate.drop_dataset('searched_alike') \gset made_
+
 -- ---- the files of packed vectors ----
 CREATE FUNCTION pg_temp.files() RETURNS bigint LANGUAGE sql AS
 	$$SELECT count(*) FROM pg_ls_dir('base/pgsql_tmp') f WHERE f LIKE 'pgsql_tmp.avcurate.' || (SELECT oid FROM pg_database WHERE datname = current_database()) || '.%'$$;
