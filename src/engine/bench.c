@@ -184,13 +184,12 @@ run_bench(Bench *bench, const EngChoice *choice, const EngOption *options,
 	if (!train && !infer)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"options \"--train\" and \"--infer\" exclude each other");
-	if (!eng_bench_peak(&bench->peak, choice, bench->out, status))
-		return false;
 	bench->detector = eng_choice_create(choice, train, status);
 	if (bench->detector == NULL)
 		return false;
 	eng_optimizer_config_default(&optimizer);
 	fine = prepare(bench, options, status) &&
+		eng_bench_peak(&bench->peak, choice, bench->out, status) &&
 		(!train || eng_detector_set_optimizer(bench->detector, &optimizer,
 											  status)) &&
 		eng_detector_init(bench->detector, (uint64_t) choice->seed, status) &&

@@ -14,9 +14,9 @@
 
 #define SIDE			2048	/* of the matrices */
 #define REF_SIDE		128		/* for the backend of plain loops */
-#define PRODUCTS		5
 #define STREAM_FLOATS	((int64_t) 32 << 20)	/* far more than caches hold */
-#define STREAMS			7
+#define LEAST_RUNS		5
+#define LEAST_SECONDS	1.0		/* a neighbour's slices of time are shorter */
 
 /*
  * Forget the most bytes resident so far; where that is not to be had, they
@@ -34,6 +34,16 @@ reset_resident(void)
 }
 
 /*
+ * Whether to measure the i-th time: what disturbs does so for a while, and
+ * the best of many is what the machine can do.
+ */
+static bool
+goes_on(int i, double start)
+{
+	return i < LEAST_RUNS || eng_feed_clock() - start < LEAST_SECONDS;
+}
+
+/*
  * Best time of a product of square matrices, which is what a linear layer
  * is.
  */
@@ -47,6 +57,7 @@ time_product(double *best, EngBackend *backend, EngType type, int32_t side,
 	};
 	int64_t		size = (int64_t) side * side;
 	EngKernel  *kernel = backend->linear_plan(backend, &shape, status);
+	double		begin = eng_feed_clock();
 	void	   *workspace;
 	bool		fine;
 	int			i;
@@ -55,7 +66,7 @@ time_product(double *best, EngBackend *backend, EngType type, int32_t side,
 		return false;
 	workspace = eng_arena_alloc(backend->kernel_workspace(kernel));
 	fine = workspace != NULL;
-	for (i = 0; fine && i < PRODUCTS; i++)
+	for (i = 0; fine && goes_on(i, begin); i++)
 	{
 		double		start = eng_feed_clock();
 
@@ -83,10 +94,11 @@ multiply_add(float *y, const float *x, int64_t first, int64_t last)
 static double
 time_stream(float *memory, int threads)
 {
+	double		begin = eng_feed_clock();
 	double		best = 0;
 	int			i;
 
-	for (i = 0; i < STREAMS; i++)
+	for (i = 0; goes_on(i, begin); i++)
 	{
 		double		start = eng_feed_clock();
 		int			t;

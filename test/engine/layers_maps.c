@@ -279,6 +279,10 @@ test_norms(void)
 	a.rows = a.live = 3001;
 	a.channels = 80;
 	test_norm_types(a, "norm of many rows", true, false);
+	/* more than caches hold: y is written past them, in bf16 too */
+	a.rows = a.live = 70001;
+	a.channels = 128;
+	test_norm_types(a, "norm of a large map", false, false);
 }
 
 /* ---- maps ---------------------------------------------------------------------------- */
@@ -332,6 +336,54 @@ test_maxpool(int32_t h, int32_t w, bool ties, EngType type)
 		free(dx[b]);
 		free(which[b]);
 	}
+}
+
+/*
+ * What is not a number is in every window that it lies in, wherever there.
+ */
+static void
+test_maxpool_nan(EngType type)
+{
+	EngPoolShape s = {1, 6, 6, 40, 3, 3, type};
+	int64_t		in = 6 * 6 * 40;
+	int64_t		out = 3 * 3 * 40;
+	EngBackend *backends[2] = {ref, cpu};
+	float	   *x = noise(in);
+	float	   *y = make(out);
+	uint8_t    *which = malloc(out);
+	int			b;
+
+	for (b = 0; b < 36; b++)
+		x[b * 40 + b] = NAN;
+	for (b = 0; b < 2; b++)
+	{
+		void	   *from = typed(x, type, in);
+		void	   *to = typed(y, type, out);
+		int64_t		wrong = 0;
+		int64_t		i;
+
+		backends[b]->maxpool_forward(backends[b], to, which, from, &s);
+		untyped(y, to, type, out);
+		free(from);
+		for (i = 0; i < out; i++)
+		{
+			/* channel c has one at cell c */
+			int32_t		c = (int32_t) (i % 40);
+			int32_t		down = c / 6 - 2 * (int32_t) (i / 40 / 3) + 1;
+			int32_t		right = c % 6 - 2 * (int32_t) (i / 40 % 3) + 1;
+			bool		inside = c < 36 && down >= 0 && down < 3 &&
+				right >= 0 && right < 3;
+
+			if (isnan(y[i]) != inside ||
+				(inside && which[i] != 3 * down + right))
+				wrong++;
+		}
+		tap_ok(wrong == 0, "max-pool on %s keeps what is not a number, %s",
+			   backends[b]->name, eng_type_name(type));
+	}
+	free(x);
+	free(y);
+	free(which);
 }
 
 /*
@@ -535,6 +587,7 @@ main(void)
 	{
 		test_maxpool(9, 12, false, type);
 		test_maxpool(8, 7, true, type);
+		test_maxpool_nan(type);
 		test_scaling(8, 6, true, type);
 		test_scaling(7, 5, false, type);
 		test_scaling(8, 6, false, type);

@@ -32,12 +32,24 @@ relu_backward_typed(void *dy, const void *y, int64_t count, EngType type)
 }
 
 ENG_CLONES static void
+relu_backward_flat_f32(void *dy, const void *y, int64_t count)
+{
+	relu_backward_typed(dy, y, count, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+relu_backward_flat_bf16(void *dy, const void *y, int64_t count)
+{
+	relu_backward_typed(dy, y, count, ENG_BF16);
+}
+
+static void
 relu_backward_flat(void *dy, const void *y, int64_t count, EngType type)
 {
 	if (type == ENG_BF16)
-		relu_backward_typed(dy, y, count, ENG_BF16);
+		relu_backward_flat_bf16(dy, y, count);
 	else
-		relu_backward_typed(dy, y, count, ENG_F32);
+		relu_backward_flat_f32(dy, y, count);
 }
 
 static void
@@ -69,13 +81,25 @@ add_relu_typed(void *y, const void *x, const void *add, int64_t count,
 }
 
 ENG_CLONES static void
+add_relu_flat_f32(void *y, const void *x, const void *add, int64_t count)
+{
+	add_relu_typed(y, x, add, count, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+add_relu_flat_bf16(void *y, const void *x, const void *add, int64_t count)
+{
+	add_relu_typed(y, x, add, count, ENG_BF16);
+}
+
+static void
 add_relu_flat(void *y, const void *x, const void *add, int64_t count,
 			  EngType type)
 {
 	if (type == ENG_BF16)
-		add_relu_typed(y, x, add, count, ENG_BF16);
+		add_relu_flat_bf16(y, x, add, count);
 	else
-		add_relu_typed(y, x, add, count, ENG_F32);
+		add_relu_flat_f32(y, x, add, count);
 }
 
 static void
@@ -90,6 +114,13 @@ cpu_add_relu(EngBackend *backend, EngType type, void *y, const void *x,
 		add_relu_flat(eng_at(y, type, first), eng_at(x, type, first),
 					  eng_at(add, type, first), piece_size(first, count),
 					  type);
+}
+
+/* What is not a number is the largest, so that a broken net shows. */
+ENG_INLINE bool
+takes_over(float x, float most)
+{
+	return (x > most) | (x != x);
 }
 
 ENG_INLINE void
@@ -117,12 +148,13 @@ pool_cell_typed(void *y, uint8_t *which, const void *const window[9],
 		if (which != NULL)
 #pragma omp simd
 			for (c = 0; c < channels; c++)
-				which[c] = eng_load(x, type, c) > eng_load(y, type, c) ?
+				which[c] = takes_over(eng_load(x, type, c),
+									  eng_load(y, type, c)) ?
 					(uint8_t) p : which[c];
 #pragma omp simd
 		for (c = 0; c < channels; c++)
-			eng_store(y, type, c,
-					  eng_load(x, type, c) > eng_load(y, type, c) ?
+			eng_store(y, type, c, takes_over(eng_load(x, type, c),
+											 eng_load(y, type, c)) ?
 					  eng_load(x, type, c) : eng_load(y, type, c));
 	}
 }
@@ -131,13 +163,27 @@ pool_cell_typed(void *y, uint8_t *which, const void *const window[9],
  * One output cell: the window's first largest element a channel.
  */
 ENG_CLONES static void
+pool_cell_f32(void *y, uint8_t *which, const void *const window[9],
+			  int32_t channels)
+{
+	pool_cell_typed(y, which, window, channels, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+pool_cell_bf16(void *y, uint8_t *which, const void *const window[9],
+			  int32_t channels)
+{
+	pool_cell_typed(y, which, window, channels, ENG_BF16);
+}
+
+static void
 pool_cell(void *y, uint8_t *which, const void *const window[9],
 		  int32_t channels, EngType type)
 {
 	if (type == ENG_BF16)
-		pool_cell_typed(y, which, window, channels, ENG_BF16);
+		pool_cell_bf16(y, which, window, channels);
 	else
-		pool_cell_typed(y, which, window, channels, ENG_F32);
+		pool_cell_f32(y, which, window, channels);
 }
 
 static void
@@ -223,12 +269,24 @@ unpool_cell_typed(void *dx, const Windows *w, int32_t channels, EngType type)
  * dx of one input cell: from each window that holds it, where it was chosen.
  */
 ENG_CLONES static void
+unpool_cell_f32(void *dx, const Windows *w, int32_t channels)
+{
+	unpool_cell_typed(dx, w, channels, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+unpool_cell_bf16(void *dx, const Windows *w, int32_t channels)
+{
+	unpool_cell_typed(dx, w, channels, ENG_BF16);
+}
+
+static void
 unpool_cell(void *dx, const Windows *w, int32_t channels, EngType type)
 {
 	if (type == ENG_BF16)
-		unpool_cell_typed(dx, w, channels, ENG_BF16);
+		unpool_cell_bf16(dx, w, channels);
 	else
-		unpool_cell_typed(dx, w, channels, ENG_F32);
+		unpool_cell_f32(dx, w, channels);
 }
 
 static void
@@ -305,12 +363,24 @@ upsample_row_typed(void *y, const void *x, int32_t width, int32_t channels,
  * Two cells of the larger row take one of the smaller.
  */
 ENG_CLONES static void
+upsample_row_f32(void *y, const void *x, const EngScaleShape *s)
+{
+	upsample_row_typed(y, x, s->w, s->c, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+upsample_row_bf16(void *y, const void *x, const EngScaleShape *s)
+{
+	upsample_row_typed(y, x, s->w, s->c, ENG_BF16);
+}
+
+static void
 upsample_row(void *y, const void *x, const EngScaleShape *s)
 {
 	if (s->type == ENG_BF16)
-		upsample_row_typed(y, x, s->w, s->c, ENG_BF16);
+		upsample_row_bf16(y, x, s);
 	else
-		upsample_row_typed(y, x, s->w, s->c, ENG_F32);
+		upsample_row_f32(y, x, s);
 }
 
 static void
@@ -362,12 +432,24 @@ downsum_row_typed(void *dx, const void *dy, const EngScaleShape *s, bool add,
  * One cell of the smaller row takes two of this row and two of the one below.
  */
 ENG_CLONES static void
+downsum_row_f32(void *dx, const void *dy, const EngScaleShape *s, bool add)
+{
+	downsum_row_typed(dx, dy, s, add, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+downsum_row_bf16(void *dx, const void *dy, const EngScaleShape *s, bool add)
+{
+	downsum_row_typed(dx, dy, s, add, ENG_BF16);
+}
+
+static void
 downsum_row(void *dx, const void *dy, const EngScaleShape *s, bool add)
 {
 	if (s->type == ENG_BF16)
-		downsum_row_typed(dx, dy, s, add, ENG_BF16);
+		downsum_row_bf16(dx, dy, s, add);
 	else
-		downsum_row_typed(dx, dy, s, add, ENG_F32);
+		downsum_row_f32(dx, dy, s, add);
 }
 
 static void

@@ -18,10 +18,12 @@
 #include "engine/core/arena.h"
 #include "engine/core/clones.h"
 #include "engine/cpu/cpu.h"
+#include "engine/cpu/stream.h"
 
 #define PIECE_ROWS	256
 #define BLOCK		64			/* channels worked on at a time */
 #define SAMPLE_ROWS	256			/* rows whose mean is about that of all */
+#define STAGE		4096		/* channels of a row that is streamed, at most */
 
 static int64_t
 piece_count(int64_t rows)
@@ -34,7 +36,6 @@ size_t
 eng_cpu_norm_workspace(const EngBackend *backend, int64_t rows,
 					   int32_t channels)
 {
-	(void) backend;
 	return eng_align(sizeof(float) * channels *
 					 (2 * piece_count(rows) + 5));
 }
@@ -243,46 +244,61 @@ set_statistics(const EngNormArgs *a)
 }
 
 ENG_INLINE void
+apply_row_typed(const EngNormArgs *a, void *y, int64_t row,
+				const float *scale, const float *shift, EngType type)
+{
+	int32_t		channels = a->channels;
+	const void *x = eng_at(a->x, type, row * channels);
+	int32_t		c;
+
+	if (a->add != NULL)
+	{
+		const void *add = eng_at(a->add, type, row * channels);
+
+#pragma omp simd
+		for (c = 0; c < channels; c++)
+		{
+			float		value = eng_load(x, type, c) * scale[c] + shift[c] +
+				eng_load(add, type, c);
+
+			eng_store(y, type, c, a->relu && value < 0 ? 0 : value);
+		}
+	}
+	else if (a->relu)
+#pragma omp simd
+		for (c = 0; c < channels; c++)
+		{
+			float		value = eng_load(x, type, c) * scale[c] + shift[c];
+
+			eng_store(y, type, c, value < 0 ? 0 : value);
+		}
+	else
+#pragma omp simd
+		for (c = 0; c < channels; c++)
+			eng_store(y, type, c, eng_load(x, type, c) * scale[c] + shift[c]);
+}
+
+ENG_INLINE void
 apply_rows_typed(const EngNormArgs *a, const float *scale,
 				 const float *shift, int64_t first, int64_t rows,
 				 EngType type)
 {
-	int32_t		channels = a->channels;
+	float		stage[STAGE] __attribute__((aligned(64)));
+	size_t		row = eng_type_size(type) * a->channels;
+	bool		streamed = a->channels <= STAGE &&
+		eng_streams(a->y, row, a->rows);
 	int64_t		r;
-	int32_t		c;
 
 	for (r = first; r < first + rows; r++)
 	{
-		const void *x = eng_at(a->x, type, r * channels);
-		void	   *y = eng_at(a->y, type, r * channels);
+		void	   *y = eng_at(a->y, type, r * a->channels);
 
-		if (a->add != NULL)
-		{
-			const void *add = eng_at(a->add, type, r * channels);
-
-#pragma omp simd
-			for (c = 0; c < channels; c++)
-			{
-				float		value = eng_load(x, type, c) * scale[c] + shift[c] +
-					eng_load(add, type, c);
-
-				eng_store(y, type, c, a->relu && value < 0 ? 0 : value);
-			}
-		}
-		else if (a->relu)
-#pragma omp simd
-			for (c = 0; c < channels; c++)
-			{
-				float		value = eng_load(x, type, c) * scale[c] + shift[c];
-
-				eng_store(y, type, c, value < 0 ? 0 : value);
-			}
-		else
-#pragma omp simd
-			for (c = 0; c < channels; c++)
-				eng_store(y, type, c,
-						  eng_load(x, type, c) * scale[c] + shift[c]);
+		apply_row_typed(a, streamed ? stage : y, r, scale, shift, type);
+		if (streamed)
+			eng_stream(y, stage, row);
 	}
+	if (streamed)
+		eng_stream_end();
 }
 
 /*
@@ -346,7 +362,6 @@ eng_cpu_norm_forward(EngBackend *backend, const EngNormArgs *a)
 	float	   *shift = scale + a->channels;
 	int64_t		p;
 
-	(void) backend;
 	set_statistics(a);
 	set_affine(a, scale, shift);
 #pragma omp parallel for schedule(static)
@@ -651,7 +666,6 @@ eng_cpu_norm_backward(EngBackend *backend, const EngNormArgs *a)
 	int64_t		pieces = piece_count(a->live);
 	int64_t		p;
 
-	(void) backend;
 	clear_rest(a->dy, a);
 	set_affine(a, k.scale, k.shift);
 #pragma omp parallel for schedule(static)

@@ -75,13 +75,27 @@ sum_columns_typed(float *sum, const void *x, int64_t rows, int32_t stride,
  * total in double.
  */
 ENG_CLONES static void
+sum_columns_f32(float *sum, const void *x, int64_t rows, int32_t stride,
+				int32_t count)
+{
+	sum_columns_typed(sum, x, rows, stride, count, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+sum_columns_bf16(float *sum, const void *x, int64_t rows, int32_t stride,
+				 int32_t count)
+{
+	sum_columns_typed(sum, x, rows, stride, count, ENG_BF16);
+}
+
+static void
 sum_columns(float *sum, const void *x, int64_t rows, int32_t stride,
 			int32_t count, EngType type)
 {
 	if (type == ENG_BF16)
-		sum_columns_typed(sum, x, rows, stride, count, ENG_BF16);
+		sum_columns_bf16(sum, x, rows, stride, count);
 	else
-		sum_columns_typed(sum, x, rows, stride, count, ENG_F32);
+		sum_columns_f32(sum, x, rows, stride, count);
 }
 
 void
@@ -109,13 +123,25 @@ add_typed(void *y, const void *x, int64_t count, EngType type)
 		eng_store(y, type, i, eng_load(y, type, i) + eng_load(x, type, i));
 }
 
-ENG_CLONES void
+ENG_CLONES static void
+add_f32(void *y, const void *x, int64_t count)
+{
+	add_typed(y, x, count, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+add_bf16(void *y, const void *x, int64_t count)
+{
+	add_typed(y, x, count, ENG_BF16);
+}
+
+void
 eng_cpu_add_cell(void *y, const void *x, EngType type, int64_t count)
 {
 	if (type == ENG_BF16)
-		add_typed(y, x, count, ENG_BF16);
+		add_bf16(y, x, count);
 	else
-		add_typed(y, x, count, ENG_F32);
+		add_f32(y, x, count);
 }
 
 void
@@ -130,19 +156,25 @@ eng_cpu_add(void *y, const void *x, EngType type, int64_t count)
 						 PIECE_COUNT);
 }
 
-ENG_CLONES void
-eng_cpu_widen(float *y, const void *x, EngType type, int64_t count)
+ENG_FOR_BF16 static void
+widen_flat(float *y, const void *x, int64_t count)
 {
 	int64_t		i;
 
+	for (i = 0; i < count; i++)
+		y[i] = eng_load(x, ENG_BF16, i);
+}
+
+void
+eng_cpu_widen(float *y, const void *x, EngType type, int64_t count)
+{
 	if (type == ENG_BF16)
-		for (i = 0; i < count; i++)
-			y[i] = eng_load(x, ENG_BF16, i);
+		widen_flat(y, x, count);
 	else
 		memcpy(y, x, sizeof(float) * count);
 }
 
-ENG_CLONES static void
+ENG_FOR_BF16 static void
 round_flat(uint16_t *y, const float *x, int64_t count)
 {
 	int64_t		i;

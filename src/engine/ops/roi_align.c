@@ -140,6 +140,23 @@ load_vector(Vector *out, const void *x, EngType type, size_t i)
 		*out = *(const Vector *) ((const float *) x + i);
 }
 
+/* As eng_store, for each of them. */
+ENG_INLINE void
+store_vector(void *x, EngType type, size_t i, const Vector *value)
+{
+	if (type == ENG_BF16)
+	{
+		Bits		bits = (Bits) *value;
+		Bits		rounded = bits + 0x7fff + (bits >> 16 & 1);
+		Bits		broken = (Bits) (*value != *value);
+
+		*(Halves *) ((uint16_t *) x + i) = __builtin_convertvector(
+			((broken & (bits | 0x400000)) | (~broken & rounded)) >> 16, Halves);
+	}
+	else
+		*(Vector *) ((float *) x + i) = *value;
+}
+
 ENG_INLINE void
 gather_bin_typed(void *out, const void *map, const Corners *corners,
 				 int32_t channels, float factor, EngType type)
@@ -162,8 +179,7 @@ gather_bin_typed(void *out, const void *map, const Corners *corners,
 			sum += at[0] * w[0] + at[1] * w[1] + at[2] * w[2] + at[3] * w[3];
 		}
 		sum *= factor;
-		for (int32_t i = 0; i < SLICE; i++)
-			eng_store(out, type, c + i, sum[i]);
+		store_vector(out, type, c, &sum);
 	}
 	for (; c < channels; c++)
 	{
@@ -185,13 +201,27 @@ gather_bin_typed(void *out, const void *map, const Corners *corners,
 
 /* out[c] = sum over samples of the sum of four corners, times factor. */
 ENG_CLONES static void
+gather_bin_f32(void *out, const void *map, const Corners *corners,
+			   int32_t channels, float factor)
+{
+	gather_bin_typed(out, map, corners, channels, factor, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+gather_bin_bf16(void *out, const void *map, const Corners *corners,
+				int32_t channels, float factor)
+{
+	gather_bin_typed(out, map, corners, channels, factor, ENG_BF16);
+}
+
+static void
 gather_bin(void *out, const void *map, const Corners *corners,
 		   const EngRoiMaps *maps, float factor)
 {
 	if (maps->type == ENG_BF16)
-		gather_bin_typed(out, map, corners, maps->channels, factor, ENG_BF16);
+		gather_bin_bf16(out, map, corners, maps->channels, factor);
 	else
-		gather_bin_typed(out, map, corners, maps->channels, factor, ENG_F32);
+		gather_bin_f32(out, map, corners, maps->channels, factor);
 }
 
 ENG_INLINE void
@@ -218,13 +248,27 @@ scatter_bin_typed(float *map, const void *gradient, const Corners *corners,
 
 /* The reverse, for count channels: map[c] += gradient[c] * weight. */
 ENG_CLONES static void
+scatter_bin_f32(float *map, const void *gradient, const Corners *corners,
+				int32_t count, float factor)
+{
+	scatter_bin_typed(map, gradient, corners, count, factor, ENG_F32);
+}
+
+ENG_FOR_BF16 static void
+scatter_bin_bf16(float *map, const void *gradient, const Corners *corners,
+				 int32_t count, float factor)
+{
+	scatter_bin_typed(map, gradient, corners, count, factor, ENG_BF16);
+}
+
+static void
 scatter_bin(float *map, const void *gradient, const Corners *corners,
 			int32_t count, float factor, EngType type)
 {
 	if (type == ENG_BF16)
-		scatter_bin_typed(map, gradient, corners, count, factor, ENG_BF16);
+		scatter_bin_bf16(map, gradient, corners, count, factor);
 	else
-		scatter_bin_typed(map, gradient, corners, count, factor, ENG_F32);
+		scatter_bin_f32(map, gradient, corners, count, factor);
 }
 
 /* Samples of a RoI along both axes. */
@@ -352,7 +396,7 @@ eng_roi_align_workspace(const EngRoiMaps *maps)
 }
 
 /* One level of a share's own maps, rounded into the bf16 one. */
-ENG_CLONES static void
+ENG_FOR_BF16 static void
 round_level(uint16_t *dmap, const float *sum, const Share *share,
 			size_t cells, int32_t channels, bool add)
 {

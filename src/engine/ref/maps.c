@@ -58,7 +58,8 @@ best_place(const EngPoolShape *s, const void *x, int64_t out)
 			continue;
 		value = eng_load(x, s->type,
 						 ((image * s->h + row) * s->w + column) * s->c + c);
-		if (place < 0 || value > best)
+		/* what is not a number is the largest */
+		if (place < 0 || value > best || value != value)
 		{
 			best = value;
 			place = p;
