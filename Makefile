@@ -16,6 +16,7 @@ SUBJECTS = common clip datasets features slices batches jobs models training \
            evaluation experiments search
 # engine files that the server uses too: no oneDNN, no OpenMP, no globals
 SHARED_ENGINE_SRCS = $(wildcard src/engine/status.c \
+                       src/engine/core/devices.c \
                        src/engine/io/safetensors.c \
                        src/engine/io/safetensors_write.c \
                        src/engine/io/json_scan.c \
@@ -152,7 +153,7 @@ build/test/fuzz_jpeg build/test/fuzz_weights: build/test/fuzz_%: \
 	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
 
 engine: $(ENGINE)
-engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS) $(EMULATED)
+engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS) $(EMULATED) build/emulated/other.so
 
 # ---- GPU backend ---------------------------------------------------------
 # A library of its own, opened at run time.  Its kernels compile for the
@@ -187,6 +188,8 @@ build/emulated/%.o: %.c Makefile
 $(EMULATED): $(EMULATED_OBJS) $(ENGINE_LIB) cuda/exports.map
 	$(CXX) $(SANITIZE) -shared $(EMULATED_OBJS) $(ENGINE_LIB) -fopenmp -lm \
 		-Wl,--version-script=cuda/exports.map -Wl,-z,defs -o $@
+build/emulated/other.so: build/emulated/test/emulated/other.o
+	$(CC) $(SANITIZE) -shared $^ -o $@
 -include $(EMULATED_OBJS:.o=.d)
 
 # The library itself, where the CUDA toolkit is.  cuDNN and cuBLASLt may lie

@@ -20,10 +20,29 @@ describe_memory(const EngMemory *memory)
 					 "pictures", (json_int_t) memory->pictures);
 }
 
+/*
+ * Add what computes the network.
+ */
+static json_t *
+add_device(json_t *answer, const EngBackend *backend)
+{
+	if (answer == NULL)
+		return NULL;
+	json_object_set_new(answer, "device", json_string(backend->name));
+	if (backend->device_name[0] != '\0')
+		json_object_set_new(answer, "device_name",
+							eng_json_text(backend->device_name));
+	if (backend->note[0] != '\0')
+		json_object_set_new(answer, "device_note",
+							eng_json_text(backend->note));
+	return answer;
+}
+
 json_t *
 eng_answer_load(const EngDetector *detector, const EngLoadOptions *options)
 {
 	json_t	   *names = json_array();
+	json_t	   *answer;
 	EngMemory	memory;
 	int64_t		parameters = 0;
 	int32_t		i;
@@ -39,21 +58,23 @@ eng_answer_load(const EngDetector *detector, const EngLoadOptions *options)
 		if (!info.is_buffer)
 			parameters += info.count;
 	}
-	return json_pack("{s:I, s:o, s:i, s:s, s:o, s:i, s:i, s:b}",
-					 "parameters", (json_int_t) parameters,
-					 "arena_bytes", describe_memory(&memory),
-					 "threads", (int) eng_detector_threads(detector),
-					 "precision",
-					 eng_type_name(eng_detector_precision(detector)),
-					 "new_tensors", names,
-					 "unused_tensors", (int) options->unused_count,
-					 "optimizer_tensors", (int) options->optimizer_loaded,
-					 "old_names", (int) options->old_names);
+	answer = json_pack("{s:I, s:o, s:i, s:s, s:o, s:i, s:i, s:b}",
+					   "parameters", (json_int_t) parameters,
+					   "arena_bytes", describe_memory(&memory),
+					   "threads", (int) eng_detector_threads(detector),
+					   "precision",
+					   eng_type_name(eng_detector_precision(detector)),
+					   "new_tensors", names,
+					   "unused_tensors", (int) options->unused_count,
+					   "optimizer_tensors", (int) options->optimizer_loaded,
+					   "old_names", (int) options->old_names);
+	return add_device(answer, eng_detector_backend(detector));
 }
 
 json_t *
 eng_answer_load_clip(const EngClip *clip, int32_t unused)
 {
+	json_t	   *answer;
 	EngMemory	memory;
 	int64_t		parameters = 0;
 	int32_t		i;
@@ -66,13 +87,14 @@ eng_answer_load_clip(const EngClip *clip, int32_t unused)
 		parameters += info.count;
 	}
 	eng_clip_memory(clip, &memory);
-	return json_pack("{s:I, s:o, s:i, s:s, s:[], s:i, s:i, s:b}",
-					 "parameters", (json_int_t) parameters,
-					 "arena_bytes", describe_memory(&memory),
-					 "threads", (int) eng_clip_threads(clip),
-					 "precision", eng_type_name(eng_clip_precision(clip)),
-					 "new_tensors", "unused_tensors", (int) unused,
-					 "optimizer_tensors", 0, "old_names", 0);
+	answer = json_pack("{s:I, s:o, s:i, s:s, s:[], s:i, s:i, s:b}",
+					   "parameters", (json_int_t) parameters,
+					   "arena_bytes", describe_memory(&memory),
+					   "threads", (int) eng_clip_threads(clip),
+					   "precision", eng_type_name(eng_clip_precision(clip)),
+					   "new_tensors", "unused_tensors", (int) unused,
+					   "optimizer_tensors", 0, "old_names", 0);
+	return add_device(answer, eng_clip_backend(clip));
 }
 
 json_t *

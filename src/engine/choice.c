@@ -4,6 +4,7 @@
  */
 #include "engine/choice.h"
 
+#include "engine/core/devices.h"
 #include "engine/nets/constructor.h"
 
 #include <stdio.h>
@@ -34,10 +35,9 @@ eng_choice_read(EngChoice *choice, const EngOption *options,
 	choice->device = eng_option_value(options, "device");
 	if (choice->device == NULL)
 		choice->device = "cpu";
-	if (strcmp(choice->device, "cpu") != 0 &&
-		strcmp(choice->device, "ref") != 0)
+	if (!eng_device_is_known(choice->device))
 		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"device \"%.64s\" is not built in; known: cpu, ref",
+						"device \"%.64s\" is not known; auto, cpu, ref, cuda and cuda:N are",
 						choice->device);
 	return eng_option_integer(options, "classes", 2, 10000,
 							  &choice->classes, status) &&

@@ -22,7 +22,7 @@ typedef struct EngChoice
 	const char *architecture;	/* NULL: not known */
 	const char *options;		/* JSON, or NULL */
 	int64_t		classes;		/* 0: the architecture's default */
-	const char *device;			/* "cpu" */
+	const char *device;			/* core/devices.h */
 	int64_t		threads;		/* 0: all processors */
 	EngType		type;			/* of activations */
 	int64_t		seed;
@@ -41,7 +41,7 @@ typedef struct EngChoice
 "  --options JSON   constructor options by torchvision's names\n" \
 "  --classes N      classes, background included\n"
 #define ENG_CHOICE_MACHINE_HELP \
-"  --device NAME    cpu (default) or ref\n" \
+"  --device NAME    cpu (default), ref, cuda, cuda:N, or auto: a GPU if there is one\n" \
 "  --threads N      default: every processor\n" \
 "  --precision NAME f32 (default) or bf16\n"
 #define ENG_CHOICE_SEED_HELP \

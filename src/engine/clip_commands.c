@@ -89,7 +89,7 @@ explain(const ClipChoice *choice, const EngOption *options, FILE *out,
 						  status))
 		return false;
 	fprintf(out, ENG_CLIP_ARCHITECTURE ", inference, %s, %s, %d threads, %d %s\n",
-			choice->machine.device,
+			eng_clip_backend(choice->clip)->name,
 			eng_type_name(eng_clip_precision(choice->clip)),
 			eng_clip_threads(choice->clip), (int) n,
 			texts ? "texts" : "pictures");

@@ -106,7 +106,8 @@ explain(const EngChoice *choice, const EngOption *options, FILE *out,
 	{
 		fprintf(out, "%s, %s, %s, %d threads, input %d x %d x %d x 3\n",
 				choice->architecture, train ? "training" : "inference",
-				choice->device, eng_detector_threads(detector),
+				eng_detector_backend(detector)->name,
+				eng_detector_threads(detector),
 				(int) frames, size.height, size.width);
 		eng_explain_rows(out, rows, count, train);
 		eng_detector_memory(detector, &memory);

@@ -7,6 +7,25 @@
 #include "engine/answer.h"
 #include "engine/io/pth.h"
 
+size_t
+eng_load_limit(const EngLoadRequest *request, const EngBackend *backend)
+{
+	if (!backend->device)
+		return (size_t) request->memory_limit;
+	if (request->device_memory_limit > 0)
+		return (size_t) request->device_memory_limit;
+	/* the libraries' own memory and workspace come from the rest */
+	return backend->memory - backend->memory / 8;
+}
+
+static EngType
+precision(const EngLoadRequest *request, const EngBackend *backend)
+{
+	if (request->usual)
+		return eng_backend_usual_type(backend);
+	return request->bf16 ? ENG_BF16 : ENG_F32;
+}
+
 /*
  * Fill the new detector with what the request says.
  */
@@ -15,11 +34,11 @@ load_weights(EngDetector *detector, const EngLoadRequest *request,
 			 const EngTensorFile *file, EngLoadOptions *options,
 			 EngStatus *status)
 {
-	if (request->memory_limit > 0)
-		eng_detector_set_memory_limit(detector,
-									  (size_t) request->memory_limit);
-	if (request->bf16 &&
-		!eng_detector_set_precision(detector, ENG_BF16, status))
+	const EngBackend *backend = eng_detector_backend(detector);
+
+	eng_detector_set_memory_limit(detector, eng_load_limit(request, backend));
+	if (!eng_detector_set_precision(detector, precision(request, backend),
+									status))
 		return false;
 	if (request->train &&
 		!eng_detector_set_optimizer(detector, &request->optimizer, status))
@@ -105,8 +124,10 @@ static bool
 fill_clip(EngClip *clip, const EngLoadRequest *request,
 		  const EngTensorFile *file, int32_t *unused, EngStatus *status)
 {
-	eng_clip_set_memory_limit(clip, (size_t) request->memory_limit);
-	if ((request->bf16 && !eng_clip_set_precision(clip, ENG_BF16, status)) ||
+	const EngBackend *backend = eng_clip_backend(clip);
+
+	eng_clip_set_memory_limit(clip, eng_load_limit(request, backend));
+	if (!eng_clip_set_precision(clip, precision(request, backend), status) ||
 		!eng_clip_check_memory(clip, status))
 		return false;
 	if (request->init)

@@ -20,6 +20,10 @@ extern bool eng_load_network(EngNet *net, const EngLoadRequest *request,
 					 const EngMessage *message, json_t **answer,
 					 EngStatus *status);
 
+/* The limit of the memory that the backend uses, bytes; 0: none. */
+extern size_t eng_load_limit(const EngLoadRequest *request,
+							 const EngBackend *backend);
+
 /* What LOAD says of a network that is there already. */
 extern json_t *eng_load_answer(const EngNet *net);
 

@@ -53,32 +53,39 @@
 /*
  * Kinds.  What each request and its reply hold:
  *
- * HELLO	{"protocol": 1}
+ * HELLO	{"protocol": 1, "look": bool}
  *			OK {"engine_version", "libraries": {name: version}, "isa",
- *			"bf16": bool, "cpu_threads", "devices": [name]}
+ *			"bf16": bool, "cpu_threads", "devices": [name]}; look: the
+ *			GPU is opened, and "gpu" says what it is, or "gpu_missing" why a
+ *			machine that seems to have one cannot use it
  * LOAD		{"architecture", "options": {}, "num_classes",
- *			"mode": "train" | "infer", "device": "cpu" | "ref", "threads",
+ *			"mode": "train" | "infer", "device": "auto" | "cpu" | "ref" |
+ *			"cuda" | "cuda:N", "threads",
  *			"precision": "f32" | "bf16",
  *			"seed", "init": bool, "strict": bool, "new_head": bool,
  *			"backbone_only": bool, "optimizer": {"name", "momentum",
  *			"betas": [b1, b2], "eps", "weight_decay", "clip_norm",
  *			"decay_rule": "all" | "matrices"}, "trainable_layers",
- *			"freeze_norm": bool, "hflip", "memory_limit"}
+ *			"freeze_norm": bool, "hflip", "memory_limit",
+ *			"device_memory_limit"}
  *			Only architecture is required.  The blob is a safetensors file of
  *			weights, or of weights and optimizer.* tensors, or one of PyTorch's
  *			own files of weights; it is empty when init is true.  new_head: the
  *			box predictor is drawn fresh from seed, whatever the file has there.
  *			backbone_only: the file is a classification network's, which becomes
  *			the body; all else is drawn.
- *			memory_limit is in bytes, 0 = none.  A LOAD
+ *			memory_limit is in bytes of the host's memory, 0 = none;
+ *			device_memory_limit of a GPU's, 0 = 7/8 of it.  Without precision it
+ *			is bf16 on a GPU that has it, else f32.  A LOAD
  *			replaces what an earlier one loaded; one that fails leaves nothing
  *			loaded.  With "weights", a name of at most 64 bytes, mode infer: the
  *			detector stays loaded under it, beside others, and DETECT asks for it
- *			by name; memory_limit is then of all of them together, and the ones
+ *			by name; the limit is then of all of them together, and the ones
  *			used longest ago are dropped to keep to it.
  *			OK {"parameters", "arena_bytes": {}, "threads", "precision",
  *			"new_tensors": [name], "unused_tensors", "optimizer_tensors",
- *			"old_names": bool}: parameters counts elements, unused_tensors and
+ *			"old_names": bool, "device": name of the backend, "device_name": of the
+ *			GPU, "device_note": why "auto" could not use one}: parameters counts elements, unused_tensors and
  *			optimizer_tensors count tensors; old_names: the file has the names of
  *			torchvision's v1 file of 2019
  * STEP		{"step", "lr", "frames": [{"frame_id", "position", "bytes",

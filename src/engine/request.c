@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/core/devices.h"
 #include "engine/io/json.h"
 
 #define MAX_THREADS		1024
@@ -17,8 +18,8 @@
 static const char *const load_keys[] = {
 	"architecture", "options", "num_classes", "mode", "device", "threads",
 	"seed", "init", "strict", "new_head", "backbone_only", "optimizer",
-	"trainable_layers", "freeze_norm", "hflip", "memory_limit", "weights",
-	"precision", NULL
+	"trainable_layers", "freeze_norm", "hflip", "memory_limit",
+	"device_memory_limit", "weights", "precision", NULL
 };
 static const char *const optimizer_keys[] = {
 	"name", "momentum", "betas", "eps", "weight_decay", "clip_norm",
@@ -154,9 +155,9 @@ read_device(const json_t *root, const char **device, EngStatus *status)
 {
 	if (!eng_json_string(root, "device", false, device, status))
 		return false;
-	if (strcmp(*device, "cpu") != 0 && strcmp(*device, "ref") != 0)
+	if (!eng_device_is_known(*device))
 		return eng_fail(status, ENG_UNSUPPORTED,
-						"device \"%.64s\" is not built in; known: cpu, ref",
+						"device \"%.64s\" is not known; auto, cpu, ref, cuda and cuda:N are",
 						*device);
 	return true;
 }
@@ -225,6 +226,8 @@ read_load(EngLoadRequest *request, EngStatus *status)
 					status) ||
 		!read_choice(root, "precision", "f32", "bf16", &request->bf16,
 					 status) ||
+		!eng_json_integer(root, "device_memory_limit", any,
+						  &request->device_memory_limit, status) ||
 		!eng_json_integer(root, "seed",
 						  (EngJsonRange) {INT64_MIN, INT64_MAX, false},
 						  &seed, status) ||
@@ -247,6 +250,7 @@ read_load(EngLoadRequest *request, EngStatus *status)
 	if (request->weights != NULL && request->train)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"weights to train are not kept under a name");
+	request->usual = json_object_get(root, "precision") == NULL;
 	request->seed = (uint64_t) seed;
 	return true;
 }
@@ -585,9 +589,10 @@ eng_texts_request_free(EngTextsRequest *request)
 }
 
 bool
-eng_hello_request_parse(const EngMessage *message, EngStatus *status)
+eng_hello_request_parse(const EngMessage *message, bool *look,
+						EngStatus *status)
 {
-	static const char *const keys[] = {"protocol", NULL};
+	static const char *const keys[] = {"protocol", "look", NULL};
 	EngJsonRange any = {0, INT64_MAX, true};
 	json_t	   *root = parse(message, status);
 	int64_t		version = 0;
@@ -595,8 +600,10 @@ eng_hello_request_parse(const EngMessage *message, EngStatus *status)
 
 	if (root == NULL)
 		return false;
+	*look = false;
 	fine = eng_json_known(root, keys, "HELLO", status) &&
-		eng_json_integer(root, "protocol", any, &version, status);
+		eng_json_integer(root, "protocol", any, &version, status) &&
+		eng_json_boolean(root, "look", look, status);
 	json_decref(root);
 	if (fine && version != ENG_PROTOCOL_VERSION)
 		return eng_fail(status, ENG_UNSUPPORTED,

@@ -25,9 +25,10 @@ typedef struct EngLoadRequest
 	char	   *options;		/* JSON text, malloc'ed, NULL = none */
 	int32_t		num_classes;	/* 0 = the architecture's default */
 	bool		train;
-	const char *device;			/* "cpu" or "ref" */
+	const char *device;			/* core/devices.h; "cpu" unless said */
 	int32_t		threads;		/* 0 = all processors */
-	bool		bf16;			/* precision, else f32 */
+	bool		usual;			/* precision that suits the device */
+	bool		bf16;			/* else: this, or f32 */
 	uint64_t	seed;
 	bool		init;			/* fresh weights, then what the blob holds */
 	bool		strict;
@@ -35,7 +36,8 @@ typedef struct EngLoadRequest
 	bool		backbone_only;
 	EngOptimizerConfig optimizer;	/* when train */
 	double		hflip;			/* probability */
-	int64_t		memory_limit;	/* bytes, 0 = none */
+	int64_t		memory_limit;	/* bytes of the host's, 0 = none */
+	int64_t		device_memory_limit;	/* of a GPU's, 0 = most of it */
 	const char *weights;		/* name to keep them under, or NULL */
 } EngLoadRequest;
 
@@ -100,9 +102,10 @@ extern bool eng_texts_request_parse(EngTextsRequest *request,
 									EngStatus *status);
 extern void eng_texts_request_free(EngTextsRequest *request);
 
-/* The one field of HELLO and of SAVE; BYE has none. */
-extern bool eng_hello_request_parse(const EngMessage *message,
+/* *look: whether HELLO is to open the GPU. */
+extern bool eng_hello_request_parse(const EngMessage *message, bool *look,
 									EngStatus *status);
+/* The one field of SAVE; BYE has none. */
 extern bool eng_save_request_parse(const EngMessage *message,
 								   bool *with_optimizer, EngStatus *status);
 

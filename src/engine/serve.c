@@ -52,9 +52,11 @@ static bool
 handle_hello(Session *session, EngFeedItem *item, double wait_s,
 			 Answer *answer, EngStatus *status)
 {
-	if (!eng_hello_request_parse(&item->message, status))
+	bool		look;
+
+	if (!eng_hello_request_parse(&item->message, &look, status))
 		return false;
-	answer->json = eng_machine_describe();
+	answer->json = eng_machine_describe(look);
 	return true;
 }
 
@@ -79,9 +81,10 @@ load_kept(Session *session, EngLoadRequest *request,
 		answer->json = eng_load_answer(kept);
 		return true;
 	}
-	session->shelf.limit = (size_t) request->memory_limit;
-	return eng_load_network(&net, request, message, &answer->json, status) &&
-		eng_shelf_put(&session->shelf, request->weights, &net, status);
+	if (!eng_load_network(&net, request, message, &answer->json, status))
+		return false;
+	session->shelf.limit = eng_load_limit(request, eng_net_backend(&net));
+	return eng_shelf_put(&session->shelf, request->weights, &net, status);
 }
 
 static bool

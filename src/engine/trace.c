@@ -7,6 +7,7 @@
 
 #include "engine/arguments.h"
 #include "engine/choice.h"
+#include "engine/core/devices.h"
 #include "engine/trace.h"
 #include "engine/trace_steps.h"
 
@@ -16,7 +17,7 @@ const char	eng_trace_help[] =
 "Runs a recorded case (single operations, a whole detector or CLIP) and writes\n"
 "every output that the case holds, under its name and in its form.\n"
 "\n"
-"  --backend ref|cpu    what computes it (default cpu)\n"
+"  --backend NAME       cpu (default), ref or cuda\n"
 "  --precision f32|bf16 of activations (default f32)\n"
 "  --threads N          threads, 0 for all processors (default 0)\n"
 "  --frames DIR         folder that frame names of the case are relative to\n"
@@ -144,9 +145,9 @@ eng_trace_run(int argc, char **argv, FILE *out, EngStatus *status)
 		return false;
 	if (eng_option_value(options, "backend") != NULL)
 		how.backend = eng_option_value(options, "backend");
-	if (strcmp(how.backend, "cpu") != 0 && strcmp(how.backend, "ref") != 0)
+	if (!eng_device_is_known(how.backend))
 		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"backend \"%s\" is not known: ref and cpu are",
+						"backend \"%.64s\" is not known: ref, cpu and cuda are",
 						how.backend);
 	how.threads = (int32_t) threads;
 	how.frames = eng_option_value(options, "frames");

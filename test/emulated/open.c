@@ -5,6 +5,7 @@
  */
 #include "memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "cuda/table.h"
@@ -87,6 +88,8 @@ emulated_open(int device, int threads, EngStatus *status)
 	}
 	eng_cuda_set_table(backend);
 	backend->name = "emulated";
+	snprintf(backend->device_name, sizeof(backend->device_name),
+			 "a processor that plays a GPU");
 	backend->state = cuda;
 	backend->threads = threads;
 	backend->close = emulated_close;

@@ -260,6 +260,15 @@ eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
 	detector->limit = limit;
 }
 
+const EngBackend *
+eng_detector_backend(const EngDetector *detector)
+{
+	static EngBackend backend = {.name = "fake"};
+
+	(void) detector;
+	return &backend;
+}
+
 int32_t
 eng_detector_threads(const EngDetector *detector)
 {

@@ -2,10 +2,35 @@
  * engine/core/backend.c
  *		Opening a backend by name.
  */
+#include "engine/core/devices.h"
 #include "engine/core/plugin.h"
 
 #include <omp.h>
+#include <stdio.h>
 #include <string.h>
+
+EngBackend *
+eng_backend_open_instead(int threads, const char *why, EngStatus *status)
+{
+	EngBackend *backend = eng_backend_open("cpu", threads, status);
+
+	if (backend != NULL)
+		snprintf(backend->note, sizeof(backend->note), "%s", why);
+	return backend;
+}
+
+static EngBackend *
+open_auto(int threads, EngStatus *status)
+{
+	EngBackend *backend;
+	EngStatus	why = {0};
+
+	if (!eng_device_gpu_seen())
+		return eng_backend_open_cpu(threads, status);
+	backend = eng_plugin_open("cuda", threads, &why);
+	return backend != NULL ? backend :
+		eng_backend_open_instead(threads, why.message, status);
+}
 
 EngBackend *
 eng_backend_open(const char *name, int threads, EngStatus *status)
@@ -18,6 +43,8 @@ eng_backend_open(const char *name, int threads, EngStatus *status)
 				 threads);
 		return NULL;
 	}
+	if (strcmp(name, "auto") == 0)
+		return open_auto(threads, status);
 	if (strcmp(name, "cpu") == 0)
 		return eng_backend_open_cpu(threads, status);
 	if (strcmp(name, "ref") == 0)
@@ -25,6 +52,14 @@ eng_backend_open(const char *name, int threads, EngStatus *status)
 	if (strcmp(name, "cuda") == 0 || strncmp(name, "cuda:", 5) == 0)
 		return eng_plugin_open(name, threads, status);
 	eng_fail(status, ENG_UNSUPPORTED,
-			 "unknown backend \"%s\"; this build has cpu, cuda, ref", name);
+			 "unknown backend \"%s\"; this build has auto, cpu, cuda, ref",
+			 name);
 	return NULL;
+}
+
+EngType
+eng_backend_usual_type(const EngBackend *backend)
+{
+	return backend->device && backend->lacks_bf16 == NULL ? ENG_BF16 :
+		ENG_F32;
 }

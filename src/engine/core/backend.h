@@ -23,7 +23,7 @@
 #include "engine/ops/detection.h"
 #include "engine/status.h"
 
-#define ENG_BACKEND_VERSION	4
+#define ENG_BACKEND_VERSION	5
 
 typedef struct EngBackend EngBackend;
 typedef struct EngKernel EngKernel; /* a planned convolution or linear layer */
@@ -362,14 +362,29 @@ struct EngBackend
 	void		(*pick_tokens) (EngBackend *backend, EngType type, void *y,
 								const void *x, const float *ids,
 								const EngTokens *shape);
+
+	size_t		memory;			/* of a GPU, bytes that it has; 0: not known */
+	char		device_name[256];	/* of a GPU, what it is; else "" */
+	char		note[512];		/* where "auto" met a GPU that could not be
+								 * used, why; else "" */
 };
 
 /* host.c: what backends whose memory is the host's have in common */
 extern void eng_host_operations(EngBackend *backend);
 
-/* "cpu" or "ref"; threads 0: all processors. */
+/*
+ * By the name of a device (devices.h); threads 0: all processors.  "auto" is
+ * "cuda" where the machine has a GPU that can be used, else "cpu".
+ */
 extern EngBackend *eng_backend_open(const char *name, int threads,
 									EngStatus *status);
+
+/* Precision where none is asked for: bf16 on a GPU that has it. */
+extern EngType eng_backend_usual_type(const EngBackend *backend);
+
+/* The processor instead of what "auto" gave, which the message explains. */
+extern EngBackend *eng_backend_open_instead(int threads, const char *why,
+											EngStatus *status);
 extern EngBackend *eng_backend_open_ref(int threads, EngStatus *status);
 extern EngBackend *eng_backend_open_cpu(int threads, EngStatus *status);
 

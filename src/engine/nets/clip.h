@@ -63,7 +63,11 @@ extern bool eng_clip_is_architecture(const char *name);
 
 /* ---- life ------------------------------------------------------------------ */
 
-/* backend "cpu" or "ref"; threads 0: all processors.  Weights are zero. */
+/*
+ * backend: name of a device (core/devices.h); threads 0: all processors.
+ * "auto" leaves a GPU alone whose backend lacks transformers.  Weights are
+ * zero.
+ */
 extern EngClip *eng_clip_create(const EngClipConfig *config,
 								const char *backend, int threads,
 								EngStatus *status);
@@ -82,6 +86,7 @@ extern bool eng_clip_set_precision(EngClip *clip, EngType type,
 								   EngStatus *status);
 extern EngType eng_clip_precision(const EngClip *clip);
 extern int32_t eng_clip_threads(const EngClip *clip);
+extern const EngBackend *eng_clip_backend(const EngClip *clip);
 extern const EngClipConfig *eng_clip_config(const EngClip *clip);
 
 /* ---- weights (clip_weights.c, clip_match.c) --------------------------------- */

@@ -23,6 +23,22 @@ check_backend(const EngBackend *backend, EngStatus *status)
 	return true;
 }
 
+static EngBackend *
+open_backend(const char *name, int threads, EngStatus *status)
+{
+	EngBackend *backend = eng_backend_open(name, threads, status);
+	EngStatus	why = {0};
+
+	if (backend == NULL || check_backend(backend, &why))
+		return backend;
+	threads = backend->threads;
+	backend->close(backend);
+	if (strcmp(name, "auto") == 0)
+		return eng_backend_open_instead(threads, why.message, status);
+	eng_fail(status, why.code, "%s", why.message);
+	return NULL;
+}
+
 EngClip *
 eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 				EngStatus *status)
@@ -41,8 +57,8 @@ eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 		return NULL;
 	}
 	clip->config = *config;
-	clip->backend = eng_backend_open(backend, threads, status);
-	ok = clip->backend != NULL && check_backend(clip->backend, status);
+	clip->backend = open_backend(backend, threads, status);
+	ok = clip->backend != NULL;
 	for (side = 0; ok && side < 2; side++)
 		for (all = 0; ok && all < 2; all++)
 		{
@@ -123,6 +139,12 @@ EngType
 eng_clip_precision(const EngClip *clip)
 {
 	return clip->precision;
+}
+
+const EngBackend *
+eng_clip_backend(const EngClip *clip)
+{
+	return clip->backend;
 }
 
 int32_t

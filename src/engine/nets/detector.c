@@ -430,6 +430,12 @@ eng_detector_set_pictures(EngDetector *detector, size_t bytes)
 	detector->pictures = bytes;
 }
 
+const EngBackend *
+eng_detector_backend(const EngDetector *detector)
+{
+	return detector->backend;
+}
+
 int32_t
 eng_detector_threads(const EngDetector *detector)
 {

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/core/backend.h"
 #include "engine/io/safetensors.h"
 #include "engine/nets/detector_config.h"
 #include "engine/ops/detection.h"
@@ -36,7 +37,7 @@ typedef struct EngFrame
 /* ---- life --------------------------------------------------------------- */
 
 /*
- * backend "cpu" or "ref"; threads 0: all processors.  A detector made to
+ * backend: name of a device (core/devices.h); threads 0: all processors.  A detector made to
  * train holds gradients and can infer too.  Weights are zero until init or
  * load.
  */
@@ -220,6 +221,9 @@ extern void eng_detector_set_pictures(EngDetector *detector, size_t bytes);
 extern bool eng_detector_check_memory(const EngDetector *detector,
 									  EngStatus *status);
 extern int32_t eng_detector_threads(const EngDetector *detector);
+
+/* What computes it. */
+extern const EngBackend *eng_detector_backend(const EngDetector *detector);
 extern const EngDetectorConfig *eng_detector_config(const EngDetector *detector);
 
 /* One operation of a plan; texts live as long as the plan. */

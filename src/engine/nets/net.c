@@ -6,6 +6,13 @@
 
 #include <string.h>
 
+const EngBackend *
+eng_net_backend(const EngNet *net)
+{
+	return net->detector != NULL ? eng_detector_backend(net->detector) :
+		eng_clip_backend(net->clip);
+}
+
 size_t
 eng_net_bytes(const EngNet *net)
 {

@@ -21,6 +21,9 @@ eng_net_is_none(const EngNet *net)
 	return net->detector == NULL && net->clip == NULL;
 }
 
+/* What computes it; there must be one of the two. */
+extern const EngBackend *eng_net_backend(const EngNet *net);
+
 /* Bytes that it holds. */
 extern size_t eng_net_bytes(const EngNet *net);
 
