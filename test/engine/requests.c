@@ -53,7 +53,7 @@ test_load_refusals(void)
 	check_load(&server, A "\"mode\":\"both\"}", "\"mode\" must be");
 	check_load(&server, A "\"mode\":true}", "\"mode\" is not a string");
 	check_error(&server, ENG_KIND_LOAD, A "\"device\":\"tpu\"}", NULL, "unsupported",
-				"device \"cuda:0\"");
+				"device \"tpu\"");
 	check_load(&server, A "\"threads\":-1}", "\"threads\" is -1");
 	check_load(&server, A "\"threads\":\"2\"}", "\"threads\" is not an integer");
 	check_load(&server, A "\"seed\":0.5}", "\"seed\" is not an integer");
