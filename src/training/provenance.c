@@ -39,7 +39,11 @@ avc_train_read_pin(AvcTrainPin *pin, int64 slice_id, int64 version)
 					 "v.rows - v.erased AS rows, v.definition, "
 					 "(SELECT pg_catalog.jsonb_object_agg(f.feature, "
 					 "f.expression) FROM avcurate.features AS f "
-					 "WHERE f.dataset = s.dataset)::text AS features "
+					 "WHERE f.dataset = s.dataset)::text AS features, "
+					 "(SELECT COALESCE(pg_catalog.jsonb_agg(f.feature "
+					 "ORDER BY f.feature), '[]') FROM avcurate.features AS f "
+					 "WHERE f.dataset = s.dataset AND GREATEST(f.created_at, "
+					 "f.altered_at) > v.created_at)::text AS altered "
 					 "FROM _avcurate.slice_versions AS v "
 					 "JOIN _avcurate.slices AS s USING (slice_id) "
 					 "WHERE v.slice_id = $1 AND v.version = $2",
@@ -52,6 +56,7 @@ avc_train_read_pin(AvcTrainPin *pin, int64 slice_id, int64 version)
 	pin->digest = text_of("digest", context);
 	pin->definition = text_of("definition", context);
 	pin->features = text_of("features", context);
+	pin->altered = text_of("altered", context);
 	pin->rows = DatumGetInt64(avc_spi_column(0, "rows", &is_null));
 	pin->erased = DatumGetInt64(avc_spi_column(0, "erased", &is_null));
 	SPI_finish();
@@ -69,6 +74,8 @@ avc_train_add_pin(StringInfo json, const AvcTrainPin *pin)
 		avc_json_add_int(json, "erased", pin->erased);
 	avc_json_add(json, "definition", pin->definition);
 	avc_json_add_raw(json, "features", pin->features);
+	/* the version's rows have these by other definitions, or not at all */
+	avc_json_add_raw(json, "features_altered", pin->altered);
 }
 
 char *

@@ -19,7 +19,8 @@ typedef struct AvcTrainPin
 	int64		rows;			/* without those erased */
 	int64		erased;
 	char	   *definition;
-	char	   *features;		/* JSON object: feature -> expression */
+	char	   *features;		/* JSON object: feature -> expression, of now */
+	char	   *altered;		/* JSON array: those altered since the version */
 } AvcTrainPin;
 
 extern void avc_train_read_pin(AvcTrainPin *pin, int64 slice_id,

@@ -59,6 +59,17 @@ $job = train();
 wait_for($job);
 is(weights_of($node, $job), $weights, 'the same options give the same weights');
 
+# --- progress: of the view, and told while waiting
+behave($node, 'slow 900');
+$job = train('{"max_steps": 15, "batch_size": 4}');
+ok(defined poll($node, "SELECT count(*) > 0 FROM avcurate.jobs WHERE job = $job AND state = 'running' AND progress > 0 AND progress < 1 AND images_per_s > 0 AND eta > '0'", 't'),
+	'a running job shows progress, speed and the time that is left');
+my ($text, $told) = wait_for($job);
+is($text, 'succeeded', 'wait for it');
+like($told, qr/NOTICE:  job $job: \d+ % done, [\d.]+ images\/s/, 'which tells how far it is');
+is($node->safe_psql('postgres', "SELECT progress, eta FROM avcurate.jobs WHERE job = $job"), '1|', 'at the end nothing is left');
+behave($node);
+
 # --- engines of backends
 is($node->safe_psql('postgres', "SELECT avcurate.create_checkpoint('m', 5) > 0"), 't', 'a backend uses an engine');
 is(poll($node, "SELECT 1", '1') && engines_of($double), 0, 'no engine is left');
@@ -81,7 +92,7 @@ like($err, qr/was queued or changed by this transaction/, 'wait_job(train()) is 
 like($err, qr/HINT:  Commit first/, 'with a hint');
 ($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT avcurate.train('all_frames', 'm', '$options') AS job \\gset\nSELECT avcurate.wait_job(:job);");
 like($err, qr/was queued or changed by this transaction/, 'also in a later statement');
-is($node->safe_psql('postgres', "SELECT count(*) FROM avcurate.jobs"), '2', 'a rolled back job leaves no row');
+is($node->safe_psql('postgres', "SELECT count(*) FROM avcurate.jobs"), '3', 'a rolled back job leaves no row');
 ($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT avcurate.resume_job($job); SELECT avcurate.wait_job($job);");
 like($err, qr/was queued or changed/, 'nor is a job waited for that this transaction has locked');
 

@@ -115,6 +115,21 @@ is(query("SELECT string_agg(k, ' ' ORDER BY k) FROM unnest('{engine_version,exte
 is(query("SELECT c.digest = v.digest AND provenance ->> 'digest' = v.digest AND provenance ->> 'definition' = v.definition
 	FROM avcurate.checkpoints AS c JOIN avcurate.slice_versions AS v USING (slice, version) WHERE job = $job"), 't', 'and the pin of its version');
 
+# --- features that are others than when the version was made
+query(q{SELECT avcurate.add_feature('frames', 'bright', 'avcurate.brightness(image_bytes)');
+	CALL avcurate.backfill('frames');
+	SELECT avcurate.create_slice('bright_ones', 'frames', 'bright > 0')});
+$job = query("SELECT avcurate.train('bright_ones', 'm', '$options')");
+wait_for($job);
+is(query("SELECT provenance -> 'features', provenance -> 'features_altered' FROM avcurate.checkpoints WHERE job = $job"),
+	'{"bright": "avcurate.brightness(image_bytes)"}|[]', 'the features of a version are in the provenance');
+query(q{SELECT avcurate.alter_feature('frames', 'bright', '(2 * avcurate.brightness(image_bytes))::real'); SELECT avcurate.add_feature('frames', 'wide', 'width > 1000')});
+$job = query("SELECT avcurate.train('bright_ones', 'm', '$options')");
+wait_for($job);
+is(query("SELECT provenance -> 'features_altered' FROM avcurate.checkpoints WHERE job = $job"),
+	'["bright", "wide"]', 'with those that were altered or added since');
+query(q{DROP MATERIALIZED VIEW bright_ones; SELECT avcurate.drop_feature('frames', 'bright'), avcurate.drop_feature('frames', 'wide')});
+
 # --- a label map that changes
 query("INSERT INTO avcurate.label_maps (label_map, category, label) VALUES ('two', 'person', 1), ('two', 'car', 2);
 	SELECT avcurate.create_model('of_two', 'small', '{}', 'two')");
