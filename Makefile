@@ -161,8 +161,8 @@ engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS) $(EMULATED) build/emulated/other.so
 CUDA_KERNELS = $(wildcard cuda/*.cu)
 CUDA_GLUE    = $(filter-out $(CUDA_LIBRARY_SRCS),$(wildcard cuda/*.c))
 # host code that calls CUDA's libraries: the emulation has its own
-CUDA_LIBRARY_SRCS = $(wildcard cuda/backend.c cuda/device.c cuda/conv.c \
-                      cuda/linear.c)
+CUDA_LIBRARY_SRCS = $(addprefix cuda/,backend.c device.c conv.c conv_plan.c \
+                      kernels.c linear.c planner.c)
 # functions of the engine that it uses: copies of its own
 CUDA_SHARED_OBJS = $(addprefix build/obj/src/engine/,status.o core/arena.o \
                      core/random.o ops/anchors.o ops/sampler.o nets/regions.o)

@@ -141,5 +141,5 @@ cuda_open(int device, int threads, EngStatus *status)
 }
 
 const EngPlugin avcurate_cuda_plugin = {
-	ENG_BACKEND_VERSION, sizeof(EngBackend), cuda_open
+	ENG_BACKEND_VERSION, sizeof(EngBackend), cuda_open, eng_cuda_open_planner
 };

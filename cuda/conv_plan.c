@@ -341,10 +341,14 @@ propose(Parts *parts, const EngConvPlace *place, cudnnBackendHeurMode_t mode,
 		!finalize(parts->heuristics, status))
 		return false;
 	for (i = 0; i < MOST_CONFIGS; i++)
-		if (parts->config[i] == NULL &&
-			!create(&parts->config[i], CUDNN_BACKEND_ENGINECFG_DESCRIPTOR,
+	{
+		/* one that was filled is not filled again */
+		destroy(parts->config[i]);
+		parts->config[i] = NULL;
+		if (!create(&parts->config[i], CUDNN_BACKEND_ENGINECFG_DESCRIPTOR,
 					status))
 			return false;
+	}
 	*count = 0;
 	return !failed(status,
 				   cudnnBackendGetAttribute(parts->heuristics,
@@ -384,22 +388,26 @@ try_config(const EngConvPlace *place, Descriptor config, int64_t *workspace)
 
 static bool
 choose(EngConvPlan *plan, Parts *parts, const EngConvPlace *place,
-	   bool strict, EngStatus *status)
+	   const EngConvShape *s, EngConvDirection direction, EngStatus *status)
 {
+	static const char *const words[] = {"forward", "data", "weight"};
+
 	static const cudnnBackendHeurMode_t modes[] = {
-		CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK
+		CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_B, CUDNN_HEUR_MODE_FALLBACK
 	};
+	bool		strict = s->x_type == ENG_F32;
 	int64_t		seen = 0;
+	int64_t		wanted = 0;
 	int			m;
 	int64_t		i;
 
-	for (m = 0; m < 2; m++)
+	for (m = 0; m < 3; m++)
 	{
 		EngStatus	own = {ENG_OK, ""};
 		int64_t		count;
 
 		/* the last mode's failure is the one that counts */
-		if (!propose(parts, place, modes[m], &count, m == 0 ? &own : status))
+		if (!propose(parts, place, modes[m], &count, m < 2 ? &own : status))
 			continue;
 		seen += count;
 		for (i = 0; i < count; i++)
@@ -409,6 +417,7 @@ choose(EngConvPlan *plan, Parts *parts, const EngConvPlace *place,
 			read_notes(&notes, parts->config[i], strict);
 			if (!notes.wanted)
 				continue;
+			wanted++;
 			plan->plan = try_config(place, parts->config[i],
 									&plan->workspace);
 			if (plan->plan == NULL)
@@ -420,8 +429,10 @@ choose(EngConvPlan *plan, Parts *parts, const EngConvPlace *place,
 		}
 	}
 	return eng_fail(status, ENG_UNSUPPORTED,
-					"cuDNN has no deterministic plan among %d for a convolution",
-					(int) seen);
+					"cuDNN has no deterministic plan for a convolution of %dx%dx%dx%d by %d of %dx%d, stride %d, in %s, %s: of %d proposals %d would do, and none works",
+					s->n, s->h, s->w, s->c, s->oc, s->k, s->k, s->stride,
+					eng_type_name(s->x_type), words[direction], (int) seen,
+					(int) wanted);
 }
 
 /* ---- plans ------------------------------------------------------------------- */
@@ -469,7 +480,7 @@ eng_conv_plan(const EngConvPlace *place, const EngConvShape *shape,
 	ok = make_tensors(&parts, shape, status) &&
 		make_convolution(&parts, shape, status) &&
 		make_graph(&parts, place, direction, add, status) &&
-		choose(plan, &parts, place, shape->x_type == ENG_F32, status);
+		choose(plan, &parts, place, shape, direction, status);
 	destroy_parts(&parts);
 	if (ok)
 		return plan;

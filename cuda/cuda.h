@@ -46,6 +46,7 @@ typedef struct EngCuda
 	char		name[256];
 	EngCudaStep *step;			/* on the device */
 	double	   *sums;			/* ENG_CUDA_SUMS, on the device */
+	void	   *properties;		/* planner.c: of a device that is not here */
 	void	   *cudnn;			/* handles of the libraries */
 	void	   *cublas;
 } EngCuda;

@@ -79,6 +79,7 @@ cuda_conv_plan(EngBackend *backend, const EngConvShape *shape,
 	if (kernel == NULL)
 		return NULL;
 	place.handle = kernel->cuda->cudnn;
+	place.properties = kernel->cuda->properties;
 	if (eng_cuda_plan_conv(kernel, &place, status))
 		return kernel;
 	cuda_kernel_free(kernel);

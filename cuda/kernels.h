@@ -48,6 +48,12 @@ extern const void *eng_cuda_packed(EngKernel *kernel, const float *weight,
 extern bool eng_cuda_plan_conv(EngKernel *kernel, const EngConvPlace *place,
 							   EngStatus *status);
 
+/* ---- planner.c --------------------------------------------------------------- */
+
+/* json: properties of a device, as cuDNN names them */
+extern EngBackend *eng_cuda_open_planner(const char *json,
+										 EngStatus *status);
+
 /* ---- linear.c ---------------------------------------------------------------- */
 
 extern bool eng_cuda_open_blas(EngCuda *cuda, EngStatus *status);

@@ -181,8 +181,11 @@ static bool
 plan_direction(EngKernel *kernel, EngConvDirection direction,
 			   const Product *p, EngStatus *status)
 {
-	EngMatmul  *m = plan_product(kernel->cuda, p, status);
+	EngMatmul  *m;
 
+	if (kernel->cuda->properties != NULL)
+		return true;
+	m = plan_product(kernel->cuda, p, status);
 	kernel->matmul[direction] = m;
 	if (m != NULL && m->workspace > kernel->rest)
 		kernel->rest = m->workspace;

@@ -19,6 +19,11 @@ eng_choice_precision(const EngOption *options, EngType *out,
 
 	if (word == NULL)
 		return true;
+	if (strcmp(word, "f16") == 0)
+	{
+		*out = ENG_F16;
+		return true;
+	}
 	if (strcmp(word, "f32") != 0 && strcmp(word, "bf16") != 0)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"precision \"%.64s\" is not known: f32 and bf16 are",

@@ -5,6 +5,7 @@
 #include "engine/choice.h"
 #include "engine/clip_commands.h"
 #include "engine/commands.h"
+#include "engine/core/backend.h"
 #include "engine/protocol.h"
 
 #include <string.h>
@@ -21,6 +22,9 @@ ENG_CHOICE_MACHINE_HELP
 "  --frames N       frames in a batch (1)\n"
 "  --size WxH       size of a frame in pixels (16:9, as the detector takes)\n"
 "  --train          the plan of a training step\n"
+"  --device-properties FILE\n"
+"                   plan for the GPU whose properties are in FILE, in cuDNN's\n"
+"                   JSON; none needs to be here; precision f16 too\n"
 "  --limit BYTES    refuse a plan over the limit, as a server's setting does\n"
 ENG_CLIP_HELP;
 
@@ -122,10 +126,13 @@ eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
 		ENG_CHOICE_NETWORK, ENG_CHOICE_MACHINE, {"frames"}, {"size"},
-		{"train", true}, {"limit"}, ENG_CLIP_OPTIONS, {NULL}
+		{"train", true}, {"limit"}, {"device-properties"},
+		ENG_CLIP_OPTIONS, {NULL}
 	};
 	EngChoice	choice = {0};
 	EngArguments arguments;
+	char		device[4200];
+	const char *properties;
 
 	if (eng_clip_is_named(argc, argv))
 		return eng_clip_explain_run(argc, argv, out, status);
@@ -134,5 +141,13 @@ eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 		!eng_choice_read(&choice, options, status))
 		return false;
 	choice.architecture = arguments.places[0];
+	properties = eng_option_value(options, "device-properties");
+	if (properties != NULL &&
+		snprintf(device, sizeof(device), ENG_PLAN_PREFIX "%s", properties) >=
+		(int) sizeof(device))
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"option \"device-properties\" is too long");
+	if (properties != NULL)
+		choice.device = device;
 	return explain(&choice, options, out, status);
 }

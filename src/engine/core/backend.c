@@ -49,6 +49,8 @@ eng_backend_open(const char *name, int threads, EngStatus *status)
 		return eng_backend_open_cpu(threads, status);
 	if (strcmp(name, "ref") == 0)
 		return eng_backend_open_ref(threads, status);
+	if (strncmp(name, ENG_PLAN_PREFIX, strlen(ENG_PLAN_PREFIX)) == 0)
+		return eng_plugin_plan(name + strlen(ENG_PLAN_PREFIX), status);
 	if (strcmp(name, "cuda") == 0 || strncmp(name, "cuda:", 5) == 0)
 		return eng_plugin_open(name, threads, status);
 	eng_fail(status, ENG_UNSUPPORTED,

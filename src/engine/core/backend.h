@@ -225,6 +225,7 @@ struct EngBackend
 	int32_t		threads;
 	bool		device;			/* its memory is not the host's: nothing but
 								 * this table reads or writes it */
+	bool		plans_f16;		/* ENG_F16 can be planned */
 	const char *lacks_bf16;		/* what the processor needs for it; NULL: it
 								 * can */
 
@@ -368,6 +369,9 @@ struct EngBackend
 	char		note[512];		/* where "auto" met a GPU that could not be
 								 * used, why; else "" */
 };
+
+/* eng_backend_open: plans alone, for a device whose properties are in a file */
+#define ENG_PLAN_PREFIX		"plan:"
 
 /* host.c: what backends whose memory is the host's have in common */
 extern void eng_host_operations(EngBackend *backend);

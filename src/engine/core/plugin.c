@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define FILE_NAME	"avcurate_cuda.so"
+#define MOST_TEXT	65536		/* bytes of a device's properties */
 
 /*
  * Folder of the running program, or "" if the system does not say.
@@ -88,6 +89,54 @@ open_library(EngStatus *status)
 		return NULL;
 	}
 	return plugin;
+}
+
+/* The whole of a small file, with a zero behind it; NULL: status says why. */
+static char *
+read_text(const char *path, EngStatus *status)
+{
+	FILE	   *file = fopen(path, "r");
+	char	   *text = calloc(1, MOST_TEXT + 1);
+	size_t		size = 0;
+
+	if (file == NULL)
+		eng_fail(status, ENG_IO, "could not open \"%s\": %m", path);
+	else if (text == NULL)
+		eng_fail(status, ENG_NO_MEMORY, "out of memory");
+	else
+		size = fread(text, 1, MOST_TEXT + 1, file);
+	if (file != NULL)
+		fclose(file);
+	if (size > MOST_TEXT)
+		eng_fail(status, ENG_BAD_FILE, "\"%s\" is larger than %d bytes", path,
+				 MOST_TEXT);
+	if (size > 0 && size <= MOST_TEXT)
+		return text;
+	eng_fail(status, ENG_BAD_FILE, "\"%s\" is empty", path);
+	free(text);
+	return NULL;
+}
+
+EngBackend *
+eng_plugin_plan(const char *path, EngStatus *status)
+{
+	const EngPlugin *plugin = open_library(status);
+	EngBackend *backend = NULL;
+	char	   *text;
+
+	if (plugin == NULL)
+		return NULL;
+	if (plugin->plan == NULL)
+	{
+		eng_fail(status, ENG_UNSUPPORTED,
+				 "this GPU backend plans for no device that is not here");
+		return NULL;
+	}
+	text = read_text(path, status);
+	if (text != NULL)
+		backend = plugin->plan(text, status);
+	free(text);
+	return backend;
 }
 
 EngBackend *

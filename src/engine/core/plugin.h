@@ -19,6 +19,8 @@ typedef struct EngPlugin
 	uint32_t	size;			/* of EngBackend, against another compiler's */
 	/* status says why where it is NULL; -1: the first device that can */
 	EngBackend *(*open) (int device, int threads, EngStatus *status);
+	/* plans alone, for the properties of a device; may be NULL */
+	EngBackend *(*plan) (const char *properties, EngStatus *status);
 } EngPlugin;
 
 /*
@@ -27,5 +29,8 @@ typedef struct EngPlugin
  */
 extern EngBackend *eng_plugin_open(const char *name, int threads,
 								   EngStatus *status);
+
+/* A backend that plans for the device whose properties are in a file. */
+extern EngBackend *eng_plugin_plan(const char *path, EngStatus *status);
 
 #endif

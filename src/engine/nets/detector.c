@@ -406,6 +406,9 @@ eng_detector_set_precision(EngDetector *detector, EngType type,
 		return eng_fail(status, ENG_UNSUPPORTED,
 						"precision bf16 cannot be used: the processor lacks %s",
 						detector->backend->lacks_bf16);
+	if (type == ENG_F16 && !detector->backend->plans_f16)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"precision f16 can be planned for a device's properties only");
 	if (type != detector->precision)
 		eng_detector_drop_plans(detector);
 	detector->precision = type;
