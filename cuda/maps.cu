@@ -195,7 +195,10 @@ index_of(int64_t image, int32_t row, int32_t column, int32_t channel,
 	return ((image * h + row) * w + column) * c + channel;
 }
 
-/* The window's first largest element; padding never. */
+/*
+ * The window's first largest element, or what is not a number; padding
+ * never.
+ */
 template <typename T, int V>
 static __global__ void
 maxpool_kernel(T *y, uint8_t *which, const T *x, EngPoolShape s)
@@ -224,7 +227,7 @@ maxpool_kernel(T *y, uint8_t *which, const T *x, EngPoolShape s)
 		Vector<T, V>::load(in, x, index_of(cell.image, row, column,
 										   cell.channel, s.h, s.w, s.c));
 		for (int v = 0; v < V; v++)
-			if (!any || in[v] > best[v])
+			if (!any || in[v] > best[v] || in[v] != in[v])
 			{
 				best[v] = in[v];
 				place[v] = (uint8_t) p;

@@ -32,7 +32,10 @@ sample_at(float position, int32_t size)
 	s.inside = !(position < -1.0f || position > (float) size);
 	if (!(position > 0.0f))
 		position = 0.0f;
-	s.low = s.inside ? (int32_t) position : 0;
+	/* cells ascend along the axis outside too, where nothing is read */
+	if (position > (float) size)
+		position = (float) size;
+	s.low = (int32_t) position;
 	if (s.low >= size - 1)
 	{
 		s.low = s.high = size - 1;
