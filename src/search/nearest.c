@@ -348,20 +348,21 @@ avc_search_nearest(FunctionCallInfo fcinfo, const AvcSearch *search)
 
 	pack = avc_pack_open(rel, get_attnum(relid, search->feature),
 						 GetActiveSnapshot(), &why);
+	if (pack && pack->odd == 0 &&
+		(search->filter ||
+		 check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED))
+	{
+		check_numbers(search, pack);
+		among = frames_among(search);
+		/* the filter may have searched, and others written meanwhile */
+		pack = avc_pack_open(rel, get_attnum(relid, search->feature),
+							 GetActiveSnapshot(), &why);
+	}
 	if (pack && pack->odd == 0)
 	{
 		check_numbers(search, pack);
-		if (search->filter ||
-			check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
-		{
-			among = frames_among(search);
-			/* the filter may have searched other features */
-			pack = avc_pack_open(rel, get_attnum(relid, search->feature),
-								 GetActiveSnapshot(), &why);
-		}
-	}
-	if (pack && pack->odd == 0)
 		search_pack(search, pack, rel, among, result);
+	}
 	else
 	{
 		if (why)

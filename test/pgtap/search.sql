@@ -54,6 +54,18 @@ SELECT is_empty($$SELECT * FROM avcurate.nearest_frames('searched', '{3,4,1}', 7
 SELECT results_eq($$SELECT frame_id FROM avcurate.nearest_frames('searched', '{3,4,1}', 400, 'frame_id = ANY (SELECT n.frame_id FROM avcurate.nearest_frames(''searched'', ''{1,0,0}'', 5) n)')$$,
 	$$SELECT s.frame_id FROM avcurate.nearest_frames('searched', '{1,0,0}', 5) n JOIN searched s USING (frame_id) ORDER BY avcurate.cosine_similarity(v, '{3,4,1}') DESC, 1$$,
 	'a filter may search itself');
+SELECT avcurate.create_dataset('growing') \gset made_
+SELECT avcurate.add_feature('growing', 'v', 'ARRAY[length(scene)]::real[]') \gset made_
+INSERT INTO growing (image_id, image_bytes) VALUES ('one', search_picture('1'));
+CREATE FUNCTION public.give_vector() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	UPDATE growing SET v = array_fill(1::real, ARRAY[700]);
+	RETURN EXISTS (SELECT FROM avcurate.nearest_frames('growing', array_fill(1::real, ARRAY[700])));
+END
+$$;
+SELECT throws_ok($$SELECT * FROM avcurate.nearest_frames('growing', '{1,2,3}', 7, 'give_vector()')$$, '22023', 'query has 3 numbers, but vectors of feature "v" have 700', 'vectors of another length, the first of all, come while the filter runs');
+DROP FUNCTION give_vector;
+SELECT avcurate.drop_dataset('growing') \gset made_
 SELECT throws_ok($$SELECT * FROM avcurate.nearest_frames('searched', '{3,4,1}', 7, 'true) OR (true')$$, '42601', NULL, 'a filter is one expression');
 SELECT throws_ok($$SELECT * FROM avcurate.nearest_frames('searched', '{3,4,1}', 7, 'true; DELETE FROM searched')$$, '42601', NULL, 'and no more than that');
 SELECT throws_ok($$SELECT * FROM avcurate.nearest_frames('searched', '{3,4,1}', 7, 'true UNION SELECT 1')$$, '42601', NULL, 'nor a union');
