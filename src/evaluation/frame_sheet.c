@@ -103,6 +103,7 @@ make_cell(const FrameSheet *sheet, int64 frame_id, MemoryContext keep)
 {
 	ErrorContextCallback callback = {error_context_stack, tell_frame, &frame_id};
 	Datum		value = Int64GetDatum(frame_id);
+	Datum		image;
 	EngImage	cell;
 	EngImage	kept;
 	bool		is_null;
@@ -116,10 +117,15 @@ make_cell(const FrameSheet *sheet, int64 frame_id, MemoryContext keep)
 				 errmsg("frame %lld is not in dataset %s", (long long) frame_id,
 						sheet->dataset->quoted_name)));
 	error_context_stack = &callback;
-	cell = avc_sheet_shrink(sheet->tools,
-							DatumGetByteaPP(avc_spi_column(0, "image_bytes",
-														   &is_null)),
-							sheet->side, &scale);
+	image = avc_spi_column(0, "image_bytes", &is_null);
+	/* the column is NOT NULL, unless its owner has changed that */
+	if (is_null)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("column \"image_bytes\" of dataset %s must not be null",
+						sheet->dataset->quoted_name)));
+	cell = avc_sheet_shrink(sheet->tools, DatumGetByteaPP(image), sheet->side,
+							&scale);
 	if (sheet->has_boxes)
 		draw_labels(&cell, scale);
 	error_context_stack = callback.previous;

@@ -84,6 +84,12 @@ SELECT throws_ok($$SELECT avcurate.contact_sheet('explored', ARRAY[1]::bigint[],
 SELECT throws_like($$SELECT avcurate.contact_sheet('pg_class', ARRAY[1])$$, '%not a dataset%', 'no dataset');
 UPDATE explored SET image_bytes = substr(image_bytes, 1, 1500) || '\xffd9' WHERE frame_id = 3;
 SELECT throws_like($$SELECT avcurate.contact_sheet('explored', ARRAY[2,3]::bigint[])$$, 'could not decode the frame: %', 'a picture that is broken');
+SELECT avcurate.create_dataset('unguarded') \gset ignored_
+INSERT INTO unguarded (image_id, image_bytes) SELECT image_id, image_bytes FROM explored WHERE frame_id = 1;
+ALTER TABLE unguarded ALTER image_bytes DROP NOT NULL, DISABLE TRIGGER ALL;
+UPDATE unguarded SET image_bytes = NULL;
+SELECT throws_ok($$SELECT avcurate.contact_sheet('unguarded', array_agg(frame_id)) FROM unguarded$$, '22004', 'column "image_bytes" of dataset public.unguarded must not be null', 'a picture that its owner has taken away');
+SELECT avcurate.drop_dataset('unguarded') \gset ignored_
 SELECT results_eq($$SELECT avcurate.jpeg_width(avcurate.contact_sheet('explored', array_fill(1::bigint, ARRAY[100]), side => 640))$$, $$VALUES (10 * 644 + 4)$$, 'the largest');
 
 -- ---- rights ----
