@@ -20,6 +20,7 @@
 #define SAMPLE 8192				/* pairs */
 #define KEY_BLOCK 4096			/* keys that stay in the nearest cache */
 #define BREATH 2048				/* queries between two breaths */
+#define BREATH_LOOKS 100000		/* looks at keys between two */
 #define NOBODY UINT32_MAX
 
 /* Costs beside that of a look into a bucket: measured, rounded. */

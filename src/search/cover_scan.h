@@ -31,14 +31,23 @@ SCAN(range) (Join *join, uint32_t query, uint32_t from, uint32_t to)
 static SCAN_TARGET void
 SCAN(flipped) (Join *join, const Piece *piece, uint32_t flip)
 {
+	uint64_t	looks = 0;
 	uint32_t	query;
 
 	for (query = 0; query < join->query_count; query++)
 	{
 		uint32_t	bucket = piece_value(piece, join->query_keys[query]) ^ flip;
+		uint32_t	from = join->starts[bucket];
+		uint32_t	to = join->starts[bucket + 1];
 
-		SCAN(range) (join, query, join->starts[bucket],
-					 join->starts[bucket + 1]);
+		SCAN(range) (join, query, from, to);
+		/* where many hashes are equal a bucket holds many */
+		looks += to - from;
+		if (looks > BREATH_LOOKS)
+		{
+			join->cover->breathe();
+			looks = 0;
+		}
 	}
 }
 

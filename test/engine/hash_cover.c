@@ -200,6 +200,40 @@ check_case(Kind kind, uint32_t count, int max_distance, bool is_fine)
 	free_case(&cover);
 }
 
+/*
+ * Breaths over random hashes of which a share are the same but for their fine
+ * ones, so that none stands for another.
+ */
+static long
+breaths_among(uint32_t count, uint32_t equal_percent)
+{
+	AvcCover	cover = make_case(RANDOM, count, 4, true);
+	uint64_t   *fine = (uint64_t *) cover.fine;
+	long		before = breaths;
+	uint32_t	i;
+
+	for (i = 0; i < 4 * count; i++)
+		fine[i] = draw();
+	for (i = 0; i < count; i++)
+		if (draw() % 100 < equal_percent)
+			cover.hashes[i] = 42;
+	avc_cover(&cover);
+	free_case(&cover);
+	return breaths - before;
+}
+
+/* Many looks into one bucket are not one breath. */
+static void
+check_breaths(void)
+{
+	long		apart = breaths_among(20000, 0);
+	long		crowded = breaths_among(20000, 20);
+
+	/* 4000 equal ones are 8 million pairs, once for each of the pieces */
+	tap_ok(crowded > apart + 200, "it breathes among equal hashes: %ld times, %ld where none are",
+		   crowded, apart);
+}
+
 static int
 time_case(char **arguments)
 {
@@ -254,5 +288,7 @@ main(int argc, char **argv)
 		check_case(kind, 20000, 10, false);
 	check_case(DRIVE, 20000, 12, true);
 	tap_ok(breaths > 1000, "it breathes");
+	is_plain = false;
+	check_breaths();
 	return tap_done();
 }
