@@ -92,8 +92,9 @@ PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_con
 override with_llvm = no
 
 # Targets that must work before the server headers are installed.
-NO_PGXS_GOALS = deps help demo reference real check check-long check-torch soak clean-state
-ifeq ($(filter $(NO_PGXS_GOALS),$(MAKECMDGOALS)),)
+# NO_PGXS=1 does the same for others: test/gpu builds where no server is.
+NO_PGXS_GOALS = check-gpu bench-gpu gpu-kit gpu-tests deps help demo reference real check check-long check-torch soak clean-state
+ifeq ($(filter $(NO_PGXS_GOALS),$(MAKECMDGOALS))$(NO_PGXS),)
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(PGXS),)
 $(error PostgreSQL server headers are missing: run "make deps", or set PG_CONFIG)
@@ -104,6 +105,7 @@ $(error PostgreSQL 15 is needed, and $(PG_CONFIG) is of $(VERSION))
 endif
 -include $(OBJS:.o=.d) $(ENGINE_OBJS:.o=.d) $(PLAIN_OBJS:.o=.d) $(FUZZ_OBJS:.o=.d)
 else
+-include $(ENGINE_OBJS:.o=.d) $(PLAIN_OBJS:.o=.d)
 check:
 	@test/run_checks
 check-long:
@@ -225,6 +227,24 @@ cuda-plugin: $(if $(CUDA_FOUND),$(PLUGIN))
 	@$(if $(CUDA_FOUND),true,echo 'the GPU backend is not built: nvcc, cuDNN or cuBLASLt of CUDA 13 is not here')
 -include $(PLUGIN_OBJS:.o=.d)
 
+# What the GPU is tested and measured with, where no PostgreSQL need be.
+# GPU_KIT: headers and libraries that the machine lacks, unpacked (test/gpu/kit).
+ifneq ($(GPU_KIT),)
+ENGINE_CFLAGS += -I$(GPU_KIT)/usr/include -I$(GPU_KIT)/usr/include/x86_64-linux-gnu
+GPU_LIB        = $(GPU_KIT)/usr/lib/x86_64-linux-gnu
+# an rpath of the old kind holds for the libraries' own libraries too
+ENGINE_LIBS   := -L$(GPU_LIB) -Wl,--disable-new-dtags -Wl,-rpath,$(GPU_LIB) -Wl,-rpath-link,$(GPU_LIB) $(ENGINE_LIBS)
+PLAIN_LIBS    := -L$(GPU_LIB) $(PLAIN_LIBS)
+endif
+GPU_TESTS = device_ops net_backends net_training net_repeat golden devices
+gpu-tests: $(ENGINE) $(GPU_TESTS:%=build/test/%) $(EMULATED) build/emulated/other.so
+check-gpu:
+	@test/gpu/check
+bench-gpu:
+	@test/gpu/bench
+gpu-kit:
+	@test/gpu/kit
+
 # Sanitizer build of the engine and its tests, in a tree of its own.
 asan:
 	@test/run_asan
@@ -309,6 +329,9 @@ help:
 	@echo 'make install     install both into the server that PG_CONFIG names (as root)'
 	@echo 'make deps        install the Debian packages that the build needs'
 	@echo 'make check-torch  weight files and batches held against PyPI'"'"'s PyTorch and torchvision'
+	@echo 'make check-gpu    every operation on the GPU against plain loops, recorded runs, trainings; needs CUDA 13, no server'
+	@echo 'make bench-gpu    training and inference on the GPU beside torchvision; needs what check-gpu needs'
+	@echo 'make gpu-kit      fetch what check-gpu needs on a machine without network, into gpu-kit/'
 	@echo 'make check-long  the same tests with larger numbers'
 	@echo 'make bench       speed of the main paths beside plain PostgreSQL'
 	@echo 'make bench-slices  refreshes of slices beside REFRESH of plain materialized views'
@@ -330,7 +353,7 @@ help:
 	@echo 'make clean-state  stop and remove the private clusters and the private server copy'
 	@echo 'make lint        include directions, exported symbols, comments on SQL objects'
 
-.PHONY: all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
+.PHONY: gpu-tests check-gpu bench-gpu gpu-kit all engine engine-tests asan fuzz install-engine uninstall-engine prefix \
 	install-private deps lint symbols check check-long check-engine \
 	check-regress check-isolation check-pgtap check-tap check-lint \
 	check-demo check-torch demo reference real bench bench-slices bench-ingest bench-detect \

@@ -115,6 +115,7 @@ cuda_open(int device, int threads, EngStatus *status)
 {
 	EngBackend *backend = calloc(1, sizeof(EngBackend));
 	EngCuda    *cuda = calloc(1, sizeof(EngCuda));
+	size_t		unused;
 
 	if (backend == NULL || cuda == NULL)
 	{
@@ -135,6 +136,10 @@ cuda_open(int device, int threads, EngStatus *status)
 		cuda_close(backend);
 		return NULL;
 	}
+	snprintf(backend->device_name, sizeof(backend->device_name),
+			 "%.200s, sm_%d", cuda->name, cuda->compute);
+	if (cudaMemGetInfo(&unused, &backend->memory) != cudaSuccess)
+		backend->memory = 0;
 	if (cuda->compute < 80)
 		backend->lacks_bf16 = "compute capability 8.0";
 	return backend;

@@ -26,6 +26,8 @@
 #include "common/server_jansson.h"
 #include "common/settings.h"
 #include "common/spi.h"
+#include "engine/core/devices.h"
+#include "engine/protocol.h"
 
 /* What the engine said of itself, or why it could not. */
 typedef struct EngineReport
@@ -48,9 +50,13 @@ greet_engine(void *arg)
 {
 	EngineReport *report = arg;
 	AvcEngine  *engine = avc_engine_start();
+	AvcMessage	look = {ENG_KIND_HELLO, "{\"protocol\": 1, \"look\": true}",
+	NULL, 0};
+	AvcReply   *reply = avc_engine_call(engine, &look);
 
 	report->hello = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-													   CStringGetDatum(avc_engine_hello(engine))));
+													   CStringGetDatum(reply->json)));
+	avc_reply_free(reply);
 	avc_engine_stop(engine);
 }
 
@@ -107,12 +113,16 @@ avc_version(PG_FUNCTION_ARGS)
 	if (engine.error != NULL)
 		appendStringInfo(&text, ", no engine (%s)", engine.error);
 	else
+	{
 		appendStringInfo(&text,
 						 ", engine %s, libraries %s, %s, devices %s",
 						 hello_text(&engine, "engine_version"),
 						 hello_text(&engine, "libraries"),
 						 hello_text(&engine, "isa"),
 						 hello_text(&engine, "devices"));
+		if (hello_text(&engine, "gpu")[0] != '\0')
+			appendStringInfo(&text, ", %s", hello_text(&engine, "gpu"));
+	}
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(text.data, text.len));
 }
 
@@ -149,6 +159,21 @@ check_extension(Report *report)
 }
 
 static void
+check_gpu(Report *report)
+{
+	const char *name = hello_text(&report->engine, "gpu");
+	const char *missing = hello_text(&report->engine, "gpu_missing");
+
+	if (missing[0] != '\0')
+		add_check(report, "gpu", false,
+				  psprintf("cannot be used: %s", missing),
+				  "Set avcurate.device to \"cpu\", or install what is missing and restart the server.");
+	else
+		add_check(report, "gpu", true, name[0] != '\0' ? name :
+				  "none found: networks run on the CPU", NULL);
+}
+
+static void
 check_engine(Report *report)
 {
 	EngineReport *engine = &report->engine;
@@ -171,10 +196,7 @@ check_engine(Report *report)
 					   strcmp(hello_text(engine, "bf16"), "true") == 0 ?
 					   "in hardware" : "not available: f32 only"),
 			  NULL);
-	add_check(report, "gpu", true,
-			  strstr(hello_text(engine, "devices"), "cuda") ?
-			  hello_text(engine, "devices") :
-			  "none found: networks run on the CPU", NULL);
+	check_gpu(report);
 }
 
 static int
@@ -206,7 +228,8 @@ ask_service(const char *device)
 static void
 check_service(Report *report)
 {
-	const char *device = strcmp(avc_device, "auto") == 0 ? "cpu" : avc_device;
+	const char *device = strcmp(avc_device, "auto") == 0 &&
+		!eng_device_gpu_seen() ? "cpu" : avc_device;
 	json_t	   *status = ask_service(device);
 	const char *detail = "not running: the first call of detect() or clip_embedding() starts it";
 	int			networks = status_number(status, "networks");

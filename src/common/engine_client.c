@@ -219,7 +219,8 @@ avc_engine_sqlstate(const char *code)
 		{"bad_argument", ERRCODE_INVALID_PARAMETER_VALUE},
 		{"bad_file", ERRCODE_DATA_EXCEPTION},
 		{"no_memory", ERRCODE_OUT_OF_MEMORY},
-		{"unsupported", ERRCODE_FEATURE_NOT_SUPPORTED}
+		{"unsupported", ERRCODE_FEATURE_NOT_SUPPORTED},
+		{"device", ERRCODE_SYSTEM_ERROR}
 	};
 	int			i;
 
@@ -241,6 +242,7 @@ raise_engine_error(AvcEngine *engine, AvcFrame *frame)
 	const char *text = json_string_value(json_object_get(json, "message"));
 	json_t	   *frame_id = json_object_get(json, "frame_id");
 	bool		fatal = json_is_true(json_object_get(json, "fatal"));
+	bool		is_device = code != NULL && strcmp(code, "device") == 0;
 	char	   *detail = NULL;
 	int			state = avc_engine_sqlstate(code);
 	char	   *message;
@@ -255,7 +257,9 @@ raise_engine_error(AvcEngine *engine, AvcFrame *frame)
 		engine_kill(engine, false);
 	ereport(ERROR,
 			(errcode(state), errmsg("%s", message),
-			 detail ? errdetail("%s", detail) : 0));
+			 detail ? errdetail("%s", detail) : 0,
+			 is_device ?
+			 errhint("avcurate.doctor() tells what the engine finds; avcurate.device \"auto\" uses the CPU where a GPU cannot be used.") : 0));
 }
 
 /*

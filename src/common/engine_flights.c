@@ -225,6 +225,18 @@ refuse_flight(AvcBroker *broker, AvcFlight *flight, json_t *json)
 	}
 }
 
+/* Why networks are not on a GPU although one is to be seen. */
+static void
+log_device_note(json_t *loaded)
+{
+	const char *note = json_string_value(json_object_get(loaded,
+														 "device_note"));
+
+	if (note != NULL)
+		ereport(LOG,
+				(errmsg("avcurate runs a network on the CPU: %s", note)));
+}
+
 /* The answer to the oldest message has come. */
 static void
 take_answer(AvcBroker *broker, AvcFrame *frame)
@@ -240,6 +252,7 @@ take_answer(AvcBroker *broker, AvcFrame *frame)
 		refuse_flight(broker, flight, json);
 	else if (flight->requests[0]->kind == ENG_KIND_LOAD)
 	{
+		log_device_note(json);
 		avc_broker_remember_weights(broker, flight->requests[0]->weights);
 		avc_broker_answer(broker, flight->requests[0], NULL, 0);
 	}
@@ -343,6 +356,8 @@ load_json(const AvcBroker *broker, const AvcBrokerRequest *request)
 	json_object_set_new(json, "device", json_string(broker->device));
 	json_object_set_new(json, "threads", json_integer(avc_threads));
 	json_object_set_new(json, "memory_limit", json_integer(avc_engine_memory_bytes()));
+	json_object_set_new(json, "device_memory_limit",
+						json_integer(avc_engine_device_memory_bytes()));
 	text = json_dumps(json, JSON_COMPACT);
 	json_decref(json);
 	if (text == NULL)

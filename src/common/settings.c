@@ -51,6 +51,12 @@ avc_engine_memory_bytes(void)
 	return (int64) sysconf(_SC_PHYS_PAGES) / 2 * sysconf(_SC_PAGESIZE);
 }
 
+int64
+avc_engine_device_memory_bytes(void)
+{
+	return (int64) avc_engine_memory_limit << 20;
+}
+
 void
 avc_settings_define(void)
 {
@@ -100,7 +106,7 @@ avc_settings_define(void)
 							&avc_engine_stall_timeout, 300, 0, 86400,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("avcurate.engine_memory_limit",
-							"Most memory an engine may plan for; 0 means half of the machine's.",
+							"Most memory an engine may plan for; 0 means half of the machine's, 7/8 of a GPU's.",
 							NULL, &avc_engine_memory_limit, 0, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomStringVariable("avcurate.engine_path",

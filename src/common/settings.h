@@ -25,4 +25,7 @@ extern void avc_settings_define(void);
 /* avcurate.engine_memory_limit in bytes, its default worked out. */
 extern int64 avc_engine_memory_bytes(void);
 
+/* The same of a GPU's memory; 0: the engine knows how much it has. */
+extern int64 avc_engine_device_memory_bytes(void);
+
 #endif

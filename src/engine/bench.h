@@ -25,6 +25,10 @@ typedef struct EngPeak
 extern bool eng_bench_peak(EngPeak *peak, const EngChoice *choice, FILE *out,
 						   EngStatus *status);
 
+/* The same of a GPU; nothing is printed.  Products are of this type. */
+extern bool eng_bench_peak_device(EngPeak *peak, EngBackend *backend,
+								  EngType type, EngStatus *status);
+
 /* Most bytes resident at once since the peak was measured; 0: not known. */
 extern size_t eng_bench_resident(void);
 

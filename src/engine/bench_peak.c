@@ -130,24 +130,29 @@ eng_bench_peak(EngPeak *peak, const EngChoice *choice, FILE *out,
 	if (memory == NULL)
 		eng_fail(status, ENG_NO_MEMORY, "out of memory");
 	if (fine)
-	{
 		backend->enter(backend);
+	if (fine && backend->device)
+		fine = eng_bench_peak_device(peak, backend, choice->type, status);
+	else if (fine)
+	{
 		/* every page its own: small numbers that never grow */
 		for (i = 0; i < 2 * STREAM_FLOATS; i++)
 			memory[i] = (float) (i % 7) * 1e-3f;
 		peak->side = strcmp(choice->device, "ref") == 0 ? REF_SIDE : SIDE;
 		fine = time_product(&seconds, backend, choice->type, peak->side, memory,
 							status);
+		if (fine)
+		{
+			peak->flops = 2.0 * peak->side * peak->side * peak->side / seconds;
+			peak->bytes = 3 * STREAM_FLOATS * sizeof(float) /
+				time_stream(memory, backend->threads);
+		}
 	}
 	if (fine)
-	{
-		peak->flops = 2.0 * peak->side * peak->side * peak->side / seconds;
-		peak->bytes = 3 * STREAM_FLOATS * sizeof(float) /
-			time_stream(memory, backend->threads);
-		fprintf(out, "peak: %.1f GFLOP/s of a product of %dx%d matrices, memory %.1f GB/s\n",
-				peak->flops / 1e9, peak->side, peak->side,
-				peak->bytes / 1e9);
-	}
+		fprintf(out, "peak: %.1f GFLOP/s of a product of %dx%d matrices, memory %.1f GB/s%s%s\n",
+				peak->flops / 1e9, peak->side, peak->side, peak->bytes / 1e9,
+				backend->device_name[0] != '\0' ? ", " : "",
+				backend->device_name);
 	eng_arena_free(memory, bytes);
 	reset_resident();
 	if (backend != NULL)

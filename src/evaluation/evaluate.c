@@ -49,7 +49,7 @@ open_run(Evaluation *evaluation)
 	source.min_score = evaluation->options.min_score;
 	source.device = evaluation->options.device;
 	source.threads = evaluation->options.threads;
-	source.bf16 = evaluation->options.bf16;
+	source.precision = evaluation->options.precision;
 	evaluation->run = avc_run_open(&source, job->context);
 	classes = avc_run_classes(evaluation->run, &class_count);
 	evaluation->writer = avc_result_open(job->context, job->job, classes,
@@ -204,6 +204,6 @@ avc_evaluate(PG_FUNCTION_ARGS)
 	request.model = checkpoint->model->model;
 	request.checkpoint = checkpoint_id;
 	request.options = avc_evaluate_options_json(&options);
-	request.device = options.device;
+	request.device = avc_model_queue_device(options.device);
 	PG_RETURN_INT64(avc_job_add(&request));
 }

@@ -96,9 +96,9 @@ read_option(AvcEvaluateOptions *options, const char *name,
 	{
 		char	   *amp = text_option(name, value);
 
-		options->bf16 = strcmp(amp, "bf16") == 0;
-		if (!options->bf16 && strcmp(amp, "auto") != 0 &&
-			strcmp(amp, "f32") != 0)
+		if (strcmp(amp, "f32") == 0 || strcmp(amp, "bf16") == 0)
+			options->precision = amp;
+		else if (strcmp(amp, "auto") != 0)
 			raise_bad_value(name, "\"auto\", \"f32\" or \"bf16\"");
 	}
 	else
@@ -173,8 +173,8 @@ avc_evaluate_options_json(const AvcEvaluateOptions *options)
 		appendStringInfoString(&text, ", \"device\": ");
 		escape_json(&text, options->device);
 	}
-	if (options->bf16)
-		appendStringInfoString(&text, ", \"amp\": \"bf16\"");
+	if (options->precision != NULL)
+		appendStringInfo(&text, ", \"amp\": \"%s\"", options->precision);
 	if (options->threads >= 0)
 		appendStringInfo(&text, ", \"threads\": %d", options->threads);
 	appendStringInfoChar(&text, '}');

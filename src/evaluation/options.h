@@ -15,7 +15,7 @@ typedef struct AvcEvaluateOptions
 	int64		max_frames;		/* 0 = all */
 	const char *device;			/* NULL = the setting */
 	int			threads;		/* -1 = the setting */
-	bool		bf16;			/* amp: activations in bf16 */
+	const char *precision;		/* amp: "f32", "bf16" or NULL = auto */
 } AvcEvaluateOptions;
 
 /* ---- options.c ---- */

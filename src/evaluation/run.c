@@ -388,17 +388,34 @@ receive_batch(AvcRun *run)
 	MemoryContextDelete(flight->context);
 }
 
+/* Say why the job is not on a GPU although one is to be seen. */
+static void
+note_device(AvcRun *run, const AvcReply *loaded)
+{
+	char	   *note = avc_model_device_note(loaded->json);
+
+	if (note == NULL || run->source.is_part)
+		return;
+	avc_job_begin(run->source.job);
+	avc_job_log(run->source.job, "warning", "evaluates on the CPU: %s", note);
+	avc_job_commit(run->source.job);
+}
+
 void
 avc_run_load(AvcRun *run, const AvcFileImage *weights)
 {
 	AvcLoad		load = {"infer", NULL, 0, 0, false, true, NULL};
+	AvcReply   *reply;
 
 	load.device = run->source.device;
 	load.threads = run->source.threads;
-	load.more = run->source.bf16 ? ", \"precision\": \"bf16\"" : NULL;
+	if (run->source.precision != NULL)
+		load.more = psprintf(", \"precision\": \"%s\"",
+							 run->source.precision);
 	run->engine = avc_engine_start();
-	avc_reply_free(avc_model_load(run->engine, run->source.model, &load,
-								  weights));
+	reply = avc_model_load(run->engine, run->source.model, &load, weights);
+	note_device(run, reply);
+	avc_reply_free(reply);
 }
 
 AvcEvaluator *

@@ -19,9 +19,10 @@ typedef struct AvcRunSource
 	int64		version;
 	int64		max_frames;		/* 0 = all */
 	double		min_score;		/* detections below it are dropped */
-	const char *device;			/* resolved: never auto */
+	const char *device;			/* resolved (models/model.h) */
+	bool		is_part;		/* of a job that has said what it runs on */
 	int			threads;		/* 0 = all cores */
-	bool		bf16;			/* activations */
+	const char *precision;		/* "f32", "bf16" or NULL: the engine chooses */
 } AvcRunSource;
 
 /* One frame's arrays, as avc_evaluator_add left them. */

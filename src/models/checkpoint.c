@@ -516,7 +516,7 @@ avc_create_checkpoint(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("create_checkpoint()");
 	avc_model_check_usable(model);
-	load.device = avc_model_device(NULL);
+	load.device = "cpu";		/* nothing is computed */
 	load.threads = avc_threads;
 	load.seed = seed;
 	engine = avc_engine_start();

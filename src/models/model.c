@@ -18,6 +18,7 @@
 #include "common/server_jansson.h"
 #include "common/settings.h"
 #include "common/spi.h"
+#include "engine/core/devices.h"
 #include "engine/nets/clip.h"
 #include "engine/nets/detector_config.h"
 #include "engine/protocol.h"
@@ -113,17 +114,49 @@ avc_model_device(const char *device)
 {
 	if (device == NULL)
 		device = avc_device;
-	return strcmp(device, "auto") == 0 ? "cpu" : device;
+	return strcmp(device, "auto") == 0 && !eng_device_gpu_seen() ? "cpu" :
+		device;
+}
+
+bool
+avc_model_is_gpu(const char *device)
+{
+	return strcmp(device, "cpu") != 0 && strcmp(device, "ref") != 0;
+}
+
+const char *
+avc_model_queue_device(const char *device)
+{
+	return strcmp(device, "auto") == 0 || strcmp(device, "cuda") == 0 ?
+		"cuda:0" : device;
 }
 
 void
 avc_model_check_device(const char *device)
 {
-	if (strcmp(device, "cpu") != 0 && strcmp(device, "ref") != 0)
+	if (!eng_device_is_known(device))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("device \"%s\" is not known", device),
+				 errhint("Devices are \"auto\", \"cpu\" and \"cuda:N\".")));
+	if (avc_model_is_gpu(device) && !eng_device_gpu_seen())
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("device \"%s\" is not available", device),
-				 errhint("Set avcurate.device to \"cpu\".")));
+				 errdetail("The driver of a GPU has made no files in /dev."),
+				 errhint("Set avcurate.device to \"auto\" or \"cpu\"; avcurate.doctor() tells what the engine finds.")));
+}
+
+char *
+avc_model_device_note(const char *load_reply)
+{
+	json_t	   *reply = json_loads(load_reply, 0, NULL);
+	const char *note = json_string_value(json_object_get(reply,
+														 "device_note"));
+	char	   *copy = note != NULL ? valid_text(note) : NULL;
+
+	json_decref(reply);
+	return copy;
 }
 
 char *
@@ -141,6 +174,8 @@ avc_model_load_json(const AvcModel *model, const AvcLoad *load)
 	avc_json_add_raw(&json, "init", load->init ? "true" : "false");
 	avc_json_add_raw(&json, "strict", load->strict ? "true" : "false");
 	avc_json_add_int(&json, "memory_limit", avc_engine_memory_bytes());
+	avc_json_add_int(&json, "device_memory_limit",
+					 avc_engine_device_memory_bytes());
 	if (load->more != NULL)
 		appendStringInfoString(&json, load->more);
 	appendStringInfoChar(&json, '}');

@@ -17,7 +17,7 @@
 typedef struct AvcLoad
 {
 	const char *mode;			/* "train" or "infer" */
-	const char *device;			/* "cpu", "ref", "cuda:N" */
+	const char *device;			/* "cpu", "ref", "auto", "cuda:N" */
 	int			threads;		/* 0 = all cores */
 	int64		seed;
 	bool		init;			/* fresh weights, no blob */
@@ -33,11 +33,26 @@ extern AvcReply *avc_model_load(AvcEngine *engine, const AvcModel *model,
 								const AvcLoad *load,
 								const AvcFileImage *file);
 
-/* avcurate.device, "auto" resolved to what this server has. */
+/*
+ * The device, or avcurate.device.  "auto" is "cpu" where no GPU is to be seen,
+ * and stays "auto" where one is: the engine finds out whether it can be used.
+ */
 extern const char *avc_model_device(const char *device);
 
-/* Error with a hint unless this server has the device. */
+/* Error with a hint unless this server may have the device. */
 extern void avc_model_check_device(const char *device);
+
+/* Whether a device, resolved as above, is likely to be a GPU. */
+extern bool avc_model_is_gpu(const char *device);
+
+/* The device by which jobs wait for one another: "auto" is the first GPU. */
+extern const char *avc_model_queue_device(const char *device);
+
+/*
+ * Why an engine that was to take a GPU if it can did not, from its answer to
+ * LOAD; NULL if there is nothing to say.
+ */
+extern char *avc_model_device_note(const char *load_reply);
 
 /* Key, colon and string value as JSON, with a comma before all but the first. */
 extern void avc_json_add(StringInfo json, const char *key, const char *value);

@@ -281,7 +281,7 @@ load_into(AvcEngine *engine, const Import *import)
 	json_t	   *answer;
 	bool		old_names;
 
-	load.device = avc_model_device(NULL);
+	load.device = "cpu";		/* nothing is computed */
 	load.threads = avc_threads;
 	load.seed = import->seed;
 	load.more = import->new_head ? ", \"new_head\": true" :

@@ -274,7 +274,7 @@ set_dependent_defaults(AvcTrainOptions *options, const bool *is_given,
 	options->device = pstrdup(avc_model_device(options->device));
 	if (options->batch_size == 0)
 		options->batch_size =
-			strncmp(options->device, "cuda", 4) == 0 ? 64 : 8;
+			avc_model_is_gpu(options->device) ? 64 : 8;
 	if (!was_given(is_given, "lr"))
 	{
 		if (is_small)
@@ -394,8 +394,8 @@ avc_train_options_load(const AvcTrainOptions *options)
 					 ", \"freeze_norm\": %s, \"hflip\": %.17g",
 					 options->trainable_layers,
 					 options->freeze_norm ? "true" : "false", options->hflip);
-	/* "auto" is f32 on the processors that this program runs on */
-	if (strcmp(options->amp, "bf16") == 0)
-		avc_json_add(&json, "precision", "bf16");
+	/* "auto" is the engine's choice: bf16 on a GPU that has it, else f32 */
+	if (strcmp(options->amp, "auto") != 0)
+		avc_json_add(&json, "precision", options->amp);
 	return json.data;
 }

@@ -34,7 +34,7 @@ typedef struct AvcTrainOptions
 	bool		freeze_norm;
 	double		hflip;			/* probability */
 	int64		seed;
-	char	   *device;			/* resolved: never auto */
+	char	   *device;			/* resolved (models/model.h) */
 	int64		threads;		/* 0 = all cores */
 	int64		checkpoint_every;	/* steps, 0 = never */
 	int64		keep_last;

@@ -105,12 +105,17 @@ avc_train_environment(const AvcEngine *engine, const char *load_reply,
 	json_int_t	threads = json_integer_value(json_object_get(reply, "threads"));
 	const char *precision =
 		json_string_value(json_object_get(reply, "precision"));
+	const char *said = json_string_value(json_object_get(reply, "device"));
+	const char *name = json_string_value(json_object_get(reply,
+														 "device_name"));
 	StringInfoData json;
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	avc_model_add_versions(&json, engine);
-	avc_json_add(&json, "device", device);
+	avc_json_add(&json, "device", said != NULL ? said : device);
+	if (name != NULL)
+		avc_json_add(&json, "device_name", name);
 	avc_json_add_int(&json, "threads", threads);
 	avc_json_add(&json, "precision", precision != NULL ? precision : "f32");
 	appendStringInfoChar(&json, '}');

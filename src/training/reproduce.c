@@ -147,6 +147,8 @@ avc_reproduce(PG_FUNCTION_ARGS)
 	memset(&request, 0, sizeof(request));
 	request.options = recorded_options(checkpoint);
 	request.device = device_of(request.options);
+	if (request.device != NULL)
+		request.device = avc_model_queue_device(request.device);
 	slice = avc_slice_find_by_id(checkpoint->slice_id, false);
 	request.kind = AVC_REPRODUCE_KIND;
 	request.body = "avc_job_train";

@@ -55,6 +55,7 @@ typedef struct Training
 	AvcTrainPin pin;
 	char	   *labels;			/* JSON: category to class id */
 	char	   *environment;	/* JSON: versions, device, threads */
+	char	   *device_note;	/* why it is not on the GPU, or NULL */
 	int64		first_step;		/* where this attempt begins */
 	int64		last_step;		/* where it ends, without early_stop */
 	AvcValidation *validation;	/* NULL = none */
@@ -265,6 +266,7 @@ load_weights(Training *training, int64 state)
 	training->environment =
 		avc_train_environment(training->feed.engine, reply->json,
 							  training->options.device);
+	training->device_note = avc_model_device_note(reply->json);
 	MemoryContextDelete(context);
 }
 
@@ -290,6 +292,9 @@ log_start(Training *training, int64 state)
 	int64		unlabelled;
 
 	unlabelled = avc_batch_reader_unlabelled(training->feed.reader);
+	if (training->device_note != NULL)
+		avc_job_log(job, "warning", "trains on the CPU: %s",
+					training->device_note);
 	if (unlabelled > 0)
 		avc_job_log(job, "notice", INT64_FORMAT
 					" frames without labels are left out", unlabelled);
@@ -652,7 +657,7 @@ avc_train(PG_FUNCTION_ARGS)
 	request.version = options.version;
 	request.model = model->model;
 	request.options = avc_train_options_to_jsonb(&options);
-	request.device = options.device;
+	request.device = avc_model_queue_device(options.device);
 	job = avc_job_add(&request);
 	if (options.val_slice != NULL)
 		avc_validation_keep_pin(job, val_slice, options.val_version);

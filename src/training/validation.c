@@ -132,6 +132,7 @@ avc_validation_open(AvcJob *job, const AvcTrainOptions *options,
 	validation->source.model = model;
 	validation->source.min_score = MIN_SCORE;
 	validation->source.device = options->device;
+	validation->source.is_part = true;
 	validation->source.threads = (int) options->threads;
 	validation->every = options->eval_every;
 	validation->early_stop = options->early_stop;

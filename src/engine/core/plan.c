@@ -238,6 +238,15 @@ now_seconds(const EngPlan *plan)
 
 	if (!plan->profile)
 		return 0;
+	if (plan->backend->device)
+	{
+		EngStatus	failure = {0};
+		float		word;
+
+		/* reading anything waits for what was queued before */
+		(void) plan->backend->download(plan->backend, &word, plan->arena,
+									   sizeof(word), &failure);
+	}
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec + now.tv_nsec * 1e-9;
 }

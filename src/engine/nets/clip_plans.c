@@ -18,7 +18,7 @@ check_backend(const EngBackend *backend, EngStatus *status)
 		backend->join_tokens == NULL || backend->embed_tokens == NULL ||
 		backend->pick_tokens == NULL)
 		return eng_fail(status, ENG_UNSUPPORTED,
-						"backend \"%s\" cannot run transformers",
+						"backend \"%s\" cannot run the transformers of CLIP; device cpu can",
 						backend->name);
 	return true;
 }
