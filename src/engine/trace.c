@@ -93,7 +93,11 @@ trace_operations(EngTraceCase *trace, const EngTraceOptions *options)
 		return false;
 	if (backend->enter != NULL)
 		backend->enter(backend);
-	done = run_operations(trace, backend);
+	/* they are given arrays of the host's */
+	done = backend->device ?
+		eng_fail(eng_trace_status(trace), ENG_UNSUPPORTED,
+				 "single operations are traced on cpu and ref alone") :
+		run_operations(trace, backend);
 	backend->close(backend);
 	return done;
 }

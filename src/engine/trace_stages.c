@@ -128,6 +128,27 @@ typedef struct RpnView
 	int32_t		count;			/* anchors of an image */
 } RpnView;
 
+/*
+ * A copy of a stage, which the next one may take the place of; NULL: missing.
+ */
+static float *
+keep_stage(const EngTraceNet *net, const char *name, EngStage *stage)
+{
+	size_t		bytes;
+	float	   *copy;
+
+	if (!eng_detector_stage(net->detector, name, stage))
+	{
+		(void) missing(net, name);
+		return NULL;
+	}
+	bytes = sizeof(float) * (size_t) stage->n * stage->h * stage->w * stage->c;
+	copy = eng_trace_alloc(net->trace, bytes);
+	if (copy != NULL)
+		memcpy(copy, stage->data, bytes);
+	return copy;
+}
+
 static bool
 view_rpn(RpnView *view, const EngTraceNet *net)
 {
@@ -139,15 +160,13 @@ view_rpn(RpnView *view, const EngTraceNet *net)
 	for (int l = 0; l < ENG_RPN_LEVELS; l++)
 	{
 		snprintf(name, sizeof(name), "rpn_logits.%d", l);
-		if (!eng_detector_stage(net->detector, name, &stage))
-			return missing(net, name);
-		view->maps.logits[l] = stage.data;
+		view->maps.logits[l] = keep_stage(net, name, &stage);
 		map[l].height = stage.h;
 		map[l].width = stage.w;
 		snprintf(name, sizeof(name), "rpn_deltas.%d", l);
-		if (!eng_detector_stage(net->detector, name, &stage))
-			return missing(net, name);
-		view->maps.deltas[l] = stage.data;
+		view->maps.deltas[l] = keep_stage(net, name, &stage);
+		if (view->maps.logits[l] == NULL || view->maps.deltas[l] == NULL)
+			return false;
 	}
 	if (!eng_detector_frame_trace(net->detector, 0, &frame))
 		return missing(net, "frame");
@@ -287,9 +306,11 @@ put_candidates(const EngTraceNet *net, int32_t i, int32_t row,
 	if (list.boxes == NULL || list.scores == NULL || list.labels == NULL ||
 		scratch == NULL)
 		return false;
-	if (!eng_detector_stage(net->detector, "class_logits", &logits) ||
-		!eng_detector_stage(net->detector, "box_deltas", &deltas))
-		return missing(net, "class_logits");
+	logits.data = keep_stage(net, "class_logits", &logits);
+	if (logits.data == NULL)
+		return false;
+	if (!eng_detector_stage(net->detector, "box_deltas", &deltas))
+		return missing(net, "box_deltas");
 	memset(&rule, 0, sizeof(rule));
 	rule.score_threshold = config->box_score_thresh;
 	rule.min_size = 1e-2f;
