@@ -10,7 +10,7 @@ use lib $FindBin::Bin;
 use JobTest;
 
 # AVC_TEST_PLUGIN: the backend of a real GPU instead
-my $real = $ENV{AVC_TEST_PLUGIN};
+my $real = $ENV{AVC_TEST_PLUGIN} || undef;
 my $plugin = $real // "$ENV{AVC_ROOT}/build/emulated/avcurate_cuda.so";
 my $backend = $real ? 'cuda' : 'emulated';
 plan skip_all => "no $plugin: run make engine-tests" unless -r $plugin;
