@@ -254,9 +254,12 @@ fuzz:
 install-engine: $(ENGINE)
 	$(MKDIR_P) '$(DESTDIR)$(bindir)'
 	$(INSTALL_PROGRAM) $(ENGINE) '$(DESTDIR)$(bindir)/$(ENGINE)'
+	@# the GPU backend, where it was built; core/plugin.c looks there
+	if [ -f $(PLUGIN) ]; then $(MKDIR_P) '$(DESTDIR)$(bindir)/../lib/avcurate' && \
+		$(INSTALL_SHLIB) $(PLUGIN) '$(DESTDIR)$(bindir)/../lib/avcurate/$(PLUGIN)'; fi
 uninstall: uninstall-engine
 uninstall-engine:
-	rm -f '$(DESTDIR)$(bindir)/$(ENGINE)'
+	rm -f '$(DESTDIR)$(bindir)/$(ENGINE)' '$(DESTDIR)$(bindir)/../lib/avcurate/$(PLUGIN)'
 
 # ---- private installation ------------------------------------------------
 prefix: all
