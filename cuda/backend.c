@@ -75,9 +75,10 @@ take_device(EngCuda *cuda, int device, EngStatus *status)
 	if (code != cudaSuccess)
 		return eng_fail(status, ENG_DEVICE, "cuda:%d cannot be asked: %s",
 						cuda->device, cudaGetErrorString(code));
-	snprintf(cuda->name, sizeof(cuda->name), "cuda:%d (%.200s)",
-			 cuda->device, properties.name);
+	snprintf(cuda->name, sizeof(cuda->name), "%.200s, sm_%d%d",
+			 properties.name, properties.major, properties.minor);
 	cuda->compute = 10 * properties.major + properties.minor;
+	cuda->memory = properties.totalGlobalMem;
 	if (cuda->compute < OLDEST)
 		return eng_fail(status, ENG_DEVICE,
 						"%s is too old: its compute capability is %d.%d, %d.%d is needed",
@@ -115,7 +116,6 @@ cuda_open(int device, int threads, EngStatus *status)
 {
 	EngBackend *backend = calloc(1, sizeof(EngBackend));
 	EngCuda    *cuda = calloc(1, sizeof(EngCuda));
-	size_t		unused;
 
 	if (backend == NULL || cuda == NULL)
 	{
@@ -136,10 +136,9 @@ cuda_open(int device, int threads, EngStatus *status)
 		cuda_close(backend);
 		return NULL;
 	}
-	snprintf(backend->device_name, sizeof(backend->device_name),
-			 "%.200s, sm_%d", cuda->name, cuda->compute);
-	if (cudaMemGetInfo(&unused, &backend->memory) != cudaSuccess)
-		backend->memory = 0;
+	snprintf(backend->device_name, sizeof(backend->device_name), "%s",
+			 cuda->name);
+	backend->memory = cuda->memory;
 	if (cuda->compute < 80)
 		backend->lacks_bf16 = "compute capability 8.0";
 	return backend;

@@ -43,7 +43,8 @@ typedef struct EngCuda
 	void	   *stream;
 	int			device;
 	int			compute;		/* capability: 10 * major + minor */
-	char		name[256];
+	size_t		memory;			/* bytes that it has */
+	char		name[240];
 	EngCudaStep *step;			/* on the device */
 	double	   *sums;			/* ENG_CUDA_SUMS, on the device */
 	void	   *properties;		/* planner.c: of a device that is not here */
@@ -85,10 +86,9 @@ extern void eng_cuda_relu_backward(EngCuda *cuda, EngType type, void *dy,
 extern void eng_cuda_add_relu(EngCuda *cuda, EngType type, void *y,
 							  const void *x, const void *add, int64_t count);
 /* y = x + bias by row, with the ReLU where asked; in place allowed */
-extern void eng_cuda_bias_relu(EngCuda *cuda, EngType y_type, void *y,
-							   EngType x_type, const void *x,
-							   const float *bias, int64_t rows,
-							   int32_t channels, bool relu);
+extern void eng_cuda_bias_relu(EngCuda *cuda, EngType type, void *y,
+							   const void *x, const float *bias,
+							   int64_t rows, int32_t channels, bool relu);
 extern void eng_cuda_maxpool_forward(EngCuda *cuda, void *y, uint8_t *which,
 									 const void *x, const EngPoolShape *s);
 extern void eng_cuda_maxpool_backward(EngCuda *cuda, void *dx,

@@ -161,7 +161,7 @@ cuda_conv_forward(EngKernel *kernel, void *y, const void *x,
 						   workspace, status))
 		return false;
 	if (bias != NULL || s->relu)
-		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, s->y_type, y, bias,
+		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, y, bias,
 						   (int64_t) s->n * s->oh * s->ow, s->oc, s->relu);
 	return true;
 }

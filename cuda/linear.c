@@ -262,8 +262,8 @@ eng_cuda_linear_forward(EngKernel *kernel, void *y, const void *x,
 	if (!multiply(kernel, ENG_CONV_FORWARD, y, weight, x, workspace, status))
 		return false;
 	if (bias != NULL || s->relu)
-		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, s->y_type, y, bias,
-						   s->n, s->oc, s->relu);
+		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, y, bias, s->n,
+						   s->oc, s->relu);
 	return true;
 }
 

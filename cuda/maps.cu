@@ -54,20 +54,26 @@ cast_kernel(To *y, const From *x, int64_t count, bool add)
 		put(y, i, add ? get(y, i) + get(x, i) : get(x, i));
 }
 
-template <typename To, typename From>
+template <typename T, int V>
 static __global__ void
-bias_relu_kernel(To *y, const From *x, const float *bias, int64_t count,
+bias_relu_kernel(T *y, const T *x, const float *bias, int64_t vectors,
 				 int32_t channels, bool with_relu)
 {
 	int64_t		i = (int64_t) blockIdx.x * blockDim.x + threadIdx.x;
-	float		value;
+	int32_t		c = (int32_t) (i % (channels / V)) * V;
+	float		value[V];
 
-	if (i >= count)
+	if (i >= vectors)
 		return;
-	value = get(x, i);
-	if (bias != NULL)
-		value += bias[i % channels];
-	put(y, i, with_relu ? relu(value) : value);
+	Vector<T, V>::load(value, x, i * V);
+	for (int v = 0; v < V; v++)
+	{
+		if (bias != NULL)
+			value[v] += bias[c + v];
+		if (with_relu)
+			value[v] = relu(value[v]);
+	}
+	Vector<T, V>::store(y, i * V, value);
 }
 
 void
@@ -131,32 +137,26 @@ eng_cuda_cast(EngCuda *cuda, EngType y_type, void *y, EngType x_type,
 				  cast_from(cuda, y_type, y, (const T *) x, count, add););
 }
 
-template <typename From>
-static void
-bias_relu_from(EngCuda *cuda, EngType y_type, void *y, const From *x,
-			   const float *bias, int64_t count, int32_t channels,
-			   bool with_relu)
-{
-	unsigned	blocks = blocks_for(count, ENG_THREADS);
-
-	ENG_WITH_TYPE(y_type,
-				  (void) V;
-				  ENG_LAUNCH((bias_relu_kernel<T, From>), blocks,
-							 ENG_THREADS, cuda, (T *) y, x, bias, count,
-							 channels, with_relu););
-}
-
 void
-eng_cuda_bias_relu(EngCuda *cuda, EngType y_type, void *y, EngType x_type,
-				   const void *x, const float *bias, int64_t rows,
-				   int32_t channels, bool with_relu)
+eng_cuda_bias_relu(EngCuda *cuda, EngType type, void *y, const void *x,
+				   const float *bias, int64_t rows, int32_t channels,
+				   bool with_relu)
 {
+	int64_t		count = rows * channels;
+
 	if (rows == 0)
 		return;
-	ENG_WITH_TYPE(x_type,
-				  (void) V;
-				  bias_relu_from(cuda, y_type, y, (const T *) x, bias,
-								 rows * channels, channels, with_relu););
+	ENG_WITH_TYPE(type,
+				  if (channels % V == 0)
+					  ENG_LAUNCH((bias_relu_kernel<T, V>),
+								 blocks_for(count / V, ENG_THREADS),
+								 ENG_THREADS, cuda, (T *) y, (const T *) x,
+								 bias, count / V, channels, with_relu);
+				  else
+					  ENG_LAUNCH((bias_relu_kernel<T, 1>),
+								 blocks_for(count, ENG_THREADS), ENG_THREADS,
+								 cuda, (T *) y, (const T *) x, bias, count,
+								 channels, with_relu););
 }
 
 /* ---- maps ------------------------------------------------------------------- */

@@ -117,6 +117,8 @@ eng_detector_free(EngDetector *detector)
 	}
 	free(detector->rows);
 	free(detector->stage);
+	for (int i = 0; i < ENG_DEVICE_STAGES; i++)
+		free(detector->device_stages[i]);
 	free(detector->texts);
 	free(detector->load_names);
 	free(detector);
@@ -504,21 +506,25 @@ as_floats(EngDetector *detector, const EngTensor *tensor, const void *data)
 	int64_t		count = eng_tensor_count(tensor);
 	size_t		bytes = eng_tensor_bytes(tensor);
 	EngStatus	status = {ENG_OK, ""};
+	float	  **place = &detector->stage;
 	void	   *raw;
 	int64_t		i;
 
 	if (tensor->type == ENG_F32 && !backend->device)
 		return data;
-	free(detector->stage);
-	detector->stage = malloc(sizeof(float) * 2 * count);
-	if (detector->stage == NULL)
+	if (backend->device)
+		place = &detector->device_stages[detector->device_stage++ %
+										 ENG_DEVICE_STAGES];
+	free(*place);
+	*place = malloc(sizeof(float) * 2 * count);
+	if (*place == NULL)
 		return NULL;
-	raw = detector->stage + count;
+	raw = *place + count;
 	if (!backend->download(backend, raw, data, bytes, &status))
 		return NULL;
 	for (i = 0; i < count; i++)
-		detector->stage[i] = eng_load(raw, tensor->type, i);
-	return detector->stage;
+		(*place)[i] = eng_load(raw, tensor->type, i);
+	return *place;
 }
 
 static bool

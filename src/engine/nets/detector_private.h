@@ -12,6 +12,9 @@
 /* Whole batches and last partial ones, in training and in inference. */
 #define ENG_PLANS_KEPT	4
 
+/* Stages of a device that can be looked at together. */
+#define ENG_DEVICE_STAGES	32
+
 typedef struct EngKeptPlan
 {
 	EngPlan    *plan;
@@ -37,6 +40,9 @@ struct EngDetector
 	size_t		pictures;		/* bytes that the caller holds */
 	EngType		precision;		/* of activations */
 	float	   *stage;			/* a stage's values as floats, or NULL */
+	float	   *device_stages[ENG_DEVICE_STAGES];	/* the last copies from a
+													 * device */
+	int			device_stage;	/* the next one to go */
 	EngOptimizerConfig optimizer;
 	bool		has_optimizer;
 	int64_t		updates;		/* optimizer steps made */
