@@ -152,7 +152,7 @@ set_architecture(EngDetectorConfig *c, const char *name, EngStatus *status)
 		}
 	}
 	return eng_fail(status, ENG_BAD_ARGUMENT,
-					"unknown architecture \"%.64s\"; known are %s", name,
+					"unknown architecture \"%.64s\"; known are %s, clip_vit_b32", name,
 					eng_detector_architectures());
 }
 
