@@ -429,7 +429,13 @@ has_column(Oid relid, AttrNumber number)
 	return is_there;
 }
 
-/* Files of columns of this database that are no more. */
+static bool
+has_database(Oid database)
+{
+	return SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+}
+
+/* Files of columns of this database, and of databases, that are no more. */
 static void
 remove_orphans(void)
 {
@@ -447,7 +453,8 @@ remove_orphans(void)
 		end = 0;
 		if (sscanf(entry->d_name, PREFIX ".%u.%u.%u%n", &database, &relid,
 				   &column, &end) != 3 || entry->d_name[end] != '\0' ||
-			database != MyDatabaseId || has_column(relid, column))
+			(database == MyDatabaseId ? has_column(relid, column) :
+			 has_database(database)))
 			continue;
 		snprintf(path, sizeof(path), FOLDER "/%s", entry->d_name);
 		(void) unlink(path);

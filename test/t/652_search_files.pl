@@ -97,6 +97,14 @@ $primary->safe_psql('postgres', 'CREATE DATABASE copied');
 $primary->command_ok([ 'pg_restore', '-d', $primary->connstr('copied'), '--exit-on-error', $dump ], 'and its restoration');
 is_exact($primary, 'have the same vectors', 0, 'copied');
 
+# ---- what is dropped ----
+my $oid = $primary->safe_psql('postgres', q{SELECT oid FROM pg_database WHERE datname = 'copied'});
+is(scalar(grep { /avcurate\.$oid\./ } files($primary)), 2, 'a database has files of its own');
+$primary->safe_psql('postgres', 'DROP DATABASE copied');
+unlink grep { !/avcurate\.$oid\./ } files($primary);
+is_exact($primary, 'a search in another one');
+is(scalar(grep { /avcurate\.$oid\./ } files($primary)), 0, '... removes them when that is dropped');
+
 # ---- a search that is cancelled while it makes the file ----
 $primary->safe_psql('postgres', q{SELECT add_frames(3000)});
 unlink files($primary);
