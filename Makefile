@@ -46,7 +46,7 @@ WARNINGS     = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
 # loops over pixels, hashes and vectors: compilers do many at once from here on
-src/image/measure.o src/image/resize.o src/search/cover.o \
+src/image/measure.o src/image/resize.o src/image/resize_rgb.o src/search/cover.o \
 src/search/cosine.o: override CFLAGS += -O3
 SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lutf8proc -lz -lm
 ENGINE_OPT   = -O3 -g

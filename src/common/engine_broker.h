@@ -15,7 +15,8 @@
 #include "common/engine_client.h"
 #include "common/engine_service.h"
 
-#define AVC_BROKER_BATCH	8	/* frames sent to the engine together */
+#define AVC_BROKER_BATCH	32	/* images or texts sent to be embedded together */
+#define AVC_BROKER_DETECT	8	/* frames sent to be detected on together */
 #define AVC_BROKER_FLIGHTS	2	/* one computes, one is decoded meanwhile */
 
 /* A connection of a backend. */

@@ -3,10 +3,11 @@
  *		The shared engine as its worker drives it: batches, answers, loss.
  *
  * Frames of one size for one network go together, up to eight, whoever asked,
- * and so do texts: what waits while the engine computes is the next batch.  A batch has 1, 2,
- * 4 or 8 frames, so that the engine plans few shapes.  If the engine is lost,
- * the batch it worked on has failed; whoever waits behind it goes to the next
- * engine and does not notice more than the delay.
+ * and so do images or texts to be embedded, up to 32: what waits while the
+ * engine computes is the next batch.  The size of a batch is a power of two,
+ * so that the engine plans few shapes.  If the engine is lost, the batch it
+ * worked on has failed; whoever waits behind it goes to the next engine and
+ * does not notice more than the delay.
  */
 #include "postgres.h"
 
@@ -291,6 +292,8 @@ static void
 gather(AvcBroker *broker, AvcBrokerRequest *first, AvcFlight *flight)
 {
 	dlist_mutable_iter iter;
+	int			most = first->kind == ENG_KIND_DETECT ? AVC_BROKER_DETECT :
+	AVC_BROKER_BATCH;
 	int			like = 0;
 	int			wanted = 1;
 
@@ -300,7 +303,7 @@ gather(AvcBroker *broker, AvcBrokerRequest *first, AvcFlight *flight)
 		dlist_foreach_modify(iter, &broker->queue)
 			like += go_together(first, dlist_container(AvcBrokerRequest, node,
 													   iter.cur));
-		while (wanted * 2 <= Min(like, AVC_BROKER_BATCH))
+		while (wanted * 2 <= Min(like, most))
 			wanted *= 2;
 	}
 	take_from_queue(broker, first, flight);

@@ -41,6 +41,8 @@ extern PGDLLEXPORT void avc_job_backfill(AvcJob *job);
 #define POLL_MS			10		/* all open ranges are in work */
 #define REPORT_MS		1000
 #define BATCH_MS		100		/* what a batch should take */
+#define AHEAD_BATCH_MS	2000	/* where it waits for the shared engine, which
+								 * gets nothing between two batches */
 #define FIRST_BATCH		64		/* rows, before that is known */
 #define LEAST_BATCH		16
 #define MOST_BATCH		8192
@@ -405,12 +407,27 @@ move_range(Share *share, const AvcBatch *batch)
 	share->has_range = !batch->is_end;
 }
 
-/* Batches shall take BATCH_MS, and ranges with nothing to do be long. */
+/* Milliseconds that a batch should take. */
+static int
+batch_ms(const AvcBackfill *run)
+{
+	ListCell   *cell;
+
+	foreach(cell, run->levels)
+	{
+		if (((AvcLevel *) lfirst(cell))->ahead != NULL)
+			return AHEAD_BATCH_MS;
+	}
+	return BATCH_MS;
+}
+
+/* Batches shall take their time, and ranges with nothing to do be long. */
 static void
 adapt(Share *share, const AvcBatch *batch, TimestampTz start)
 {
 	long		took = TimestampDifferenceMilliseconds(start,
 													   GetCurrentTimestamp());
+	int			wanted = batch_ms(share->run);
 
 	if (batch->rows == 0)
 	{
@@ -418,9 +435,9 @@ adapt(Share *share, const AvcBatch *batch, TimestampTz start)
 		return;
 	}
 	share->stride = 1;
-	if (batch->rows == share->limit && took < BATCH_MS)
+	if (batch->rows == share->limit && took < wanted)
 		share->limit = Min(2 * share->limit, MOST_BATCH);
-	else if (took > 2 * BATCH_MS)
+	else if (took > 2 * wanted)
 		share->limit = Max(share->limit / 2, LEAST_BATCH);
 }
 

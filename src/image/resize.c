@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "image/measure.h"
+#include "image/resize_rgb.h"
 #include "image/vector.h"
 
 #define WEIGHT_BITS 22
@@ -30,6 +31,7 @@ typedef struct AxisWeights
 	int32_t	   *count;			/* (out) number of input samples */
 	int32_t	   *weight;			/* (out, most) fixed point */
 	int16_t    *narrow;			/* the same, if all fit; else NULL */
+	int16_t    *split;			/* the same for resize_rgb.c, or NULL */
 	int32_t		most;			/* largest possible count */
 	int32_t		in;				/* samples; 0 = nothing made yet */
 	int32_t		out;
@@ -132,6 +134,7 @@ free_weights(AxisWeights *axis)
 	free(axis->count);
 	free(axis->weight);
 	free(axis->narrow);
+	free(axis->split);
 	memset(axis, 0, sizeof(*axis));
 }
 
@@ -201,6 +204,30 @@ narrow_weights(AxisWeights *axis)
 	return true;
 }
 
+static size_t
+split_size(const AxisWeights *axis)
+{
+	return (size_t) eng_rgb_blocks(axis->most) * ENG_RGB_BLOCK;
+}
+
+/* Split the weights for pictures of three channels, if that is of use. */
+static bool
+split_weights(AxisWeights *axis)
+{
+	size_t		size = split_size(axis);
+	int32_t		i;
+
+	if (axis->split != NULL || !eng_rgb_is_here())
+		return true;
+	axis->split = malloc(sizeof(int16_t) * size * axis->out);
+	if (axis->split == NULL)
+		return false;
+	for (i = 0; i < axis->out; i++)
+		eng_rgb_split(axis->split + i * size,
+					  axis->weight + (size_t) i * axis->most, axis->count[i]);
+	return true;
+}
+
 /* Make the weights, unless they are there from the last picture. */
 static bool
 make_weights(AxisWeights *axis, const AxisSizes *sizes,
@@ -247,28 +274,53 @@ clamp_sum(int32_t sum)
 	return sum < 0 ? 0 : sum > 255 ? 255 : (uint8_t) sum;
 }
 
+/* Output i of one row. */
+static void
+resize_pixel(uint8_t *out, const uint8_t *in, int32_t channels,
+			 const AxisWeights *axis, int32_t i)
+{
+	const int32_t *weight = axis->weight + (size_t) i * axis->most;
+	int32_t		c;
+	int32_t		j;
+
+	for (c = 0; c < channels; c++)
+	{
+		const uint8_t *from = in + (size_t) axis->first[i] * channels + c;
+		int32_t		sum = 1 << (WEIGHT_BITS - 1);
+
+		for (j = 0; j < axis->count[i]; j++)
+			sum += from[(size_t) j * channels] * weight[j];
+		out[(size_t) i * channels + c] = clamp_sum(sum);
+	}
+}
+
 /* One row: out samples of 'channels' from the weights along the row. */
 static void
 resize_row(uint8_t *out, const uint8_t *in, int32_t out_width,
 		   int32_t channels, const AxisWeights *axis)
 {
 	int32_t		i;
-	int32_t		c;
-	int32_t		j;
+
+	for (i = 0; i < out_width; i++)
+		resize_pixel(out, in, channels, axis, i);
+}
+
+/* Rows of three channels, by split weights. */
+static void
+resize_rgb_rows(const EngRgbTaps *rows, int32_t out_width,
+				const AxisWeights *axis)
+{
+	size_t		size = split_size(axis);
+	int32_t		i;
+	int32_t		r;
 
 	for (i = 0; i < out_width; i++)
 	{
-		const int32_t *weight = axis->weight + (size_t) i * axis->most;
-
-		for (c = 0; c < channels; c++)
-		{
-			const uint8_t *from = in + (size_t) axis->first[i] * channels + c;
-			int32_t		sum = 1 << (WEIGHT_BITS - 1);
-
-			for (j = 0; j < axis->count[i]; j++)
-				sum += from[(size_t) j * channels] * weight[j];
-			out[(size_t) i * channels + c] = clamp_sum(sum);
-		}
+		if (eng_rgb_run(rows, i, axis->first[i], axis->split + i * size,
+						eng_rgb_blocks(axis->count[i])))
+			continue;
+		for (r = 0; r < ENG_RGB_ROWS; r++)
+			resize_pixel(rows->out[r], rows->in[r], 3, axis, i);
 	}
 }
 
@@ -299,9 +351,9 @@ ENG_VECTOR(resize_grey_row,
 		   (out, in, out_width, axis))
 
 /* One output row as a weighted sum of input rows; sums is scratch. */
-static void
-resize_column(uint8_t *out, const uint8_t *in, size_t stride,
-			  const AxisWeights *axis, int32_t i, int32_t *sums)
+ENG_LOOP
+resize_column_loop(uint8_t *out, const uint8_t *in, size_t stride,
+				   const AxisWeights *axis, int32_t i, int32_t *sums)
 {
 	const int32_t *weight = axis->weight + (size_t) i * axis->most;
 	size_t		x;
@@ -321,16 +373,58 @@ resize_column(uint8_t *out, const uint8_t *in, size_t stride,
 		out[x] = clamp_sum(sums[x]);
 }
 
+ENG_VECTOR(resize_column,
+		   (uint8_t *out, const uint8_t *in, size_t stride,
+			const AxisWeights *axis, int32_t i, int32_t *sums),
+		   (out, in, stride, axis, i, sums))
+
+/* Rows of a picture from first on, before end. */
+typedef struct RowRange
+{
+	int32_t		first;
+	int32_t		end;
+} RowRange;
+
+/* Several rows at a time; the last one again where they do not come out. */
+static void
+horizontal_rgb_pass(const AxisWeights *axis, EngImage *out,
+					const EngImage *in, RowRange range)
+{
+	size_t		out_stride = (size_t) out->width * 3;
+	size_t		in_stride = (size_t) in->width * 3;
+	EngRgbTaps	rows = {.width = in->width};
+	int32_t		y;
+	int32_t		r;
+
+	for (y = range.first; y < range.end; y += ENG_RGB_ROWS)
+	{
+		for (r = 0; r < ENG_RGB_ROWS; r++)
+		{
+			int32_t		row = y + r < range.end ? y + r : range.end - 1;
+
+			rows.in[r] = in->pixels + row * in_stride;
+			rows.out[r] = out->pixels + row * out_stride;
+		}
+		resize_rgb_rows(&rows, out->width, axis);
+	}
+}
+
 /* Row by row, so that the grey of a colour picture stays near. */
 static void
-horizontal_pass(EngResizer *resizer, EngImage *out, const EngImage *in)
+horizontal_pass(EngResizer *resizer, EngImage *out, const EngImage *in,
+				RowRange range)
 {
 	const AxisWeights *axis = &resizer->across;
 	size_t		out_stride = (size_t) out->width * out->channels;
 	size_t		in_stride = (size_t) in->width * in->channels;
 	int32_t		y;
 
-	for (y = 0; y < in->height; y++)
+	if (in->channels == 3 && axis->split != NULL)
+	{
+		horizontal_rgb_pass(axis, out, in, range);
+		return;
+	}
+	for (y = range.first; y < range.end; y++)
 	{
 		uint8_t    *to = out->pixels + y * out_stride;
 		const uint8_t *from = in->pixels + y * in_stride;
@@ -408,6 +502,15 @@ is_copy(const AxisSizes *axis)
 	return axis->whole == axis->in && axis->out == axis->in;
 }
 
+/* The rows that the vertical pass reads; both ends of them grow with i. */
+static RowRange
+rows_read(const AxisWeights *axis)
+{
+	int32_t		last = axis->out - 1;
+
+	return (RowRange) {axis->first[0], axis->first[last] + axis->count[last]};
+}
+
 static bool
 run_passes(EngResizer *resizer, EngImage *out, const EngImage *in,
 		   const AxisSizes *across, const AxisSizes *down,
@@ -416,6 +519,7 @@ run_passes(EngResizer *resizer, EngImage *out, const EngImage *in,
 	EngImage	middle = *out;
 	bool		is_across = !is_copy(across) || is_grey_of_colour(out, in);
 	bool		is_down = !is_copy(down);
+	RowRange	range = {0, in->height};
 
 	if (is_across && !make_weights(&resizer->across, across, filter))
 		return false;
@@ -423,13 +527,18 @@ run_passes(EngResizer *resizer, EngImage *out, const EngImage *in,
 		return false;
 	if (!is_across)
 		return vertical_pass(out, in, &resizer->down);
+	if (in->channels == 3 && !split_weights(&resizer->across))
+		return false;
 	middle.height = in->height;
 	if (!grow(resizer, is_down ? eng_image_bytes(&middle) : 0,
 			  is_grey_of_colour(out, in) ? in->width : 0))
 		return false;
 	if (is_down)
+	{
 		middle.pixels = resizer->middle;
-	horizontal_pass(resizer, &middle, in);
+		range = rows_read(&resizer->down);
+	}
+	horizontal_pass(resizer, &middle, in, range);
 	if (!is_down)
 		return true;
 	return vertical_pass(out, &middle, &resizer->down);

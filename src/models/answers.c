@@ -25,7 +25,12 @@
 #include "models/network.h"
 
 #define MAX_ANSWERS		4096	/* kept; 10 MB where each has 100 detections */
-#define MAX_AHEAD		32		/* requests under way */
+/*
+ * Requests under way: one batch computes, one is decoded, and what is sent
+ * meanwhile should make a whole third one (engine_broker.h).
+ */
+#define MAX_AHEAD		32
+#define MAX_AHEAD_EMBED	96
 #define MAX_TRIES		6		/* of one thing, while engines come and go */
 
 typedef struct AnswerKey
@@ -468,7 +473,8 @@ avc_network_ask_ahead(const AvcNetwork *network, const AvcQuestion *question)
 	make_key(&key, network, question);
 	if (hash_search(answers, &key, HASH_FIND, NULL) != NULL)
 		return;
-	while (ahead_count >= MAX_AHEAD)
+	while (ahead_count >= (question->kind == ENG_KIND_DETECT ? MAX_AHEAD :
+						   MAX_AHEAD_EMBED))
 		settle_oldest();
 	add_answer(&key, network, send_question(network, question, true),
 			   (AvcAnswer) {NULL, 0});
