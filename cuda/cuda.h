@@ -83,8 +83,9 @@ extern void eng_cuda_column_sums(EngCuda *cuda, float *sum, const void *x,
 
 extern void eng_cuda_relu_backward(EngCuda *cuda, EngType type, void *dy,
 								   const void *y, int64_t count);
-extern void eng_cuda_add_relu(EngCuda *cuda, EngType type, void *y,
-							  const void *x, const void *add, int64_t count);
+extern void eng_cuda_add_relu(EngCuda *cuda, EngType y_type, void *y,
+							  EngType type, const void *x, const void *add,
+							  int64_t count);
 /* y = x + bias by row, with the ReLU where asked; in place allowed */
 extern void eng_cuda_bias_relu(EngCuda *cuda, EngType type, void *y,
 							   const void *x, const float *bias,

@@ -46,6 +46,16 @@ add_relu_kernel(T *y, const T *x, const T *add, int64_t vectors)
 
 template <typename To, typename From>
 static __global__ void
+add_relu_cast_kernel(To *y, const From *x, const From *add, int64_t count)
+{
+	int64_t		i = (int64_t) blockIdx.x * blockDim.x + threadIdx.x;
+
+	if (i < count)
+		put(y, i, relu(get(x, i) + get(add, i)));
+}
+
+template <typename To, typename From>
+static __global__ void
 cast_kernel(To *y, const From *x, int64_t count, bool add)
 {
 	int64_t		i = (int64_t) blockIdx.x * blockDim.x + threadIdx.x;
@@ -94,12 +104,33 @@ eng_cuda_relu_backward(EngCuda *cuda, EngType type, void *dy, const void *y,
 								 cuda, (T *) dy, (const T *) y, count););
 }
 
+template <typename From>
+static void
+add_relu_from(EngCuda *cuda, EngType y_type, void *y, const From *x,
+			  const From *add, int64_t count)
+{
+	unsigned	blocks = blocks_for(count, ENG_THREADS);
+
+	ENG_WITH_TYPE(y_type,
+				  (void) V;
+				  ENG_LAUNCH((add_relu_cast_kernel<T, From>), blocks,
+							 ENG_THREADS, cuda, (T *) y, x, add, count););
+}
+
 void
-eng_cuda_add_relu(EngCuda *cuda, EngType type, void *y, const void *x,
-				  const void *add, int64_t count)
+eng_cuda_add_relu(EngCuda *cuda, EngType y_type, void *y, EngType type,
+				  const void *x, const void *add, int64_t count)
 {
 	if (count == 0)
 		return;
+	if (y_type != type)
+	{
+		ENG_WITH_TYPE(type,
+					  (void) V;
+					  add_relu_from(cuda, y_type, y, (const T *) x,
+									(const T *) add, count););
+		return;
+	}
 	ENG_WITH_TYPE(type,
 				  if (count % V == 0)
 					  ENG_LAUNCH((add_relu_kernel<T, V>),

@@ -86,10 +86,10 @@ relu_backward(EngBackend *backend, EngType type, void *dy, const void *y,
 }
 
 static void
-add_relu(EngBackend *backend, EngType type, void *y, const void *x,
-		 const void *add, int64_t count)
+add_relu(EngBackend *backend, EngType y_type, void *y, EngType type,
+		 const void *x, const void *add, int64_t count)
 {
-	eng_cuda_add_relu(cuda_of(backend), type, y, x, add, count);
+	eng_cuda_add_relu(cuda_of(backend), y_type, y, type, x, add, count);
 }
 
 static void

@@ -352,7 +352,7 @@ step_relu_add(EngTraceCase *trace, EngBackend *backend, const char *name)
 		return false;
 	if (a.count != y.count || b.count != y.count)
 		return misfit(trace, name);
-	backend->add_relu(backend, ENG_F32, y.data, a.data, b.data,
+	backend->add_relu(backend, ENG_F32, y.data, ENG_F32, a.data, b.data,
 					  (int64_t) y.count);
 	backend->relu_backward(backend, ENG_F32, gy.data, y.data,
 						   (int64_t) y.count);

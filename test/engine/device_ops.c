@@ -200,12 +200,28 @@ test_flat(EngType type, int64_t count)
 	Both		y = noise(type, count, -1);
 	Both		z = noise(type, count, -1);
 
-	ref->add_relu(ref, type, z.host, x.host, y.host, count);
-	gpu->add_relu(gpu, type, z.device, x.device, y.device, count);
+	ref->add_relu(ref, type, z.host, type, x.host, y.host, count);
+	gpu->add_relu(gpu, type, z.device, type, x.device, y.device, count);
 	same(&z, "sum and ReLU", type);
 	ref->relu_backward(ref, type, x.host, y.host, count);
 	gpu->relu_backward(gpu, type, x.device, y.device, count);
 	same(&x, "what a ReLU hid", type);
+	drop(&x);
+	drop(&y);
+	drop(&z);
+}
+
+/* x and add of float, y rounded. */
+static void
+test_flat_rounded(EngType type, int64_t count)
+{
+	Both		x = noise(ENG_F32, count, -1);
+	Both		y = noise(ENG_F32, count, -1);
+	Both		z = noise(type, count, -1);
+
+	ref->add_relu(ref, type, z.host, ENG_F32, x.host, y.host, count);
+	gpu->add_relu(gpu, type, z.device, ENG_F32, x.device, y.device, count);
+	same(&z, "sum and ReLU of f32", type);
 	drop(&x);
 	drop(&y);
 	drop(&z);
@@ -574,6 +590,8 @@ main(void)
 	test_update(false, false);
 	test_update(true, false);
 	test_update(true, true);
+	if (gpu->lacks_bf16 == NULL)
+		test_flat_rounded(ENG_BF16, 777);
 	gpu->close(gpu);
 	ref->close(ref);
 	return tap_done();

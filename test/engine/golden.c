@@ -52,11 +52,10 @@ run_case(const char *name, const char *path, const char *backend,
 }
 
 /*
- * Whole nets in bf16 against float32.  What rounding makes of detections
- * depends on the case: its weights are drawn, not learnt, and fifty layers of
- * them spread an error.  The share that must be found again is 95 % where
- * PyTorch's own bf16 (2.15, autocast, on a CPU) comes near that, else what
- * PyTorch finds of that case less a tenth.
+ * Whole nets in bf16 against float32: 95 % of the detections must be found
+ * again, but for the two deepest with norms in the pyramid too.  Their weights
+ * are drawn, not learnt, so that many layers spread an error: 94 % and 93 %
+ * are found, where all of the body in bf16 finds 57 % and 85 %.
  */
 static const struct
 {
@@ -66,15 +65,15 @@ static const struct
 }			rounded[] = {
 	{"r18_v1_bn", 0.95, false},
 	{"r18_v1_frozenbn", 0.95, false},
-	{"r18_v1_scale1", 89 / 97.0 - 0.1, false},
-	{"r18_v2", 136 / 155.0 - 0.1, false},
-	{"r18_v2_small_gt", 83 / 94.0 - 0.1, true},
-	{"r18_v2_many", 86 / 97.0 - 0.1, true},
-	{"r18_v2_c91", 79 / 102.0 - 0.1, true},
-	{"r50_v1_bn", 84 / 97.0 - 0.1, true},
-	{"r50_v1_frozenbn", 27 / 32.0 - 0.1, true},
-	{"r50_v2", 20 / 51.0 - 0.1, true},
-	{"r50_v2_t3", 142 / 200.0 - 0.1, true}
+	{"r18_v1_scale1", 0.95, false},
+	{"r18_v2", 0.95, false},
+	{"r18_v2_small_gt", 0.95, true},
+	{"r18_v2_many", 0.95, true},
+	{"r18_v2_c91", 0.95, true},
+	{"r50_v1_bn", 0.95, true},
+	{"r50_v1_frozenbn", 0.95, true},
+	{"r50_v2", 0.92, true},
+	{"r50_v2_t3", 0.92, true}
 };
 
 static void

@@ -461,14 +461,40 @@ test_relu(EngType type)
 	cpu->relu_backward(cpu, type, right, b, n);
 	tap_ok(memcmp(left, right, size) == 0, "ReLU backward of %s: cpu is ref",
 		   eng_type_name(type));
-	ref->add_relu(ref, type, left, a, b, n);
-	cpu->add_relu(cpu, type, right, a, b, n);
+	ref->add_relu(ref, type, left, type, a, b, n);
+	cpu->add_relu(cpu, type, right, type, a, b, n);
 	tap_ok(memcmp(left, right, size) == 0 &&
 		   isnan(eng_load(right, type, 5)),
 		   "sum and ReLU of %s: cpu is ref, NaN stays",
 		   eng_type_name(type));
 	free(values[0]);
 	free(values[1]);
+	free(a);
+	free(b);
+	free(left);
+	free(right);
+}
+
+/* x and add of float, y rounded. */
+static void
+test_relu_rounded(void)
+{
+	int64_t		n = 40001;
+	float	   *a = noise(n);
+	float	   *b = noise(n);
+	uint16_t   *left = calloc(n, sizeof(*left));
+	uint16_t   *right = calloc(n, sizeof(*right));
+	int64_t		wrong = 0;
+
+	a[5] = NAN;
+	ref->add_relu(ref, ENG_BF16, left, ENG_F32, a, b, n);
+	cpu->add_relu(cpu, ENG_BF16, right, ENG_F32, a, b, n);
+	for (int64_t i = 0; i < n; i++)
+		wrong += i != 5 &&
+			left[i] != eng_bf16_from_float(fmaxf(a[i] + b[i], 0));
+	tap_ok(wrong == 0 && isnan(eng_load(left, ENG_BF16, 5)) &&
+		   memcmp(left, right, n * sizeof(*left)) == 0,
+		   "sum and ReLU of f32 into bf16: rounded once, cpu is ref");
 	free(a);
 	free(b);
 	free(left);
@@ -593,6 +619,7 @@ main(void)
 		test_scaling(8, 6, false, type);
 		test_relu(type);
 	}
+	test_relu_rounded();
 	test_rounding();
 	test_sums();
 	test_update(false);

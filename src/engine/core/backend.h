@@ -279,9 +279,13 @@ struct EngBackend
 	/* dy *= (y > 0) */
 	void		(*relu_backward) (EngBackend *backend, EngType type, void *dy,
 								  const void *y, int64_t count);
-	/* y = relu(x + add), in place allowed */
-	void		(*add_relu) (EngBackend *backend, EngType type, void *y,
-							 const void *x, const void *add, int64_t count);
+	/*
+	 * y = relu(x + add) with x and add of a type; in place allowed where y is
+	 * of the same
+	 */
+	void		(*add_relu) (EngBackend *backend, EngType y_type, void *y,
+							 EngType type, const void *x, const void *add,
+							 int64_t count);
 
 	/* which (n, oh, ow, c): place in the window, for the way back */
 	void		(*maxpool_forward) (EngBackend *backend, void *y,

@@ -144,8 +144,10 @@ plan_folding(EngPlan *plan)
 		conv->folded = i + 1;
 		conv->relu = norm->relu && norm->input_count == 1;
 		norm->folded = i;
-		plan->tensors[norm->output[0]].root =
-			plan->tensors[conv->output[0]].root;
+		if (plan->tensors[norm->output[0]].type ==
+			plan->tensors[conv->output[0]].type)
+			plan->tensors[norm->output[0]].root =
+				plan->tensors[conv->output[0]].root;
 	}
 }
 

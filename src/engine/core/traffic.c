@@ -83,9 +83,9 @@ eng_plan_traffic(const EngPlan *plan, const EngOp *op, double *forward,
 	*forward = *backward = 0;
 	if (norm && op->folded >= 0)
 	{
-		/* only the sum is left: y = relu(y + add) */
+		/* only the sum is left: y = relu(x + add) */
 		if (op->input_count > 1)
-			*forward = 3 * value_bytes(plan, op->output[0]);
+			*forward = forward_bytes(plan, op);
 		return;
 	}
 	*forward = forward_bytes(plan, op);

@@ -66,8 +66,8 @@ cpu_relu_backward(EngBackend *backend, EngType type, void *dy, const void *y,
 }
 
 ENG_INLINE void
-add_relu_typed(void *y, const void *x, const void *add, int64_t count,
-			   EngType type)
+add_relu_typed(void *y, EngType y_type, const void *x, const void *add,
+			   EngType type, int64_t count)
 {
 	int64_t		i;
 
@@ -76,44 +76,53 @@ add_relu_typed(void *y, const void *x, const void *add, int64_t count,
 	{
 		float		sum = eng_load(x, type, i) + eng_load(add, type, i);
 
-		eng_store(y, type, i, sum < 0 ? 0 : sum);
+		eng_store(y, y_type, i, sum < 0 ? 0 : sum);
 	}
 }
 
 ENG_CLONES static void
 add_relu_flat_f32(void *y, const void *x, const void *add, int64_t count)
 {
-	add_relu_typed(y, x, add, count, ENG_F32);
+	add_relu_typed(y, ENG_F32, x, add, ENG_F32, count);
 }
 
 ENG_FOR_BF16 static void
 add_relu_flat_bf16(void *y, const void *x, const void *add, int64_t count)
 {
-	add_relu_typed(y, x, add, count, ENG_BF16);
+	add_relu_typed(y, ENG_BF16, x, add, ENG_BF16, count);
 }
 
+ENG_FOR_BF16 static void
+add_relu_flat_rounded(void *y, const void *x, const void *add, int64_t count)
+{
+	add_relu_typed(y, ENG_BF16, x, add, ENG_F32, count);
+}
+
+/* To bf16 from either type, to float from float. */
 static void
-add_relu_flat(void *y, const void *x, const void *add, int64_t count,
-			  EngType type)
+add_relu_flat(void *y, EngType y_type, const void *x, const void *add,
+			  EngType type, int64_t count)
 {
 	if (type == ENG_BF16)
 		add_relu_flat_bf16(y, x, add, count);
+	else if (y_type == ENG_BF16)
+		add_relu_flat_rounded(y, x, add, count);
 	else
 		add_relu_flat_f32(y, x, add, count);
 }
 
 static void
-cpu_add_relu(EngBackend *backend, EngType type, void *y, const void *x,
-			 const void *add, int64_t count)
+cpu_add_relu(EngBackend *backend, EngType y_type, void *y, EngType type,
+			 const void *x, const void *add, int64_t count)
 {
 	int64_t		first;
 
 	(void) backend;
 #pragma omp parallel for schedule(static)
 	for (first = 0; first < count; first += PIECE_COUNT)
-		add_relu_flat(eng_at(y, type, first), eng_at(x, type, first),
-					  eng_at(add, type, first), piece_size(first, count),
-					  type);
+		add_relu_flat(eng_at(y, y_type, first), y_type,
+					  eng_at(x, type, first), eng_at(add, type, first), type,
+					  piece_size(first, count));
 }
 
 /* What is not a number is the largest, so that a broken net shows. */

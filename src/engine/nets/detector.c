@@ -27,7 +27,9 @@ describe(EngDetector *detector, bool train, EngStatus *status)
 
 	model->parameters = &detector->parameters;
 	model->input = eng_model_tensor(model, "batch");
-	eng_resnet(model, &detector->config, maps);
+	/* a device multiplies floats without its tensor cores */
+	eng_resnet(model, &detector->config,
+			   !train && !detector->backend->device, maps);
 	eng_fpn(model, &detector->config, maps, pyramid);
 	eng_rpn(model, &detector->config, pyramid, train);
 	eng_roi_heads(model, &detector->config, pyramid, train);

@@ -37,9 +37,12 @@ extern EngNormParameters eng_net_norm(EngModel *model, const char *prefix,
 									  int32_t channels, int32_t body_stage,
 									  EngNormKind kind, float eps);
 
-/* resnet.c: c2..c5 of the model's input */
+/*
+ * resnet.c: c2..c5 of the model's input; full_start: float up to c2 in every
+ * precision, without training
+ */
 extern void eng_resnet(EngModel *model, const EngDetectorConfig *config,
-					   int32_t maps[ENG_BODY_STAGES]);
+					   bool full_start, int32_t maps[ENG_BODY_STAGES]);
 /* Channels of map stage, 0 for c2. */
 extern int32_t eng_resnet_channels(const EngDetectorConfig *config,
 								   int32_t stage);

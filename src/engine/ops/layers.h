@@ -58,6 +58,7 @@ typedef struct EngNormSpec
 	const char *label;
 	EngNormParameters parameters;
 	bool		relu;
+	bool		full;			/* its result is float in every precision */
 	int32_t		add;			/* tensor added before the ReLU, -1: none */
 } EngNormSpec;
 

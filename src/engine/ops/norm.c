@@ -5,7 +5,8 @@
  * y = relu((x - mean) / sqrt(var + eps) * weight + bias + add), per channel.
  * Batch statistics in training unless the norm is frozen: biased variance
  * for the result, unbiased for the running one.  In inference it is folded
- * into the convolution before it, and only the sum and its ReLU remain.
+ * into the convolution before it, and only the sum and its ReLU remain; they
+ * may round what was float so far.
  */
 #include "engine/ops/layers.h"
 
@@ -42,8 +43,11 @@ norm_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 {
 	const EngTensor *in = eng_op_in(plan, op, 0);
 
-	(void) status;
 	op->channels = in->c;
+	if (in->type != eng_op_out(plan, op, 0)->type &&
+		(op->folded < 0 || op->input_count == 1))
+		return eng_fail(status, ENG_INTERNAL,
+						"norm \"%s\" cannot change the type", op->name);
 	if (op->folded >= 0)
 		return true;
 	op->aux_size = statistics_size(op);
@@ -98,10 +102,12 @@ norm_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	if (op->folded >= 0)
 	{
 		const EngTensor *out = eng_op_out(plan, op, 0);
-		void	   *y = eng_op_out_value(plan, op, 0);
 
 		if (op->input_count > 1)
-			plan->backend->add_relu(plan->backend, out->type, y, y,
+			plan->backend->add_relu(plan->backend, out->type,
+									eng_op_out_value(plan, op, 0),
+									eng_op_in(plan, op, 0)->type,
+									eng_op_in_value(plan, op, 0),
 									eng_op_in_value(plan, op, 1),
 									eng_tensor_count(out));
 		return true;
@@ -167,6 +173,8 @@ eng_layer_norm(EngModel *model, const EngNormSpec *spec, int32_t input)
 	int32_t		output = eng_model_tensor(model, spec->name);
 	EngOp	   *op = eng_model_op(model, &eng_norm_class, spec->label);
 
+	if (model->status.code == ENG_OK)
+		model->tensors[output].full = spec->full;
 	op->norm = spec->parameters;
 	op->relu = spec->relu;
 	eng_op_input(op, input);

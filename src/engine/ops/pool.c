@@ -140,6 +140,8 @@ append(EngModel *model, const EngOpClass *class, const char *name,
 	int32_t		output = eng_model_tensor(model, name);
 	EngOp	   *op = eng_model_op(model, class, class->kind);
 
+	if (model->status.code == ENG_OK)
+		model->tensors[output].full = model->tensors[input].full;
 	eng_op_input(op, input);
 	eng_op_output(op, output);
 	return output;

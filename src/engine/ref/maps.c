@@ -20,8 +20,8 @@ ref_relu_backward(EngBackend *backend, EngType type, void *dy, const void *y,
 }
 
 static void
-ref_add_relu(EngBackend *backend, EngType type, void *y, const void *x,
-			 const void *add, int64_t count)
+ref_add_relu(EngBackend *backend, EngType y_type, void *y, EngType type,
+			 const void *x, const void *add, int64_t count)
 {
 	int64_t		i;
 
@@ -30,7 +30,7 @@ ref_add_relu(EngBackend *backend, EngType type, void *y, const void *x,
 	{
 		float		sum = eng_load(x, type, i) + eng_load(add, type, i);
 
-		eng_store(y, type, i, sum < 0 ? 0 : sum);
+		eng_store(y, y_type, i, sum < 0 ? 0 : sum);
 	}
 }
 
