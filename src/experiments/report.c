@@ -415,14 +415,20 @@ read_jobs(Report *report, ArrayType *array)
 	report->jobs = palloc_array(int64, report->count);
 	for (i = 0; i < report->count; i++)
 		report->jobs[i] = DatumGetInt64(elements[i]);
-	missing = avc_spi_value("SELECT string_agg(n::text, ', ' ORDER BY n) FROM unnest($1) AS n "
+	missing = avc_spi_value("SELECT string_agg(n::text, ', ' ORDER BY n) FROM (SELECT DISTINCT unnest($1)) AS t (n) "
 							"WHERE n NOT IN (SELECT job FROM avcurate.jobs)",
 							1, params, CurrentMemoryContext, &is_null);
 	if (!is_null)
+	{
+		char	   *numbers = TextDatumGetCString(missing);
+
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("job %s does not exist", TextDatumGetCString(missing)),
+				 strchr(numbers, ',') != NULL ?
+				 errmsg("jobs %s do not exist", numbers) :
+				 errmsg("job %s does not exist", numbers),
 				 errhint("avcurate.jobs lists the jobs of your roles.")));
+	}
 }
 
 /*

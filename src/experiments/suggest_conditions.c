@@ -178,7 +178,7 @@ query_of(const Columns *columns, Oid dataset)
 	int			i;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT frame_id");
+	appendStringInfoString(&sql, "SELECT frame_id::pg_catalog.int8");
 	for (i = 0; i < columns->count; i++)
 		appendStringInfo(&sql, ", %s", columns->list[i].read);
 	appendStringInfo(&sql, " FROM ONLY %s WHERE frame_id "

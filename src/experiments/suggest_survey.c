@@ -239,7 +239,9 @@ count_truths(AvcSurvey *survey, const Truths *truths, Oid dataset)
 	uint64		i;
 
 	SPI_connect();
-	rows = avc_spi_exec(psprintf("SELECT frame_id, ann_categories "
+	/* types are as they are read, whatever was done to the table */
+	rows = avc_spi_exec(psprintf("SELECT frame_id::pg_catalog.int8, "
+								 "ann_categories::pg_catalog.text[] "
 								 "FROM ONLY %s WHERE frame_id "
 								 "OPERATOR(pg_catalog.=) ANY ($1) "
 								 "AND ann_categories IS NOT NULL "
