@@ -11,7 +11,7 @@ CREATE FUNCTION avcurate.contact_sheet(
 	AS 'MODULE_PATHNAME', 'avc_contact_sheet_frames'
 	LANGUAGE C STABLE PARALLEL RESTRICTED COST 100000;
 COMMENT ON FUNCTION avcurate.contact_sheet(regclass, bigint[], text[], boolean, text, integer) IS
-	'a JPEG of up to 100 frames of a dataset in the order given, each with a caption, and its labelled boxes where asked; read with the rights of the caller; NULL for no frames';
+	'a JPEG of up to 100 frames of a dataset in the order given, each with a caption, and its labelled boxes where asked; read with the rights of the caller; NULL for no frames; give the ids as ARRAY[1, 2] or array_agg(): with two bare literals PostgreSQL takes the evaluation''s form';
 
 -- ---- what is in frames -----------------------------------------------------
 

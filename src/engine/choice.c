@@ -19,7 +19,9 @@ eng_choice_precision(const EngOption *options, EngType *out,
 
 	if (word == NULL)
 		return true;
-	if (strcmp(word, "f16") == 0)
+	/* what a GPU would do can be planned, but nothing computes in f16 yet */
+	if (strcmp(word, "f16") == 0 &&
+		eng_option_value(options, "device-properties") != NULL)
 	{
 		*out = ENG_F16;
 		return true;

@@ -394,6 +394,18 @@ job_section(const Report *report, int64 job)
 				   lengthof(params), params);
 }
 
+/* A job that is named twice is shown once. */
+static void
+add_job(Report *report, int64 job)
+{
+	int			i;
+
+	for (i = 0; i < report->count; i++)
+		if (report->jobs[i] == job)
+			return;
+	report->jobs[report->count++] = job;
+}
+
 static void
 read_jobs(Report *report, ArrayType *array)
 {
@@ -402,6 +414,7 @@ read_jobs(Report *report, ArrayType *array)
 	bool	   *nulls;
 	bool		is_null;
 	Datum		missing;
+	int			given;
 	int			i;
 
 	deconstruct_array(array, INT8OID, 8, true, 'd', &elements, &nulls,
@@ -412,9 +425,11 @@ read_jobs(Report *report, ArrayType *array)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("report takes 1 to %d jobs, none of them null",
 						MAX_JOBS)));
-	report->jobs = palloc_array(int64, report->count);
-	for (i = 0; i < report->count; i++)
-		report->jobs[i] = DatumGetInt64(elements[i]);
+	given = report->count;
+	report->jobs = palloc_array(int64, given);
+	report->count = 0;
+	for (i = 0; i < given; i++)
+		add_job(report, DatumGetInt64(elements[i]));
 	missing = avc_spi_value("SELECT string_agg(n::text, ', ' ORDER BY n) FROM (SELECT DISTINCT unnest($1)) AS t (n) "
 							"WHERE n NOT IN (SELECT job FROM avcurate.jobs)",
 							1, params, CurrentMemoryContext, &is_null);

@@ -4,7 +4,8 @@
  *
  * A job that nobody runs is cancelled at once.  A running one is cancelled
  * when the transaction that asks for it commits: until then its row is not
- * locked, so its worker goes on, and a rollback has changed nothing.  What is
+ * locked, so its worker goes on, and a rollback has changed nothing (unless
+ * SET CONSTRAINTS ALL IMMEDIATE asked for it to happen before).  What is
  * asked for is a row of _avcurate.cancel_requests, whose deferred trigger does
  * the work, so it goes with its savepoint, too.
  */

@@ -58,7 +58,7 @@ default_checkpoint(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("no checkpoint is given and avcurate.clip_model is not set"),
 				 errhint("Get weights of CLIP ViT-B/32 and its vocabulary, then: "
-						 "SELECT avcurate.create_model('clip', 'clip_vit_b32', '{\"vocabulary\": \"/path/of/bpe_simple_vocab_16e6.txt.gz\"}'); "
+						 "SELECT avcurate.create_model('clip', 'clip_vit_b32', '{\"vocabulary\": \"/path/of/bpe_simple_vocab_16e6.txt.gz\", \"quick_gelu\": true}'); "
 						 "SELECT avcurate.import_checkpoint('clip', '/path/of/model.safetensors'); "
 						 "SET avcurate.clip_model to the number that this returns.")));
 	return avc_clip_model;

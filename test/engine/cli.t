@@ -103,7 +103,7 @@ refused('a value that is missing', 2, qr/needs a value/, 'explain', 'small', '--
 refused('an option twice', 2, qr/given twice/, 'explain', 'small', '--train', '--train');
 refused('a flag with a value', 2, qr/takes no value/, 'explain', 'small', '--train=1');
 refused('a wrong size', 2, qr/WIDTHxHEIGHT/, 'explain', 'small', '--size', '12');
-refused('a wrong device', 2, qr/known: cpu, ref/, 'bench', 'small', '--device', 'tpu');
+refused('a wrong device', 2, qr/not known; auto, cpu, ref, cuda/, 'bench', 'small', '--device', 'tpu');
 refused('training alone and inference alone', 2, qr/exclude/, 'bench', 'small', '--train', '--infer');
 refused('no frames', 2, qr/--frames/, 'bench', 'small', '--frames', '0');
 refused('one class', 2, qr/--classes/, 'init', 'small', "$dir/x", '--classes', '1');

@@ -66,8 +66,6 @@ main(void)
 	tap_scratch(scratch, sizeof(scratch), "trace");
 	eng_file_write(scratch, "not a case", 10, &status);
 	refuses("one file only", ENG_BAD_ARGUMENT, "", ARGUMENTS("a"));
-	refuses("a GPU", ENG_BAD_ARGUMENT, "cuda",
-			ARGUMENTS("a", "b", "--backend", "cuda"));
 	refuses("half precision", ENG_BAD_ARGUMENT, "f16",
 			ARGUMENTS("a", "b", "--precision", "f16"));
 	refuses("negative threads", ENG_BAD_ARGUMENT, "threads",
@@ -84,6 +82,8 @@ main(void)
 	write_case("kind", "operation_golden", "out.fft.y");
 	refuses("an operation that is not there", ENG_UNSUPPORTED, "fft",
 			ARGUMENTS(scratch, "b"));
+	refuses("a device that is none", ENG_BAD_ARGUMENT, "tpu",
+			ARGUMENTS(scratch, "b", "--backend", "tpu"));
 	refuses("draws of single operations", ENG_BAD_ARGUMENT, "detectors",
 			ARGUMENTS(scratch, "b", "--draw"));
 	refuses("single operations that run free", ENG_BAD_ARGUMENT, "detectors",

@@ -80,6 +80,7 @@ cmp_ok(abs(($x - 56) / (720 - 56 - 150) - $recall), '<', 0.002, "the cars' curve
 my ($rc, $out, $err) = $node->psql('postgres', q{SELECT avcurate.report(ARRAY[4711, 1])});
 like($err, qr/ERROR:  job 4711 does not exist/, 'an unknown job');
 like(($node->psql('postgres', 'SELECT avcurate.report(ARRAY[4712, 1, 4711, 4712])'))[2], qr/ERROR:  jobs 4711, 4712 do not exist/, 'several');
+is(scalar(() = ask("SELECT avcurate.report(ARRAY[$train, $train])") =~ /<h2>Job /g), 1, 'a job named twice is shown once');
 like(($node->psql('postgres', 'SELECT avcurate.report(ARRAY[]::bigint[])'))[2], qr/takes 1 to 100 jobs/, 'no job');
 ask('CREATE ROLE reader');
 like(($node->psql('postgres', "SET ROLE reader; SELECT avcurate.report(ARRAY[$train])"))[2], qr/job $train does not exist/, "another role's job");
