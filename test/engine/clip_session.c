@@ -5,15 +5,10 @@
  * The session is the real one; its CLIP is small, because this file is what
  * says how large it is.
  */
-#include <pthread.h>
-#include <sys/socket.h>
-
-#include "client.h"
 #include "engine/io/json.h"
 #include "engine/nets/clip.h"
-#include "engine/serve.h"
 #include "image/resize.h"
-#include "tap.h"
+#include "session_thread.h"
 
 #define DIMENSIONS	48
 
@@ -54,55 +49,6 @@ eng_clip_is_architecture(const char *name)
 }
 
 /* ---- the session ----------------------------------------------------------------- */
-
-typedef struct Server
-{
-	int			fd;
-	int			own;
-	pthread_t	thread;
-	bool		result;
-	EngStatus	status;
-} Server;
-
-static void
-on_lost(void *context)
-{
-}
-
-static void *
-server_main(void *argument)
-{
-	Server	   *server = argument;
-	EngFeedEnd	end = {on_lost, NULL};
-
-	server->result = eng_serve(server->own, &end, &server->status);
-	close(server->own);
-	return NULL;
-}
-
-static void
-server_start(Server *server)
-{
-	int			pair[2];
-
-	memset(server, 0, sizeof(*server));
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0)
-		exit(1);
-	server->fd = pair[0];
-	server->own = pair[1];
-	pthread_create(&server->thread, NULL, server_main, server);
-}
-
-static void
-server_stop(Server *server)
-{
-	Reply		reply = client_call(server->fd, ENG_KIND_BYE, "{}", NULL);
-
-	reply_free(&reply);
-	close(server->fd);
-	pthread_join(server->thread, NULL);
-	tap_ok(server->result, "the session ends by BYE");
-}
 
 /* The code of an answer, "ok" for OK. */
 static const char *
@@ -463,7 +409,7 @@ main(void)
 	Server		server;
 
 	make_pictures();
-	server_start(&server);
+	server_open(&server, NULL);
 	test_images(&server);
 	test_cut_picture(&server);
 	test_texts(&server);

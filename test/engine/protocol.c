@@ -2,6 +2,8 @@
  * test/engine/protocol.c
  *		A session over a socket: order, garbage, cut messages, hanging up.
  */
+#include <signal.h>
+
 #include "session_server.h"
 
 static void
@@ -274,7 +276,7 @@ test_half_closed(void)
 static void
 test_not_a_socket(void)
 {
-	EngFeedEnd	end = {on_lost, NULL};
+	EngFeedEnd	end = {server_lost, NULL};
 	EngStatus	status = {0};
 
 	tap_ok(!eng_serve(12345, &end, &status) &&

@@ -2,6 +2,8 @@
  * test/engine/requests.c
  *		What a session refuses in a request, and mutations of every request.
  */
+#include <signal.h>
+
 #include "session_server.h"
 
 #define MUTATIONS	4000		/* of each message */

@@ -5,59 +5,21 @@
 #ifndef TEST_ENGINE_SESSION_SERVER_H
 #define TEST_ENGINE_SESSION_SERVER_H
 
-#include <pthread.h>
-#include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include "client.h"
-#include "engine/feed.h"
-#include "engine/serve.h"
 #include "fake_detector.h"
-#include "tap.h"
-
-typedef struct Server
-{
-	int			fd;				/* the client's end */
-	int			own;			/* the session's end */
-	pthread_t	thread;
-	bool		result;
-	EngStatus	status;
-	volatile int lost;			/* calls of the callback */
-} Server;
+#include "session_thread.h"
 
 static void
-on_lost(void *context)
+stop_detector(void)
 {
-	Server	   *server = context;
-
-	server->lost++;
 	fake_stop = 1;
-}
-
-static void *
-server_main(void *argument)
-{
-	Server	   *server = argument;
-	EngFeedEnd	end = {on_lost, server};
-
-	server->result = eng_serve(server->own, &end, &server->status);
-	close(server->own);
-	return NULL;
 }
 
 static void
 server_start(Server *server)
 {
-	int			pair[2];
-
-	memset(server, 0, sizeof(*server));
 	fake_stop = 0;
-	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0)
-		exit(1);
-	server->fd = pair[0];
-	server->own = pair[1];
-	pthread_create(&server->thread, NULL, server_main, server);
+	server_open(server, stop_detector);
 }
 
 static void
