@@ -65,3 +65,33 @@ eng_backend_usual_type(const EngBackend *backend)
 	return backend->device && backend->lacks_bf16 == NULL ? ENG_BF16 :
 		ENG_F32;
 }
+
+bool
+eng_backend_check_type(const EngBackend *backend, EngType type,
+					   EngStatus *status)
+{
+	if (type == ENG_BF16 && backend->lacks_bf16 != NULL)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"precision bf16 cannot be used: the processor lacks %s",
+						backend->lacks_bf16);
+	if (type == ENG_F16 && !backend->plans_f16)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"precision f16 can be planned for a device's properties only");
+	return true;
+}
+
+bool
+eng_backend_grow(EngBackend *backend, uint8_t **memory, size_t *have,
+				 size_t size, EngStatus *status)
+{
+	if (*memory != NULL && size <= *have)
+		return true;
+	backend->free(backend, *memory, *have);
+	*have = 0;
+	*memory = backend->alloc(backend, size);
+	if (*memory == NULL)
+		return eng_fail(status, ENG_NO_MEMORY,
+						"out of memory: %zu bytes for activations", size);
+	*have = size;
+	return true;
+}

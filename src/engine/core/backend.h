@@ -390,6 +390,14 @@ extern EngBackend *eng_backend_open(const char *name, int threads,
 /* Precision where none is asked for: bf16 on a GPU that has it. */
 extern EngType eng_backend_usual_type(const EngBackend *backend);
 
+/* Can a network be planned in this precision?  False with a status if not. */
+extern bool eng_backend_check_type(const EngBackend *backend, EngType type,
+								   EngStatus *status);
+
+/* Make an arena of *have bytes at least size; what was in it is lost. */
+extern bool eng_backend_grow(EngBackend *backend, uint8_t **memory,
+							 size_t *have, size_t size, EngStatus *status);
+
 /* The processor instead of what "auto" gave, which the message explains. */
 extern EngBackend *eng_backend_open_instead(int threads, const char *why,
 											EngStatus *status);

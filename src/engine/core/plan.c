@@ -233,6 +233,18 @@ eng_plan_free(EngPlan *plan)
 	free(plan);
 }
 
+size_t
+eng_plan_kernel_bytes(const EngPlan *plan)
+{
+	size_t		bytes = 0;
+	int32_t		i;
+
+	for (i = 0; i < plan->op_count; i++)
+		if (plan->ops[i].kernel != NULL)
+			bytes += plan->backend->kernel_bytes(plan->ops[i].kernel);
+	return bytes;
+}
+
 static double
 now_seconds(const EngPlan *plan)
 {

@@ -200,6 +200,9 @@ extern EngPlan *eng_plan_create(const EngModel *model, EngBackend *backend,
 								EngStatus *status);
 extern void eng_plan_free(EngPlan *plan);
 
+/* What its kernels hold, packed weights among it. */
+extern size_t eng_plan_kernel_bytes(const EngPlan *plan);
+
 /* lives.c, placement.c: steps of eng_plan_create */
 extern bool eng_plan_lives(EngPlan *plan, EngStatus *status);
 extern bool eng_plan_place(EngPlan *plan, EngStatus *status);

@@ -125,10 +125,8 @@ eng_clip_init(EngClip *clip, uint64_t seed)
 bool
 eng_clip_set_precision(EngClip *clip, EngType type, EngStatus *status)
 {
-	if (type == ENG_BF16 && clip->backend->lacks_bf16 != NULL)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"precision bf16 cannot be used: the processor lacks %s",
-						clip->backend->lacks_bf16);
+	if (!eng_backend_check_type(clip->backend, type, status))
+		return false;
 	if (type != clip->precision)
 		drop_plans(clip);
 	clip->precision = type;
@@ -165,7 +163,6 @@ void
 eng_clip_memory(const EngClip *clip, EngMemory *memory)
 {
 	int			i;
-	int32_t		j;
 
 	memset(memory, 0, sizeof(*memory));
 	memory->parameters = clip->parameters.total * sizeof(float);
@@ -177,10 +174,8 @@ eng_clip_memory(const EngClip *clip, EngMemory *memory)
 	{
 		const EngPlan *plan = clip->plans[i].plan;
 
-		for (j = 0; plan != NULL && j < plan->op_count; j++)
-			if (plan->ops[j].kernel != NULL)
-				memory->kernels +=
-					clip->backend->kernel_bytes(plan->ops[j].kernel);
+		if (plan != NULL)
+			memory->kernels += eng_plan_kernel_bytes(plan);
 	}
 }
 
@@ -228,22 +223,6 @@ check_limit(const EngClip *clip, const EngPlan *plan, EngStatus *status)
 	snprintf(what, sizeof(what), "group of %d of %d tokens",
 			 plan->request.n, plan->request.h);
 	return check_memory(clip, &m, what, status);
-}
-
-static bool
-grow(EngBackend *backend, uint8_t **memory, size_t *have, size_t size,
-	 EngStatus *status)
-{
-	if (*memory != NULL && size <= *have)
-		return true;
-	backend->free(backend, *memory, *have);
-	*have = 0;
-	*memory = backend->alloc(backend, size);
-	if (*memory == NULL)
-		return eng_fail(status, ENG_NO_MEMORY,
-						"out of memory: %zu bytes for activations", size);
-	*have = size;
-	return true;
 }
 
 /* ---- plans ------------------------------------------------------------------ */
@@ -304,10 +283,11 @@ make_plan(EngClip *clip, EngClipPlan *kept, EngClipSide side,
 	kept->plan = eng_plan_create(&clip->models[side][request->keep_all],
 								 clip->backend, request, status);
 	if (kept->plan != NULL && check_limit(clip, kept->plan, status) &&
-		grow(clip->backend, &clip->arena, &clip->arena_size,
-			 kept->plan->activations, status) &&
-		grow(clip->backend, &clip->workspace, &clip->workspace_size,
-			 kept->plan->workspace, status))
+		eng_backend_grow(clip->backend, &clip->arena, &clip->arena_size,
+						 kept->plan->activations, status) &&
+		eng_backend_grow(clip->backend, &clip->workspace,
+						 &clip->workspace_size, kept->plan->workspace,
+						 status))
 		return true;
 	eng_plan_free(kept->plan);
 	memset(kept, 0, sizeof(*kept));

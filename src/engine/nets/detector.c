@@ -193,27 +193,6 @@ least_used(EngDetector *detector)
 	return least;
 }
 
-/*
- * Make the shared arena at least size bytes.
- */
-static bool
-grow(EngDetector *detector, uint8_t **memory, size_t *have, size_t size,
-	 EngStatus *status)
-{
-	EngBackend *backend = detector->backend;
-
-	if (*memory != NULL && size <= *have)
-		return true;
-	backend->free(backend, *memory, *have);
-	*have = 0;
-	*memory = backend->alloc(backend, size);
-	if (*memory == NULL)
-		return eng_fail(status, ENG_NO_MEMORY,
-						"out of memory: %zu bytes for activations", size);
-	*have = size;
-	return true;
-}
-
 size_t
 eng_memory_total(const EngMemory *m)
 {
@@ -300,10 +279,12 @@ make_plan(EngDetector *detector, EngKeptPlan *kept, EngPlanRequest *request,
 		(detector->backend->regions != NULL &&
 		 !detector->backend->regions->open(kept->plan, kept->regions,
 										   status)) ||
-		!grow(detector, &detector->arena, &detector->arena_size,
-			  kept->plan->activations, status) ||
-		!grow(detector, &detector->workspace, &detector->workspace_size,
-			  kept->plan->workspace, status))
+		!eng_backend_grow(detector->backend, &detector->arena,
+						  &detector->arena_size, kept->plan->activations,
+						  status) ||
+		!eng_backend_grow(detector->backend, &detector->workspace,
+						  &detector->workspace_size, kept->plan->workspace,
+						  status))
 	{
 		drop_plan(detector, kept);
 		return false;
@@ -375,7 +356,6 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 {
 	const EngParameters *p = &detector->parameters;
 	int			i;
-	int32_t		j;
 
 	memset(memory, 0, sizeof(*memory));
 	memory->parameters = p->total * sizeof(float);
@@ -395,10 +375,8 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 
 		if (detector->plans[i].regions != NULL)
 			memory->boxes += detector->plans[i].regions->bytes;
-		for (j = 0; plan != NULL && j < plan->op_count; j++)
-			if (plan->ops[j].kernel != NULL)
-				memory->kernels +=
-					detector->backend->kernel_bytes(plan->ops[j].kernel);
+		if (plan != NULL)
+			memory->kernels += eng_plan_kernel_bytes(plan);
 	}
 }
 
@@ -406,13 +384,8 @@ bool
 eng_detector_set_precision(EngDetector *detector, EngType type,
 						   EngStatus *status)
 {
-	if (type == ENG_BF16 && detector->backend->lacks_bf16 != NULL)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"precision bf16 cannot be used: the processor lacks %s",
-						detector->backend->lacks_bf16);
-	if (type == ENG_F16 && !detector->backend->plans_f16)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"precision f16 can be planned for a device's properties only");
+	if (!eng_backend_check_type(detector->backend, type, status))
+		return false;
 	if (type != detector->precision)
 		eng_detector_drop_plans(detector);
 	detector->precision = type;
