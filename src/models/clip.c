@@ -32,7 +32,7 @@ PG_FUNCTION_INFO_V1(avc_clip_model_number);
 /* A CLIP checkpoint ready to be asked. */
 typedef struct AvcClip
 {
-	AvcNetwork	network;
+	AvcNetwork	network;		/* first: avc_network_of_call */
 	AvcModel   *model;
 } AvcClip;
 
@@ -76,22 +76,15 @@ check_embeds(const AvcCheckpoint *checkpoint)
 				 errhint("Give the checkpoint of a model of architecture clip_vit_b32.")));
 }
 
-static AvcClip *
-open_clip(int64 number, MemoryContext context)
+static AvcNetwork *
+make_clip(const AvcCheckpoint *checkpoint)
 {
-	MemoryContext own = AllocSetContextCreate(CurrentMemoryContext,
-											  "avcurate CLIP",
-											  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(own);
 	AvcClip    *clip = palloc0(sizeof(AvcClip));
-	AvcCheckpoint *checkpoint = avc_checkpoint_find(number, false);
 
 	check_embeds(checkpoint);
 	avc_network_open(&clip->network, checkpoint);
 	clip->model = checkpoint->model;
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(own, context);
-	return clip;
+	return &clip->network;
 }
 
 /* The call site's network; argument 1 is the checkpoint or NULL. */
@@ -100,17 +93,8 @@ get_clip(FunctionCallInfo fcinfo)
 {
 	int64		checkpoint = PG_ARGISNULL(1) ? default_checkpoint()
 		: PG_GETARG_INT64(1);
-	AvcClip    *clip = fcinfo->flinfo->fn_extra;
 
-	if (clip == NULL || !avc_network_serves(&clip->network, checkpoint))
-	{
-		fcinfo->flinfo->fn_extra = NULL;
-		if (clip != NULL)
-			MemoryContextDelete(clip->network.context);
-		clip = open_clip(checkpoint, fcinfo->flinfo->fn_mcxt);
-		fcinfo->flinfo->fn_extra = clip;
-	}
-	return clip;
+	return (AvcClip *) avc_network_of_call(fcinfo, checkpoint, make_clip);
 }
 
 /* ---- questions and answers ------------------------------------------- */

@@ -27,7 +27,7 @@ typedef struct AvcDetections
 
 typedef struct AvcDetector
 {
-	AvcNetwork	network;
+	AvcNetwork	network;		/* first: avc_network_of_call */
 	int			label_count;	/* of categories, which label 0 has none of */
 	char	  **categories;		/* by label, NULL where the map has none */
 	int			person;			/* label, 0 = the map has no person */
@@ -37,10 +37,6 @@ typedef struct AvcDetector
 
 /* What avcurate.detector means now; an error if that is nothing. */
 extern int64 avc_detector_default(void);
-
-/* Look a checkpoint up and check the current user's right to it. */
-extern AvcDetector *avc_detector_open(int64 checkpoint,
-									  MemoryContext context);
 
 /* ---- detections.c ---- */
 

@@ -14,7 +14,6 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
 
 #include "common/catalog.h"
 #include "common/settings.h"
@@ -79,22 +78,15 @@ read_categories(AvcDetector *detector, const AvcModel *model)
 	avc_catalog_leave(&scope);
 }
 
-AvcDetector *
-avc_detector_open(int64 number, MemoryContext context)
+static AvcNetwork *
+make_detector(const AvcCheckpoint *checkpoint)
 {
-	MemoryContext own = AllocSetContextCreate(CurrentMemoryContext,
-											  "avcurate detector",
-											  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(own);
 	AvcDetector *detector = palloc0(sizeof(AvcDetector));
-	AvcCheckpoint *checkpoint = avc_checkpoint_find(number, false);
 
 	avc_network_open(&detector->network, checkpoint);
 	avc_model_check_labels(checkpoint->model);
 	read_categories(detector, checkpoint->model);
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(own, context);
-	return detector;
+	return &detector->network;
 }
 
 /* The call site's detector; argument 1 is the checkpoint or NULL. */
@@ -103,18 +95,9 @@ get_detector(FunctionCallInfo fcinfo)
 {
 	int64		checkpoint = PG_ARGISNULL(1) ? avc_detector_default()
 		: PG_GETARG_INT64(1);
-	AvcDetector *detector = fcinfo->flinfo->fn_extra;
 
-	if (detector == NULL ||
-		!avc_network_serves(&detector->network, checkpoint))
-	{
-		fcinfo->flinfo->fn_extra = NULL;
-		if (detector != NULL)
-			MemoryContextDelete(detector->network.context);
-		detector = avc_detector_open(checkpoint, fcinfo->flinfo->fn_mcxt);
-		fcinfo->flinfo->fn_extra = detector;
-	}
-	return detector;
+	return (AvcDetector *) avc_network_of_call(fcinfo, checkpoint,
+											   make_detector);
 }
 
 /* ---- SQL ------------------------------------------------------------- */

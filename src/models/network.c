@@ -8,6 +8,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 
 #include "models/model.h"
 #include "models/network.h"
@@ -65,10 +66,35 @@ avc_network_open(AvcNetwork *network, const AvcCheckpoint *checkpoint)
 	network->load = describe_network(checkpoint->model);
 }
 
-bool
-avc_network_serves(const AvcNetwork *network, int64 checkpoint)
+/* Is it this checkpoint for this user on the device that is set now? */
+static bool
+network_serves(const AvcNetwork *network, int64 checkpoint)
 {
 	return network->checkpoint == checkpoint &&
 		network->user == GetUserId() &&
 		strcmp(network->device, avc_model_device(NULL)) == 0;
+}
+
+AvcNetwork *
+avc_network_of_call(FunctionCallInfo fcinfo, int64 checkpoint,
+					AvcNetwork *(*make) (const AvcCheckpoint *checkpoint))
+{
+	FmgrInfo   *site = fcinfo->flinfo;
+	AvcNetwork *network = site->fn_extra;
+	MemoryContext own;
+	MemoryContext old;
+
+	if (network != NULL && network_serves(network, checkpoint))
+		return network;
+	site->fn_extra = NULL;
+	if (network != NULL)
+		MemoryContextDelete(network->context);
+	own = AllocSetContextCreate(CurrentMemoryContext, "avcurate network",
+								ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(own);
+	network = make(avc_checkpoint_find(checkpoint, false));
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(own, site->fn_mcxt);
+	site->fn_extra = network;
+	return network;
 }

@@ -5,6 +5,8 @@
 #ifndef AVC_MODELS_NETWORK_H
 #define AVC_MODELS_NETWORK_H
 
+#include "fmgr.h"
+
 #include "common/engine_service.h"
 #include "models/checkpoint.h"
 
@@ -47,8 +49,14 @@ typedef struct AvcAnswer
 extern void avc_network_open(AvcNetwork *network,
 							 const AvcCheckpoint *checkpoint);
 
-/* Is it this checkpoint for this user on the device that is set now? */
-extern bool avc_network_serves(const AvcNetwork *network, int64 checkpoint);
+/*
+ * The network of a call site (fn_extra), looked up anew where it does not
+ * serve any more.  make() is called in the network's own memory context; its
+ * result may be the first member of something larger.
+ */
+extern AvcNetwork *avc_network_of_call(FunctionCallInfo fcinfo,
+									   int64 checkpoint,
+									   AvcNetwork *(*make) (const AvcCheckpoint *checkpoint));
 
 /* ---- answers.c ---- */
 
