@@ -11,21 +11,28 @@ gpu_seen() {
 	[ -n "${AVC_CUDA_PLUGIN:-}" ] || [ -e /dev/nvidiactl ] || [ -e /dev/nvidia0 ] || [ -e /dev/dxg ]
 }
 
-# Unpack the kit, if there is one and the machine lacks a header.
-use_kit() {
-	local header deb
+# Whether the headers that the engine needs are here.
+headers_found() {
+	local header
 	for header in jansson.h turbojpeg.h dnnl.h utf8proc.h zlib.h; do
 		echo "#include <$header>"
 	done >"$LOGS/headers.c"
-	"${CC:-cc}" -fsyntax-only "$LOGS/headers.c" 2>"$LOGS/headers.log" && return 0
-	if ! ls gpu-kit/*.deb >/dev/null 2>&1; then
+	"${CC:-cc}" -fsyntax-only "$LOGS/headers.c" 2>"$LOGS/headers.log"
+}
+
+# What is missing: from the kit, if it was brought along, else from Debian.
+get_headers() {
+	local deb
+	headers_found && return 0
+	if ls gpu-kit/*.deb >/dev/null 2>&1; then
+		for deb in gpu-kit/*.deb; do
+			dpkg-deb -x "$deb" build/gpu-kit
+		done
+		export GPU_KIT=$AVC_ROOT/build/gpu-kit
+	elif ! test/deps || ! headers_found; then
 		cat "$LOGS/headers.log" >&2
-		die "headers are missing: run make deps, or make gpu-kit where there is a network and bring gpu-kit/ along"
+		die "headers are missing and cannot be installed: run make gpu-kit where there is a network and bring gpu-kit/ along"
 	fi
-	for deb in gpu-kit/*.deb; do
-		dpkg-deb -x "$deb" build/gpu-kit
-	done
-	export GPU_KIT=$AVC_ROOT/build/gpu-kit
 }
 
 # Engine, tests and the GPU's backend, unless AVC_CUDA_PLUGIN names one.
@@ -33,7 +40,7 @@ build_for_gpu() {
 	local jobs
 	jobs=$(nproc)
 	mkdir -p build
-	use_kit
+	get_headers
 	make -s -j"$jobs" gpu-tests >"$LOGS/build.log" 2>&1 ||
 		{ tail -40 "$LOGS/build.log"; die "the build failed"; }
 	[ -n "${AVC_CUDA_PLUGIN:-}" ] && return 0
