@@ -8,6 +8,8 @@
  * counting forms, nothing goes through warps, shared arrays have fixed sizes,
  * and atomics are those whose result has no order (maxima, sums of whole
  * numbers).  A kernel whose threads meet is launched by ENG_LAUNCH_MEETING.
+ * Blocks of more than ENG_THREADS threads need __launch_bounds__: else the
+ * compiler may give a thread more registers than so many have.
  */
 #ifndef ENG_CUDA_KERNEL_H
 #define ENG_CUDA_KERNEL_H

@@ -132,7 +132,7 @@ add_anchor(double sum[2], const EngCudaRegions &r, const EngRpnMaps &maps,
 	}
 }
 
-static __global__ void
+static __global__ void __launch_bounds__(LIST_THREADS)
 rpn_kernel(EngCudaRegions r, EngRpnMaps maps, EngRpnGradients gradients,
 		   EngCudaStep *step)
 {
@@ -223,7 +223,7 @@ add_row(double sum[2], const EngCudaRegions &r, const float *logits,
 	}
 }
 
-static __global__ void
+static __global__ void __launch_bounds__(LIST_THREADS)
 roi_kernel(EngCudaRegions r, const float *logits, const float *deltas,
 		   RoiGradients to, EngCudaStep *step)
 {

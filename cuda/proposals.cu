@@ -126,7 +126,7 @@ select_best(uint64_t *items, const float *logits, int32_t n, int32_t most,
 	return k;
 }
 
-static __global__ void
+static __global__ void __launch_bounds__(LIST_THREADS)
 level_kernel(EngCudaRegions r, EngRpnMaps maps)
 {
 	__shared__ uint64_t shared[SHARED_ITEMS];
@@ -182,7 +182,7 @@ level_kernel(EngCudaRegions r, EngRpnMaps maps)
 	}
 }
 
-static __global__ void
+static __global__ void __launch_bounds__(SUPPRESS_THREADS)
 suppress_kernel(EngCudaRegions r)
 {
 	int32_t		level = blockIdx.x;
@@ -228,7 +228,7 @@ suppress_kernel(EngCudaRegions r)
 }
 
 /* Place of a level's kept boxes among all of the image. */
-static __global__ void
+static __global__ void __launch_bounds__(LIST_THREADS)
 merge_kernel(EngCudaRegions r)
 {
 	int32_t		image = blockIdx.x;

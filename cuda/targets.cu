@@ -260,7 +260,7 @@ put_sorted(int32_t *out, const int32_t *list, int32_t k, uint64_t *shared)
 	__syncthreads();
 }
 
-static __global__ void
+static __global__ void __launch_bounds__(LIST_THREADS)
 sample_kernel(EngCudaRegions r, Sampling s)
 {
 	__shared__ uint64_t shared[MOST_SAMPLED];

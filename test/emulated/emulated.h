@@ -23,6 +23,7 @@
 #define __host__
 #define __forceinline__	inline
 #define __shared__		static
+#define __launch_bounds__(threads)
 #define __restrict__
 
 struct dim3
