@@ -23,7 +23,7 @@
 #include "engine/ops/detection.h"
 #include "engine/status.h"
 
-#define ENG_BACKEND_VERSION	5
+#define ENG_BACKEND_VERSION	6
 
 typedef struct EngBackend EngBackend;
 typedef struct EngKernel EngKernel; /* a planned convolution or linear layer */
@@ -217,6 +217,12 @@ typedef struct EngTokens
 	int32_t		channels;
 } EngTokens;
 
+typedef enum EngSumType
+{
+	ENG_SUM_F32 = 0,
+	ENG_SUM_F64
+} EngSumType;
+
 struct EngBackend
 {
 	uint32_t	version;		/* ENG_BACKEND_VERSION */
@@ -367,6 +373,24 @@ struct EngBackend
 	void		(*pick_tokens) (EngBackend *backend, EngType type, void *y,
 								const void *x, const float *ids,
 								const EngTokens *shape);
+
+	/*
+	 * Ranks: backends of one process, each with a thread of its own, that
+	 * train one network together (core/ranks.h).  Alone: rank 0, world 0.
+	 */
+	int32_t		rank;
+	int32_t		world;
+	struct EngRanks *ranks;		/* what they share, not owned; alone NULL */
+	/* make them ranks, who have rank, world and ranks; NULL: of the host */
+	bool		(*join) (EngBackend *const *backends, int32_t world,
+						 EngStatus *status);
+	/*
+	 * x (count) = the sum of all ranks' x, the same bits on all, in the order
+	 * of the other calls.  All ranks must call it alike.  Once a rank has
+	 * failed it does nothing: eng_ranks_check tells.
+	 */
+	void		(*all_reduce) (EngBackend *backend, void *x, int64_t count,
+							   EngSumType type);
 
 	size_t		memory;			/* of a GPU, bytes that it has; 0: not known */
 	char		device_name[256];	/* of a GPU, what it is; else "" */
