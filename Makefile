@@ -154,6 +154,8 @@ build/test/fuzz_jpeg build/test/fuzz_weights: build/test/fuzz_%: \
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
 
+EMULATED      = build/emulated/avcurate_cuda.so
+
 engine: $(ENGINE)
 engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS) $(EMULATED) build/emulated/other.so
 
@@ -168,7 +170,6 @@ CUDA_LIBRARY_SRCS = $(addprefix cuda/,backend.c device.c conv.c conv_plan.c \
 # functions of the engine that it uses: copies of its own
 CUDA_SHARED_OBJS = $(addprefix build/obj/src/engine/,status.o core/arena.o \
                      core/random.o ops/anchors.o ops/sampler.o nets/regions.o)
-EMULATED      = build/emulated/avcurate_cuda.so
 EMULATED_OBJS = $(CUDA_KERNELS:%.cu=build/emulated/%.o) \
                 $(CUDA_GLUE:%.c=build/emulated/%.o) \
                 build/emulated/test/emulated/emulated.o \

@@ -554,6 +554,46 @@ test_rounding(void)
 		   "what is not a number stays so in bf16");
 }
 
+/*
+ * All 65536 numbers of f16, what lies half way between neighbours, and what
+ * lies just beside that.
+ */
+static void
+test_f16(void)
+{
+	int			wrong = 0;
+	uint32_t	half;
+
+	for (half = 0; half < 0x7c00; half++)
+	{
+		float		low = half < 0x400 ? ldexpf((float) half, -24) :
+			ldexpf((float) (0x400 + half % 0x400), (int) (half / 0x400) - 25);
+		float		high = half + 1 < 0x400 ? ldexpf((float) (half + 1), -24) :
+			ldexpf((float) (0x400 + (half + 1) % 0x400),
+				   (int) ((half + 1) / 0x400) - 25);
+		float		middle = (low + high) / 2;
+		uint32_t	even = half % 2 == 0 ? half : half + 1;
+
+		wrong += eng_f16_to_float((uint16_t) half) != low ||
+			eng_f16_to_float((uint16_t) (half | 0x8000)) != -low ||
+			eng_f16_from_float(low) != half ||
+			eng_f16_from_float(-low) != (half | 0x8000) ||
+			eng_f16_from_float(middle) != even ||
+			eng_f16_from_float(-middle) != (even | 0x8000) ||
+			eng_f16_from_float(nextafterf(middle, 0)) != half ||
+			eng_f16_from_float(nextafterf(middle, INFINITY)) != half + 1;
+	}
+	tap_ok(wrong == 0, "floats are rounded to f16, ties to even");
+	tap_ok(eng_f16_from_float(INFINITY) == 0x7c00 &&
+		   eng_f16_from_float(-INFINITY) == 0xfc00 &&
+		   eng_f16_from_float(1e6f) == 0x7c00 &&
+		   eng_f16_to_float(0x7c00) == INFINITY &&
+		   eng_f16_to_float(0xfc00) == -INFINITY &&
+		   isnan(eng_f16_to_float(eng_f16_from_float(NAN))) &&
+		   isnan(eng_f16_to_float(0x7c01)) && isnan(eng_f16_to_float(0xffff)),
+		   "what is too large for f16 is infinite, what is not a number stays so");
+}
+
 static void
 test_update(bool adamw)
 {
@@ -621,6 +661,7 @@ main(void)
 	}
 	test_relu_rounded();
 	test_rounding();
+	test_f16();
 	test_sums();
 	test_update(false);
 	test_update(true);

@@ -227,6 +227,8 @@ eng_image_input(void *out, int32_t channels, const EngPixels *image,
 		}
 		if (type == ENG_BF16)
 			blend_rows(to, channels, row, tap.weight, width, ENG_BF16);
+		else if (type == ENG_F16)
+			blend_rows(to, channels, row, tap.weight, width, ENG_F16);
 		else
 			blend_rows(to, channels, row, tap.weight, width, ENG_F32);
 		memset(eng_at(to, type, (int64_t) width * channels), 0,

@@ -6,8 +6,8 @@
  * Vectors run over channels.  Forward shares out RoIs among threads.
  * Backward shares out images and slices of channels, and each share visits
  * its RoIs in order, so every sum has one order whatever the thread count.
- * Gradients of float maps are summed in place; those of bf16 maps in float
- * maps of the share's own, which hold its slice alone.
+ * Gradients of float maps are summed in place; those of narrower maps in
+ * float maps of the share's own, which hold its slice alone.
  */
 #include <math.h>
 #include <omp.h>
@@ -136,6 +136,9 @@ load_vector(Vector *out, const void *x, EngType type, size_t i)
 	if (type == ENG_BF16)
 		*out = (Vector) (__builtin_convertvector(
 			*(const Halves *) ((const uint16_t *) x + i), Bits) << 16);
+	else if (type == ENG_F16)
+		for (int32_t j = 0; j < SLICE; j++)
+			(*out)[j] = eng_load(x, type, (int64_t) i + j);
 	else
 		*out = *(const Vector *) ((const float *) x + i);
 }
@@ -153,6 +156,9 @@ store_vector(void *x, EngType type, size_t i, const Vector *value)
 		*(Halves *) ((uint16_t *) x + i) = __builtin_convertvector(
 			((broken & (bits | 0x400000)) | (~broken & rounded)) >> 16, Halves);
 	}
+	else if (type == ENG_F16)
+		for (int32_t j = 0; j < SLICE; j++)
+			eng_store(x, type, (int64_t) i + j, (*value)[j]);
 	else
 		*(Vector *) ((float *) x + i) = *value;
 }
@@ -220,6 +226,8 @@ gather_bin(void *out, const void *map, const Corners *corners,
 {
 	if (maps->type == ENG_BF16)
 		gather_bin_bf16(out, map, corners, maps->channels, factor);
+	else if (maps->type == ENG_F16)
+		gather_bin_typed(out, map, corners, maps->channels, factor, ENG_F16);
 	else
 		gather_bin_f32(out, map, corners, maps->channels, factor);
 }
@@ -267,6 +275,8 @@ scatter_bin(float *map, const void *gradient, const Corners *corners,
 {
 	if (type == ENG_BF16)
 		scatter_bin_bf16(map, gradient, corners, count, factor);
+	else if (type == ENG_F16)
+		scatter_bin_typed(map, gradient, corners, count, factor, ENG_F16);
 	else
 		scatter_bin_f32(map, gradient, corners, count, factor);
 }
@@ -395,10 +405,9 @@ eng_roi_align_workspace(const EngRoiMaps *maps)
 		own_size(maps) * maps->threads * sizeof(float);
 }
 
-/* One level of a share's own maps, rounded into the bf16 one. */
-ENG_FOR_BF16 static void
-round_level(uint16_t *dmap, const float *sum, const Share *share,
-			size_t cells, int32_t channels, bool add)
+ENG_INLINE void
+round_level_typed(uint16_t *dmap, const float *sum, const Share *share,
+				  size_t cells, int32_t channels, bool add, EngType type)
 {
 	for (size_t i = 0; i < cells; i++)
 	{
@@ -407,12 +416,30 @@ round_level(uint16_t *dmap, const float *sum, const Share *share,
 
 		if (add)
 			for (int32_t c = 0; c < share->count; c++)
-				to[c] = eng_bf16_from_float(eng_bf16_to_float(to[c]) +
-											from[c]);
+				eng_store(to, type, c, eng_load(to, type, c) + from[c]);
 		else
 			for (int32_t c = 0; c < share->count; c++)
-				to[c] = eng_bf16_from_float(from[c]);
+				eng_store(to, type, c, from[c]);
 	}
+}
+
+ENG_FOR_BF16 static void
+round_level_bf16(uint16_t *dmap, const float *sum, const Share *share,
+				 size_t cells, int32_t channels, bool add)
+{
+	round_level_typed(dmap, sum, share, cells, channels, add, ENG_BF16);
+}
+
+/* One level of a share's own maps, rounded into the narrower one. */
+static void
+round_level(uint16_t *dmap, const float *sum, const Share *share,
+			size_t cells, const EngRoiMaps *maps, bool add)
+{
+	if (maps->type == ENG_BF16)
+		round_level_bf16(dmap, sum, share, cells, maps->channels, add);
+	else
+		round_level_typed(dmap, sum, share, cells, maps->channels, add,
+						  ENG_F16);
 }
 
 static void
@@ -436,7 +463,7 @@ run_own_share(Share *share, void *const dmap[ENG_ROI_LEVELS],
 
 		round_level((uint16_t *) dmap[level] + share->image * cells *
 					maps->channels + share->first, share->sum[level], share,
-					cells, maps->channels, add[level]);
+					cells, maps, add[level]);
 	}
 }
 
@@ -464,7 +491,7 @@ share_width(const EngRoiMaps *maps)
 	width = (maps->channels / slices + SLICE - 1) / SLICE * SLICE;
 	if (width < SLICE)
 		width = SLICE;
-	return maps->type == ENG_BF16 && width > OWN_SLICE ? OWN_SLICE : width;
+	return maps->type != ENG_F32 && width > OWN_SLICE ? OWN_SLICE : width;
 }
 
 void

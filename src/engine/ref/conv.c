@@ -2,8 +2,8 @@
  * engine/ref/conv.c
  *		Convolution and linear layers by their definition.
  *
- * The loops are on floats.  What is bf16, and weights and gradients that are
- * multiplied with it, goes through them in copies that hold bf16 values.
+ * The loops are on floats.  What is narrower, and weights and gradients that
+ * are multiplied with it, goes through them in copies that hold its values.
  */
 #include <math.h>
 #include <stdio.h>
@@ -153,8 +153,8 @@ output_count(const EngConvShape *s)
 }
 
 /*
- * Floats of array x of a type, rounded to bf16 if they are to be `as` that:
- * x itself where nothing changes, else *copy.
+ * Floats of array x of a type, rounded to what they are to be multiplied
+ * `as`: x itself where nothing changes, else *copy.
  */
 static float *
 floats(float **copy, const void *x, EngType type, EngType as, int64_t count)
@@ -166,9 +166,10 @@ floats(float **copy, const void *x, EngType type, EngType as, int64_t count)
 	*copy = malloc(sizeof(float) * count);
 	for (i = 0; *copy != NULL && i < count; i++)
 	{
-		(*copy)[i] = eng_load(x, type, i);
-		if (as == ENG_BF16)
-			(*copy)[i] = eng_bf16_to_float(eng_bf16_from_float((*copy)[i]));
+		float		value = eng_load(x, type, i);
+
+		eng_store(&value, as, 0, value);
+		(*copy)[i] = eng_load(&value, as, 0);
 	}
 	return *copy;
 }
