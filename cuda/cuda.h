@@ -50,6 +50,7 @@ typedef struct EngCuda
 	void	   *properties;		/* planner.c: of a device that is not here */
 	void	   *cudnn;			/* handles of the libraries */
 	void	   *cublas;
+	struct EngPacked *packed;	/* weights that kernels share */
 } EngCuda;
 
 #define ENG_CUDA_SUMS	4096	/* partial sums of the norm of gradients */
@@ -110,6 +111,29 @@ extern void eng_cuda_cast(EngCuda *cuda, EngType y_type, void *y,
 						  EngType x_type, const void *x, int64_t count,
 						  bool add);
 extern void eng_cuda_fold(EngCuda *cuda, const EngFold *fold);
+
+/* ---- attention.cu ----------------------------------------------------------- */
+
+extern void eng_cuda_attention(EngCuda *cuda, void *y, const void *qkv,
+							   const EngAttentionShape *s);
+
+/* ---- tokens.cu -------------------------------------------------------------- */
+
+extern void eng_cuda_layer_norm(EngCuda *cuda, const EngLayerNormArgs *args);
+/* y = activation(y + bias) by row; bias NULL: none */
+extern void eng_cuda_bias_activation(EngCuda *cuda, EngType type, void *y,
+									 const float *bias, int64_t rows,
+									 int32_t channels,
+									 EngActivation activation);
+extern void eng_cuda_join_tokens(EngCuda *cuda, float *y, const float *x,
+								 const float *first, const float *positions,
+								 const EngTokens *s);
+extern void eng_cuda_embed_tokens(EngCuda *cuda, float *y, const float *ids,
+								  const float *table, const float *positions,
+								  const EngTokens *s);
+extern void eng_cuda_pick_tokens(EngCuda *cuda, EngType type, void *y,
+								 const void *x, const float *ids,
+								 const EngTokens *s);
 
 /* ---- update.cu -------------------------------------------------------------- */
 

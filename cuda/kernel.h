@@ -226,6 +226,29 @@ struct Vector<T, 1>
 	}
 };
 
+/* V floats, by 16 bytes where they are whole fours. */
+template <int V>
+static __device__ __forceinline__ void
+load_floats(float out[V], const float *x, int64_t i)
+{
+	const int	each = V % 4 == 0 ? 4 : 1;
+
+#pragma unroll
+	for (int v = 0; v < V; v += each)
+		Vector<float, each>::load(out + v, x, i + v);
+}
+
+template <int V>
+static __device__ __forceinline__ void
+store_floats(float *x, int64_t i, const float in[V])
+{
+	const int	each = V % 4 == 0 ? 4 : 1;
+
+#pragma unroll
+	for (int v = 0; v < V; v += each)
+		Vector<float, each>::store(x, i + v, in + v);
+}
+
 /* Run code with T a type's C++ one; V: elements in 16 bytes. */
 #define ENG_WITH_TYPE(type, ...) \
 	do \

@@ -10,6 +10,92 @@
 
 #include <stdlib.h>
 
+/* ---- weights ------------------------------------------------------------------- */
+
+static size_t
+weight_count(const EngConvShape *s)
+{
+	return (size_t) s->oc * s->k * s->k * s->c;
+}
+
+/*
+ * Join those that multiply the same array in the same type, or be the first.
+ * Memory on the device comes with the first call.
+ */
+static bool
+join_packed(EngKernel *kernel, EngStatus *status)
+{
+	const EngConvShape *s = &kernel->shape;
+	size_t		bytes = weight_count(s) * eng_type_size(s->x_type);
+	EngPacked  *packed = s->lasting == NULL ? NULL : kernel->cuda->packed;
+
+	while (packed != NULL && (packed->lasting != s->lasting ||
+							  packed->type != s->x_type ||
+							  packed->bytes != bytes))
+		packed = packed->next;
+	if (packed == NULL)
+	{
+		packed = calloc(1, sizeof(*packed));
+		if (packed == NULL)
+			return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+		packed->lasting = s->lasting;
+		packed->type = s->x_type;
+		packed->bytes = bytes;
+		if (s->lasting != NULL)
+		{
+			packed->next = kernel->cuda->packed;
+			kernel->cuda->packed = packed;
+		}
+	}
+	packed->users++;
+	kernel->packed = packed;
+	return true;
+}
+
+static void
+leave_packed(EngKernel *kernel)
+{
+	EngPacked  *packed = kernel->packed;
+	EngPacked **link = &kernel->cuda->packed;
+
+	if (packed == NULL || --packed->users > 0)
+		return;
+	while (*link != NULL && *link != packed)
+		link = &(*link)->next;
+	if (*link != NULL)
+		*link = packed->next;
+	eng_device_free(kernel->cuda, packed->data);
+	free(packed);
+}
+
+const void *
+eng_cuda_packed(EngKernel *kernel, const float *weight, uint64_t version,
+				EngStatus *status)
+{
+	EngPacked  *packed = kernel->packed;
+
+	if (packed == NULL)
+		return weight;
+	if (packed->data == NULL)
+	{
+		packed->data = eng_device_alloc(kernel->cuda, packed->bytes);
+		packed->version = version - 1;
+	}
+	if (packed->data == NULL)
+	{
+		eng_fail(status, ENG_NO_MEMORY,
+				 "out of memory on the device for weights");
+		return NULL;
+	}
+	if (packed->version != version)
+		eng_cuda_cast(kernel->cuda, packed->type, packed->data, ENG_F32,
+					  weight, weight_count(&kernel->shape), false);
+	packed->version = version;
+	return packed->data;
+}
+
+/* ---- planning ------------------------------------------------------------------- */
+
 static void
 cuda_kernel_free(EngKernel *kernel)
 {
@@ -20,7 +106,7 @@ cuda_kernel_free(EngKernel *kernel)
 		eng_conv_plan_free(kernel->conv[d]);
 		eng_cuda_matmul_free(kernel->matmul[d]);
 	}
-	eng_device_free(kernel->cuda, kernel->packed);
+	leave_packed(kernel);
 	free(kernel);
 }
 
@@ -36,7 +122,10 @@ new_kernel(EngBackend *backend, const EngConvShape *shape, EngStatus *status)
 	}
 	kernel->shape = *shape;
 	kernel->cuda = backend->state;
-	return kernel;
+	if (shape->x_type == ENG_F32 || join_packed(kernel, status))
+		return kernel;
+	free(kernel);
+	return NULL;
 }
 
 static EngKernel *
@@ -92,54 +181,18 @@ cuda_kernel_workspace(const EngKernel *kernel)
 	return kernel->workspace;
 }
 
-static size_t
-weight_count(const EngKernel *kernel)
-{
-	const EngConvShape *s = &kernel->shape;
-
-	return (size_t) s->oc * s->k * s->k * s->c;
-}
-
+/* A kernel's share of what it has with others, there or to come. */
 static size_t
 cuda_kernel_bytes(const EngKernel *kernel)
 {
 	return kernel->packed == NULL ? 0 :
-		weight_count(kernel) * eng_type_size(kernel->shape.x_type);
+		kernel->packed->bytes / (size_t) kernel->packed->users;
 }
 
 static const char *
 cuda_kernel_text(const EngKernel *kernel)
 {
 	return kernel->text;
-}
-
-/* ---- weights ------------------------------------------------------------------- */
-
-const void *
-eng_cuda_packed(EngKernel *kernel, const float *weight, uint64_t version,
-				EngStatus *status)
-{
-	EngType		type = kernel->shape.x_type;
-
-	if (type == ENG_F32)
-		return weight;
-	if (kernel->packed == NULL)
-	{
-		kernel->packed = eng_device_alloc(kernel->cuda, weight_count(kernel) *
-										  eng_type_size(type));
-		kernel->packed_version = version - 1;
-	}
-	if (kernel->packed == NULL)
-	{
-		eng_fail(status, ENG_NO_MEMORY,
-				 "out of memory on the device for weights");
-		return NULL;
-	}
-	if (kernel->packed_version != version)
-		eng_cuda_cast(kernel->cuda, type, kernel->packed, ENG_F32, weight,
-					  weight_count(kernel), false);
-	kernel->packed_version = version;
-	return kernel->packed;
 }
 
 /* ---- running ------------------------------------------------------------------- */
@@ -209,7 +262,7 @@ cuda_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 						   workspace, status))
 		return false;
 	eng_cuda_cast(kernel->cuda, ENG_F32, dweight, s->x_type, rest,
-				  weight_count(kernel), true);
+				  weight_count(s), true);
 	return true;
 }
 

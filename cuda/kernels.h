@@ -13,6 +13,21 @@
 typedef struct EngMatmul EngMatmul; /* a product of cuBLASLt's */
 
 /*
+ * Weights in the type that is multiplied, outside the flat array: a kernel's
+ * own, or of all kernels of weights that last.
+ */
+typedef struct EngPacked
+{
+	struct EngPacked *next;		/* of those that are shared */
+	const float *lasting;		/* what is packed; NULL: not shared */
+	EngType		type;
+	size_t		bytes;
+	int32_t		users;
+	void	   *data;			/* on the device; NULL: not yet */
+	uint64_t	version;		/* of what is there */
+} EngPacked;
+
+/*
  * A convolution by cuDNN, or a linear layer, and with it a 1x1 convolution
  * whose result has another type than its input, by cuBLASLt.  Directions
  * that are not wanted are NULL.
@@ -30,8 +45,7 @@ struct EngKernel
 	bool		add_in_place;	/* the way back to x adds by itself */
 	size_t		rest;			/* offset into the workspace */
 	size_t		workspace;
-	void	   *packed;			/* weights outside the flat array, or NULL */
-	uint64_t	packed_version;
+	EngPacked  *packed;			/* NULL: floats are multiplied as they lie */
 	char		text[ENG_KERNEL_TEXT];
 };
 

@@ -261,7 +261,11 @@ eng_cuda_linear_forward(EngKernel *kernel, void *y, const void *x,
 
 	if (!multiply(kernel, ENG_CONV_FORWARD, y, weight, x, workspace, status))
 		return false;
-	if (bias != NULL || s->relu)
+	/* cuBLASLt's own GELU is the one by tanh */
+	if (s->activation != ENG_ACTIVATION_NONE)
+		eng_cuda_bias_activation(kernel->cuda, s->y_type, y, bias, s->n,
+								 s->oc, s->activation);
+	else if (bias != NULL || s->relu)
 		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, y, bias, s->n,
 						   s->oc, s->relu);
 	return true;

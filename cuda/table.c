@@ -152,6 +152,44 @@ roi_align_backward(EngBackend *backend, void *const dmap[ENG_ROI_LEVELS],
 								rois);
 }
 
+/* ---- transformers -------------------------------------------------------------- */
+
+static void
+layer_norm(EngBackend *backend, const EngLayerNormArgs *args)
+{
+	eng_cuda_layer_norm(cuda_of(backend), args);
+}
+
+static void
+attention(EngBackend *backend, void *y, const void *qkv,
+		  const EngAttentionShape *shape)
+{
+	eng_cuda_attention(cuda_of(backend), y, qkv, shape);
+}
+
+static void
+join_tokens(EngBackend *backend, float *y, const float *x,
+			const float *first, const float *positions,
+			const EngTokens *shape)
+{
+	eng_cuda_join_tokens(cuda_of(backend), y, x, first, positions, shape);
+}
+
+static void
+embed_tokens(EngBackend *backend, float *y, const float *ids,
+			 const float *table, const float *positions,
+			 const EngTokens *shape)
+{
+	eng_cuda_embed_tokens(cuda_of(backend), y, ids, table, positions, shape);
+}
+
+static void
+pick_tokens(EngBackend *backend, EngType type, void *y, const void *x,
+			const float *ids, const EngTokens *shape)
+{
+	eng_cuda_pick_tokens(cuda_of(backend), type, y, x, ids, shape);
+}
+
 /* ---- the optimizer -------------------------------------------------------------- */
 
 static bool
@@ -249,4 +287,9 @@ eng_cuda_set_table(EngBackend *backend)
 	backend->step_norm = step_norm;
 	backend->step_end = step_end;
 	backend->regions = &eng_cuda_region_ops;
+	backend->layer_norm = layer_norm;
+	backend->attention = attention;
+	backend->join_tokens = join_tokens;
+	backend->embed_tokens = embed_tokens;
+	backend->pick_tokens = pick_tokens;
 }

@@ -6,104 +6,7 @@
  * test.  Sizes are odd on purpose: channels that are no whole vectors, rows
  * that are no whole blocks.
  */
-#include "tap.h"
-
-#include "engine/core/backend.h"
-#include "engine/core/random.h"
-
-static EngBackend *ref;
-static EngBackend *gpu;
-static EngStatus status = {ENG_OK, ""};
-static uint64_t counter;
-
-/* An array on both sides; the device's may be of another type. */
-typedef struct Both
-{
-	void	   *host;			/* of the type, as ref takes it */
-	void	   *device;
-	EngType		type;
-	int64_t		count;
-} Both;
-
-static size_t
-bytes(const Both *b)
-{
-	return eng_type_size(b->type) * b->count;
-}
-
-/* Uniform in [low, low + 2). */
-static Both
-noise(EngType type, int64_t count, float low)
-{
-	Both		b = {calloc(count + 1, sizeof(float)), NULL, type, count};
-	int64_t		i;
-
-	for (i = 0; i < count; i++)
-		eng_store(b.host, type, i, low + 2 *
-				  eng_random_uniform(7, 0, 0, ENG_USE_TEST, counter++));
-	b.device = gpu->alloc(gpu, bytes(&b) + 64);
-	if (b.device == NULL ||
-		!gpu->upload(gpu, b.device, b.host, bytes(&b), &status))
-		tap_ok(false, "an array on the device: %s", status.message);
-	return b;
-}
-
-static Both
-ints(const int32_t *values, int64_t count)
-{
-	Both		b = noise(ENG_F32, count, 0);
-
-	memcpy(b.host, values, sizeof(int32_t) * count);
-	gpu->upload(gpu, b.device, b.host, bytes(&b), &status);
-	return b;
-}
-
-static void
-drop(Both *b)
-{
-	free(b->host);
-	gpu->free(gpu, b->device, bytes(b));
-}
-
-/* Largest difference over the largest element. */
-static double
-distance(const Both *b)
-{
-	void	   *got = calloc(b->count + 1, sizeof(float));
-	double		worst = 0;
-	double		most = 1e-9;
-	int64_t		i;
-
-	if (!gpu->download(gpu, got, b->device, bytes(b), &status))
-		return INFINITY;
-	for (i = 0; i < b->count; i++)
-	{
-		double		x = eng_load(got, b->type, i);
-		double		y = eng_load(b->host, b->type, i);
-
-		/* written so that what is not a number is a distance */
-		if (!(fabs(x - y) <= worst))
-			worst = fabs(x - y);
-		most = fmax(most, fabs(y));
-	}
-	free(got);
-	return worst / most;
-}
-
-/* Rounded once more or less, or only the order of sums. */
-static double
-allowed(EngType type)
-{
-	return type == ENG_F32 ? 2e-5 : 1e-2;
-}
-
-static void
-same(const Both *b, const char *what, EngType type)
-{
-	double		d = distance(b);
-
-	tap_ok(d <= allowed(type), "%s, %s: %.1e", what, eng_type_name(type), d);
-}
+#include "device_arrays.h"
 
 /* ---- norms ------------------------------------------------------------------ */
 
@@ -580,20 +483,10 @@ test_type(EngType type)
 int
 main(void)
 {
-	const char *name = tap_backend();
 	int			type;
 
-	if (strncmp(name, "cuda", 4) != 0)
-	{
-		tap_skip("operations of a device", "AVC_TEST_BACKEND names none");
+	if (!open_both())
 		return tap_done();
-	}
-	ref = eng_backend_open("ref", 1, &status);
-	gpu = eng_backend_open(name, 1, &status);
-	if (!tap_ok(ref != NULL && gpu != NULL && gpu->device, "%s opens %s",
-				name, status.message))
-		return tap_done();
-	gpu->enter(gpu);
 	for (type = ENG_F32; type <= ENG_F16; type++)
 		if (type != ENG_BF16 || gpu->lacks_bf16 == NULL)
 			test_type(type);
@@ -603,7 +496,6 @@ main(void)
 	test_update(true, true);
 	for (type = ENG_BF16; type <= ENG_F16; type++)
 		test_flat_rounded(type, 5000);
-	gpu->close(gpu);
-	ref->close(ref);
+	close_both();
 	return tap_done();
 }
