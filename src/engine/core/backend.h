@@ -27,6 +27,7 @@
 
 typedef struct EngBackend EngBackend;
 typedef struct EngKernel EngKernel; /* a planned convolution or linear layer */
+typedef struct EngGraph EngGraph;	/* calls that were recorded */
 
 /* What a linear layer of a transformer may end with. */
 typedef enum EngActivation
@@ -223,6 +224,18 @@ typedef enum EngSumType
 	ENG_SUM_F64
 } EngSumType;
 
+/* What a picture shows: equal keys, equal pixels.  Zeroes: not known. */
+typedef struct EngFrameKey
+{
+	uint64_t	word[2];
+} EngFrameKey;
+
+static inline bool
+eng_frame_key_is_set(const EngFrameKey *key)
+{
+	return (key->word[0] | key->word[1]) != 0;
+}
+
 struct EngBackend
 {
 	uint32_t	version;		/* ENG_BACKEND_VERSION */
@@ -391,6 +404,44 @@ struct EngBackend
 	 */
 	void		(*all_reduce) (EngBackend *backend, void *x, int64_t count,
 							   EngSumType type);
+
+	/*
+	 * Of a device that can, else NULL: the calls between begin and end are
+	 * recorded instead of made, and made by one call of run as often as
+	 * wanted.  Between them nothing may allocate, free, wait or copy from or
+	 * to the host; addresses and numbers given to the calls stay as recorded,
+	 * what lies in the device's memory may change.  end with keep false, or
+	 * after a failure, gives NULL; begin, end and run say why they fail, and
+	 * normal calls are possible afterwards.
+	 */
+	bool		(*graph_begin) (EngBackend *backend, EngStatus *status);
+	EngGraph   *(*graph_end) (EngBackend *backend, bool keep,
+							  EngStatus *status);
+	bool		(*graph_run) (EngBackend *backend, const EngGraph *graph,
+							  EngStatus *status);
+	void		(*graph_free) (EngBackend *backend, EngGraph *graph);
+	size_t		(*graph_bytes) (const EngGraph *graph);
+
+	/*
+	 * Of a device that can, else NULL: memory of the host's that the device
+	 * reads by itself; NULL: no more of it is to be had.  For any thread; to
+	 * be freed also after close.
+	 */
+	void	   *(*host_alloc) (EngBackend *backend, size_t size);
+	void		(*host_free) (void *memory);
+	/* wait until pictures given to regions->input have been read */
+	void		(*settle) (EngBackend *backend);
+
+	/*
+	 * Of a device that can, else NULL: pictures that it keeps.  hold: one of
+	 * the key is there, and stays until it is released; both for any thread.
+	 * room: bytes that all of them may take at most, from now on.
+	 */
+	bool		(*frame_hold) (EngBackend *backend, const EngFrameKey *key);
+	void		(*frame_release) (EngBackend *backend,
+								  const EngFrameKey *key);
+	void		(*frame_room) (EngBackend *backend, size_t bytes);
+	size_t		(*frame_bytes) (EngBackend *backend);
 
 	size_t		memory;			/* of a GPU, bytes that it has; 0: not known */
 	char		device_name[256];	/* of a GPU, what it is; else "" */

@@ -215,6 +215,8 @@ extern void eng_plan_traffic(const EngPlan *plan, const EngOp *op,
 
 extern bool eng_plan_forward(EngPlan *plan, EngStatus *status);
 extern bool eng_plan_backward(EngPlan *plan, EngStatus *status);
+/* A batch went forward in training: the norms' counters say so. */
+extern void eng_plan_count_batch(EngPlan *plan);
 
 /* ---- for operations ------------------------------------------------------- */
 

@@ -82,6 +82,7 @@ drop_plan(const EngDetector *detector, EngKeptPlan *kept)
 	const EngRegionOps *regions = detector->backend == NULL ? NULL :
 		detector->backend->regions;
 
+	eng_detector_drop_graph(detector, kept);
 	if (kept->regions != NULL && regions != NULL)
 		regions->close(detector->backend, kept->regions);
 	eng_plan_free(kept->plan);
@@ -375,6 +376,9 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 
 		if (detector->plans[i].regions != NULL)
 			memory->boxes += detector->plans[i].regions->bytes;
+		if (detector->plans[i].graph != NULL)
+			memory->kernels +=
+				detector->backend->graph_bytes(detector->plans[i].graph);
 		if (plan != NULL)
 			memory->kernels += eng_plan_kernel_bytes(plan);
 	}

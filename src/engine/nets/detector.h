@@ -23,7 +23,7 @@ typedef struct EngDetector EngDetector;
 
 typedef struct EngFrame
 {
-	const uint8_t *rgb;			/* (height, width, 3) */
+	const uint8_t *rgb;			/* (height, width, 3); NULL: held by the key */
 	int32_t		width;
 	int32_t		height;
 	const float *boxes;			/* (box_count, 4), pixels of the frame */
@@ -32,6 +32,7 @@ typedef struct EngFrame
 	int64_t		frame_id;		/* for messages */
 	int64_t		position;		/* in the global order: key of random numbers */
 	bool		flip;			/* mirror pixels and boxes first */
+	EngFrameKey key;			/* a device may keep the pixels under it */
 } EngFrame;
 
 /* ---- life --------------------------------------------------------------- */
@@ -187,7 +188,7 @@ typedef struct EngMemory
 	size_t		alive;			/* most of them in use at once, in the plan of
 								 * the last call */
 	size_t		workspace;
-	size_t		kernels;		/* packed weights and the like */
+	size_t		kernels;		/* packed weights, recorded graphs */
 	size_t		boxes;			/* anchors, proposals, matches, scores */
 	size_t		pictures;		/* decoded, as eng_detector_set_pictures said */
 } EngMemory;
@@ -221,6 +222,13 @@ extern void eng_detector_set_pictures(EngDetector *detector, size_t bytes);
 extern bool eng_detector_check_memory(const EngDetector *detector,
 									  EngStatus *status);
 extern int32_t eng_detector_threads(const EngDetector *detector);
+
+/*
+ * Steps and inferences that a device made as one recorded graph.  *note: why
+ * it makes no more of them, else "".
+ */
+extern int64_t eng_detector_graphs_run(const EngDetector *detector,
+									   const char **note);
 
 /* What computes it. */
 extern const EngBackend *eng_detector_backend(const EngDetector *detector);

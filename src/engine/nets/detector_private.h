@@ -15,11 +15,23 @@
 /* Stages of a device that can be looked at together. */
 #define ENG_DEVICE_STAGES	32
 
+/* What a recorded pass relies on. */
+typedef struct EngPassKey
+{
+	const uint8_t *arena;
+	const uint8_t *workspace;
+	uint64_t	moves;			/* of the regions' arrays */
+	uint64_t	version;		/* of the weights; 0: any */
+} EngPassKey;
+
 typedef struct EngKeptPlan
 {
 	EngPlan    *plan;
 	EngRegions *regions;
 	uint64_t	used;			/* the larger, the later */
+	bool		passed;			/* the last pass was made, with this key */
+	EngPassKey	key;
+	EngGraph   *graph;			/* of a pass with this key, or NULL */
 } EngKeptPlan;
 
 struct EngDetector
@@ -51,6 +63,9 @@ struct EngDetector
 	EngDetectorHooks hooks;
 	bool		has_hooks;
 	bool		profile;
+	bool		graphs_off;		/* a pass could not be recorded, */
+	char		graphs_note[256];	/* for this reason; else "" */
+	int64_t		graphs_run;
 	EngPlanRow *rows;			/* of the last explain */
 	char	   *texts;
 	const char **load_names;	/* of the last load */
@@ -61,5 +76,14 @@ extern EngKeptPlan *eng_detector_plan(EngDetector *detector, EngSize padded,
 									  int32_t n, bool train,
 									  EngStatus *status);
 extern void eng_detector_drop_plans(EngDetector *detector);
+
+/*
+ * detector_graph.c: forward, and backward of a plan made for training, on the
+ * batch that is in place.
+ */
+extern bool eng_detector_pass(EngDetector *detector, EngKeptPlan *kept,
+							  EngStatus *status);
+extern void eng_detector_drop_graph(const EngDetector *detector,
+									EngKeptPlan *kept);
 
 #endif

@@ -374,7 +374,25 @@ update_device(EngDetector *detector, const EngFrame *frames, int n,
 }
 
 /*
- * Forward and backward on one batch that has boxes.
+ * Forward and backward.  A device goes on where losses are not finite: they
+ * are looked at after the step.
+ */
+static bool
+go_through(EngDetector *detector, EngKeptPlan *kept, const EngFrame *frames,
+		   int n, const EngStepInfo *info, EngStepResult *result,
+		   EngStatus *status)
+{
+	if (detector->backend->device)
+		return eng_detector_pass(detector, kept, status);
+	if (!eng_plan_forward(kept->plan, status))
+		return false;
+	set_losses(result, kept->regions);
+	return isfinite(result->loss) ? eng_plan_backward(kept->plan, status) :
+		not_finite(info, frames, n, "loss", status);
+}
+
+/*
+ * The gradients of one batch that has boxes.
  */
 static bool
 gather(EngDetector *detector, const EngFrame *frames, int n,
@@ -385,25 +403,22 @@ gather(EngDetector *detector, const EngFrame *frames, int n,
 	uint64_t	batch = info->accumulate_count > 1 ?
 		info->step * (uint64_t) info->accumulate_count +
 		(uint64_t) info->accumulate_index : info->step;
+	bool		ok;
 
 	eng_mt19937_seed(&detector->mt, info->seed + batch);
 	kept = start_batch(detector, frames, n, info, status);
 	if (kept == NULL)
 		return false;
-	if (!eng_plan_forward(kept->plan, status))
-		return false;
-	/* running statistics have moved, whatever comes of the step */
-	parameters->version++;
-	eng_mirror_device_changed(parameters);
-	/* a device goes on, and its losses are looked at after the step */
-	set_losses(result, kept->regions);
-	if (!detector->backend->device && !isfinite(result->loss))
-		return not_finite(info, frames, n, "loss", status);
 	if (!detector->has_gradients)
 		detector->backend->fill(detector->backend, parameters->run.gradients,
 								parameters->trained);
 	detector->has_gradients = true;
-	return eng_plan_backward(kept->plan, status);
+	ok = go_through(detector, kept, frames, n, info, result, status);
+	/* running statistics have moved, whatever comes of the step */
+	eng_plan_count_batch(kept->plan);
+	parameters->version++;
+	eng_mirror_device_changed(parameters);
+	return ok;
 }
 
 bool
@@ -488,7 +503,7 @@ eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
 		return false;
 	detector->backend->enter(detector->backend);
 	kept = start_batch(detector, frames, n, NULL, status);
-	if (kept == NULL || !eng_plan_forward(kept->plan, status) ||
+	if (kept == NULL || !eng_detector_pass(detector, kept, status) ||
 		(detector->backend->regions != NULL &&
 		 !detector->backend->regions->results(kept->plan, kept->regions,
 											  status)))

@@ -77,6 +77,7 @@ typedef struct EngRegions
 	size_t		bytes;			/* all of the above */
 	size_t		most_bytes;		/* that they may become; 0: no limit */
 	void	   *device;			/* arrays of a backend with its own memory */
+	uint64_t	moves;			/* how often these changed places */
 	EngStatus  *making;			/* where eng_regions_create reports to */
 } EngRegions;
 

@@ -114,10 +114,26 @@ norm_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	}
 	args = norm_args(plan, op);
 	plan->backend->norm_forward(plan->backend, &args);
-	if (args.batch)
-		plan->parameters->counter_values[plan->parameters->list[
-			op->norm.counter].offset]++;
 	return true;
+}
+
+/*
+ * Not in norm_forward, which a device may repeat without the host.
+ */
+void
+eng_plan_count_batch(EngPlan *plan)
+{
+	EngParameters *parameters = plan->parameters;
+	int32_t		i;
+
+	for (i = 0; i < plan->op_count; i++)
+	{
+		const EngOp *op = &plan->ops[i];
+
+		if (op->class == &eng_norm_class && uses_batch(plan, op))
+			parameters->counter_values[
+				parameters->list[op->norm.counter].offset]++;
+	}
 }
 
 static bool
