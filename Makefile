@@ -154,27 +154,29 @@ build/test/fuzz_jpeg build/test/fuzz_weights: build/test/fuzz_%: \
 	@mkdir -p $(@D)
 	$(CC) $(SANITIZE) $^ $(ENGINE_LIBS) -o $@
 
-EMULATED      = build/emulated/avcurate_cuda.so
-
 engine: $(ENGINE)
-engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS) $(EMULATED) build/emulated/other.so
 
 # ---- GPU backend ---------------------------------------------------------
 # A library of its own, opened at run time.  Its kernels compile for the
 # processor too: the same backend without a GPU, for tests.
 CUDA_KERNELS = $(wildcard cuda/*.cu)
 CUDA_GLUE    = $(filter-out $(CUDA_LIBRARY_SRCS),$(wildcard cuda/*.c))
-# host code that calls CUDA's libraries: the emulation has its own
+# host code that calls CUDA's libraries
 CUDA_LIBRARY_SRCS = $(addprefix cuda/,backend.c device.c conv.c conv_plan.c \
                       kernels.c linear.c planner.c)
 # functions of the engine that it uses: copies of its own
 CUDA_SHARED_OBJS = $(addprefix build/obj/src/engine/,status.o core/arena.o \
                      core/random.o ops/anchors.o ops/sampler.o nets/regions.o)
+EMULATED      = build/emulated/avcurate_cuda.so
+# stand-ins for the runtime and the libraries
+EMULATED_SRCS = $(filter-out test/emulated/other.c,$(wildcard test/emulated/*.c)) \
+                $(wildcard test/emulated/*.cc)
 EMULATED_OBJS = $(CUDA_KERNELS:%.cu=build/emulated/%.o) \
                 $(CUDA_GLUE:%.c=build/emulated/%.o) \
-                build/emulated/test/emulated/emulated.o \
-                build/emulated/test/emulated/memory.o \
-                build/emulated/test/emulated/open.o
+                $(addprefix build/emulated/cuda/,backend.o device.o) \
+                $(addprefix build/emulated/,$(addsuffix .o,$(basename $(EMULATED_SRCS))))
+# the libraries' own headers where they are
+EMULATED_INCLUDE = $(if $(CUDA_LIBRARIES_FOUND),$(CUDA_INCLUDE),-Itest/emulated/include)
 EMULATED_CXXFLAGS = -std=gnu++14 -DENG_EMULATED -Wall -Wextra \
                 -Wno-unknown-pragmas -Wno-unused-function -fPIC -O2 -g \
                 -ffp-contract=off -Isrc -I. -Itest/emulated -MMD -MP $(COPT) $(SANITIZE)
@@ -184,26 +186,29 @@ build/emulated/%.o: %.cu Makefile
 	$(CXX) -x c++ $(EMULATED_CXXFLAGS) -c $< -o $@
 build/emulated/%.o: %.cc Makefile
 	@mkdir -p $(@D)
-	$(CXX) $(EMULATED_CXXFLAGS) -c $< -o $@
+	$(CXX) $(EMULATED_CXXFLAGS) $(EMULATED_INCLUDE) -c $< -o $@
 build/emulated/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -I. -c $< -o $@
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -I. -Itest/emulated $(EMULATED_INCLUDE) -c $< -o $@
 $(EMULATED): $(EMULATED_OBJS) $(ENGINE_LIB) cuda/exports.map
 	$(CXX) $(SANITIZE) -shared $(EMULATED_OBJS) $(ENGINE_LIB) -fopenmp -lm \
 		-Wl,--version-script=cuda/exports.map -Wl,-z,defs -o $@
 build/emulated/other.so: build/emulated/test/emulated/other.o
 	$(CC) $(SANITIZE) -shared $^ -o $@
 -include $(EMULATED_OBJS:.o=.d)
+engine-tests: $(ENGINE_TESTS) $(FUZZ_TESTS) $(EMULATED) build/emulated/other.so
 
 # The library itself, where the CUDA toolkit is.  cuDNN and cuBLASLt may lie
 # with the toolkit or where pip puts them.
 CUDA_HOME    ?= $(firstword $(wildcard /usr/local/cuda /usr/local/cuda-13* /opt/cuda) /usr/local/cuda)
 NVCC         ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
 CUDA_ARCHS   ?= 75 80 86 89 90 100 120
-CUDA_PLACES  ?= $(shell test/cuda_places "$(CUDA_HOME)")
+# looked for once, when needed
+CUDA_PLACES  ?= $(eval CUDA_PLACES := $(shell test/cuda_places "$(CUDA_HOME)"))$(CUDA_PLACES)
 CUDA_INCLUDE  = $(patsubst %,-I%,$(filter %/include,$(CUDA_PLACES)))
 CUDA_LIBS     = $(filter %.a %.so.9 %.so.13,$(CUDA_PLACES))
-CUDA_FOUND    = $(and $(NVCC),$(filter %libcudnn_graph.so.9,$(CUDA_LIBS)),$(filter %libcublasLt.so.13,$(CUDA_LIBS)))
+CUDA_LIBRARIES_FOUND = $(and $(filter %libcudnn_graph.so.9,$(CUDA_LIBS)),$(filter %libcublasLt.so.13,$(CUDA_LIBS)))
+CUDA_FOUND    = $(and $(NVCC),$(CUDA_LIBRARIES_FOUND))
 PLUGIN        = avcurate_cuda.so
 PLUGIN_OBJS   = $(CUDA_KERNELS:cuda/%.cu=build/cuda/%.cu.o) \
                 $(CUDA_GLUE:cuda/%.c=build/cuda/%.o) \

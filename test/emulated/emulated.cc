@@ -4,12 +4,10 @@
  */
 #include "emulated.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
-#include "memory.h"
+#include "stream.h"
 
 #define MOST_THREADS	1024
 #define STACK_SIZE		(128 * 1024)
@@ -35,13 +33,6 @@ static int	given;				/* sum of what this meeting's threads brought */
 static int	received;			/* of the meeting before */
 
 static void
-fail(const char *what)
-{
-	fprintf(stderr, "emulated kernel: %s\n", what);
-	abort();
-}
-
-static void
 fiber_main()
 {
 	(*body)();
@@ -60,7 +51,7 @@ int
 emulated_meet(int value)
 {
 	if (!meeting_allowed)
-		fail("threads meet in a kernel that was launched without");
+		emulated_stop("threads meet in a kernel that was launched without");
 	given += value;
 	swapcontext(&fibers[current].context, &scheduler);
 	set_thread(current);
@@ -103,7 +94,7 @@ run_meeting_block(unsigned count)
 			ended += fibers[i].done;
 		}
 		if (ended > 0 && ended < count)
-			fail("some threads of a block ended where others meet");
+			emulated_stop("some threads of a block ended where others meet");
 		received = given;
 	}
 }
@@ -123,35 +114,59 @@ run_block(unsigned count, bool meeting)
 	}
 }
 
-void
-emulated_launch(dim3 blocks, dim3 threads, bool meeting,
-				const std::function<void()> &kernel)
+struct Launch
 {
-	unsigned	count = threads.x * threads.y * threads.z;
+	dim3		blocks;
+	dim3		threads;
+	bool		meeting;
+	std::function<void()> kernel;
+};
 
-	if (count == 0 || count > MOST_THREADS || blocks.x == 0 ||
-		blocks.x > 2147483647u || blocks.y == 0 || blocks.y > 65535 ||
-		blocks.z == 0 || blocks.z > 65535)
-		fail("a launch that no device takes");
+static void
+run_launch(void *argument)
+{
+	const Launch *launch = (const Launch *) argument;
+	unsigned	count = launch->threads.x * launch->threads.y *
+		launch->threads.z;
+
 	if (stacks == NULL)
 	{
 		stacks = (char *) mmap(NULL, (size_t) MOST_THREADS * STACK_SIZE,
 							   PROT_READ | PROT_WRITE,
 							   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (stacks == MAP_FAILED)
-			fail("no memory for stacks");
+			emulated_stop("no memory for stacks");
 	}
-	body = &kernel;
-	gridDim = blocks;
-	blockDim = threads;
-	meeting_allowed = meeting;
-	emulated_memory_open();
-	for (unsigned z = 0; z < blocks.z; z++)
-		for (unsigned y = 0; y < blocks.y; y++)
-			for (unsigned x = 0; x < blocks.x; x++)
+	body = &launch->kernel;
+	gridDim = launch->blocks;
+	blockDim = launch->threads;
+	meeting_allowed = launch->meeting;
+	for (unsigned z = 0; z < gridDim.z; z++)
+		for (unsigned y = 0; y < gridDim.y; y++)
+			for (unsigned x = 0; x < gridDim.x; x++)
 			{
 				blockIdx = dim3(x, y, z);
-				run_block(count, meeting);
+				run_block(count, meeting_allowed);
 			}
-	emulated_memory_close();
+}
+
+static void
+release_launch(void *argument)
+{
+	delete (Launch *) argument;
+}
+
+void
+emulated_launch(void *stream, dim3 blocks, dim3 threads, bool meeting,
+				std::function<void()> kernel)
+{
+	uint64_t	count = (uint64_t) threads.x * threads.y * threads.z;
+
+	if (count == 0 || count > MOST_THREADS || threads.z > 64 ||
+		blocks.x == 0 || blocks.x > 2147483647u || blocks.y == 0 ||
+		blocks.y > 65535 || blocks.z == 0 || blocks.z > 65535)
+		emulated_stop("a launch that no device takes");
+	(void) emulated_stream_run(stream, run_launch,
+							   new Launch{blocks, threads, meeting, kernel},
+							   release_launch);
 }

@@ -79,17 +79,47 @@ __syncthreads_or(int value)
 	return emulated_meet(value != 0) != 0;
 }
 
-extern void emulated_launch(dim3 blocks, dim3 threads, bool meeting,
-							const std::function<void()> &kernel);
+/*
+ * Queue a kernel whose arguments are in the function already; what no device
+ * takes ends the program.
+ */
+extern void emulated_launch(void *stream, dim3 blocks, dim3 threads,
+							bool meeting, std::function<void()> kernel);
+
+/* A kernel and where it runs; called, it takes its arguments by value. */
+template <typename... P>
+struct EmulatedLaunch
+{
+	void		(*kernel) (P...);
+	dim3		blocks;
+	dim3		threads;
+	void	   *stream;
+	bool		meeting;
+
+	void
+	operator()(P... arguments) const
+	{
+		void		(*run) (P...) = kernel;
+
+		emulated_launch(stream, blocks, threads, meeting,
+						[=]() { run(arguments...); });
+	}
+};
+
+template <typename... P>
+static inline EmulatedLaunch<P...>
+emulated_kernel(void (*kernel) (P...), dim3 blocks, dim3 threads, void *stream,
+				bool meeting)
+{
+	return {kernel, blocks, threads, stream, meeting};
+}
 
 #define ENG_LAUNCH(kernel, blocks, threads, cuda, ...) \
-	((void) (cuda), \
-	 emulated_launch((blocks), (threads), false, \
-					 [=]() { (kernel)(__VA_ARGS__); }))
+	(emulated_kernel((kernel), (blocks), (threads), (cuda)->stream, \
+					 false)(__VA_ARGS__))
 #define ENG_LAUNCH_MEETING(kernel, blocks, threads, cuda, ...) \
-	((void) (cuda), \
-	 emulated_launch((blocks), (threads), true, \
-					 [=]() { (kernel)(__VA_ARGS__); }))
+	(emulated_kernel((kernel), (blocks), (threads), (cuda)->stream, \
+					 true)(__VA_ARGS__))
 
 static inline float
 __uint_as_float(uint32_t bits)

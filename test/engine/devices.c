@@ -88,9 +88,9 @@ check_open(const char *device, const char *plugin, const char *name,
 static void
 test_opening(void)
 {
-	check_open("auto", emulated, "emulated", "", ENG_BF16);
-	check_open("cuda", emulated, "emulated", "", ENG_BF16);
-	check_open("cuda:0", emulated, "emulated", "", ENG_BF16);
+	check_open("auto", emulated, "cuda", "", ENG_BF16);
+	check_open("cuda", emulated, "cuda", "", ENG_BF16);
+	check_open("cuda:0", emulated, "cuda", "", ENG_BF16);
 	check_open("auto", "/nonexistent.so", "cpu", "could not load", ENG_F32);
 	check_open("cuda", "/nonexistent.so", "", "could not load", ENG_F32);
 	check_open("auto", other, "cpu", "another version", ENG_F32);
@@ -101,6 +101,26 @@ test_opening(void)
 		tap_skip("auto without a GPU", "this machine has one");
 	else
 		check_open("auto", NULL, "cpu", "", ENG_F32);
+}
+
+/* Machines whose GPUs are others, or not enough. */
+static void
+test_machines(void)
+{
+	setenv("AVC_EMULATED_DEVICES", "2", 1);
+	check_open("cuda:1", emulated, "cuda", "", ENG_BF16);
+	check_open("cuda:2", emulated, "", "this machine has 2", ENG_F32);
+	setenv("AVC_EMULATED_DEVICES", "0", 1);
+	check_open("cuda:0", emulated, "", "has no GPU", ENG_F32);
+	check_open("auto", emulated, "cpu", "has no GPU", ENG_F32);
+	unsetenv("AVC_EMULATED_DEVICES");
+	setenv("AVC_EMULATED_COMPUTE", "70", 1);
+	check_open("cuda:0", emulated, "", "too old", ENG_F32);
+	check_open("auto", emulated, "cpu", "too old", ENG_F32);
+	unsetenv("AVC_EMULATED_COMPUTE");
+	setenv("AVC_EMULATED_MEMORY", "0", 1);
+	check_open("cuda:0", emulated, "", "out of memory", ENG_F32);
+	unsetenv("AVC_EMULATED_MEMORY");
 }
 
 /* A LOAD: what it says of the device, and a DETECT after it. */
@@ -124,7 +144,7 @@ check_load(Server *server, const char *device, const char *more,
 		   strcmp(reply_text(&reply, "device"), name) == 0 &&
 		   strcmp(reply_text(&reply, "precision"), precision) == 0 &&
 		   (json_object_get(reply.json, "device_name") != NULL) ==
-		   (strcmp(name, "emulated") == 0),
+		   (strcmp(name, "cuda") == 0),
 		   "device %s%s: %s, %s", device, more, name, precision);
 	tap_ok((json_object_get(reply.json, "device_note") != NULL) ==
 		   (strcmp(device, "auto") == 0 && strcmp(name, "cpu") == 0),
@@ -159,8 +179,8 @@ test_session(void)
 	use_plugin(emulated);
 	check_hello(&server, "{\"protocol\":1}", "");
 	check_hello(&server, "{\"protocol\":1,\"look\":true}", "gpu");
-	check_load(&server, "auto", "", "emulated", "bf16");
-	check_load(&server, "cuda:0", ",\"precision\":\"f32\"", "emulated", "f32");
+	check_load(&server, "auto", "", "cuda", "bf16");
+	check_load(&server, "cuda:0", ",\"precision\":\"f32\"", "cuda", "f32");
 	check_load(&server, "cpu", "", "cpu", "f32");
 	reply = client_call(server.fd, ENG_KIND_LOAD,
 						"{\"architecture\":\"small\",\"init\":true,"
@@ -211,6 +231,7 @@ main(void)
 	make_pictures();
 	test_names();
 	test_opening();
+	test_machines();
 	test_session();
 	test_clip();
 	eng_buffer_free(&jpegs);
