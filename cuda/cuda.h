@@ -33,9 +33,11 @@ typedef struct EngCudaStep
 	/* found on the way */
 	float		rpn_loss[2];	/* objectness, box */
 	float		roi_loss[2];	/* classifier, box */
-	double		norm;
+	double		norm;			/* of the gradients without the loss scale */
 	float		scale;			/* of the gradients, for the updates */
 	int32_t		go;				/* losses and norm are finite */
+	/* from step to step */
+	EngLossScale loss_scale;
 } EngCudaStep;
 
 typedef struct EngCuda

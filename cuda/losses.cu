@@ -7,6 +7,7 @@
  * terms.
  */
 #include "cuda/boxes.h"
+#include "cuda/loss_scale.h"
 
 #define BETA (1.0 / 9.0)		/* where smooth L1 turns from square to line */
 
@@ -138,8 +139,8 @@ rpn_kernel(EngCudaRegions r, EngRpnMaps maps, EngRpnGradients gradients,
 {
 	int32_t		sampled = all_sampled(r);
 	int32_t		batch = r.rpn_sample.batch_size;
-	double		factor = sampled > 0 ?
-		(double) r.batch->loss_scale / (double) sampled : 0.0;
+	double		factor = sampled > 0 ? (double) loss_scale_of(step) *
+		r.batch->loss_scale / (double) sampled : 0.0;
 	double		sum[2] = {0.0, 0.0};
 
 	for (int32_t k = threadIdx.x; k < 2 * r.images * batch; k += LIST_THREADS)
@@ -243,7 +244,8 @@ roi_kernel(EngCudaRegions r, const float *logits, const float *deltas,
 /* The gradients alone need no sums, and are shared out among blocks. */
 static __global__ void
 roi_gradient_kernel(EngCudaRegions r, const float *logits,
-					const float *deltas, RoiGradients to)
+					const float *deltas, RoiGradients to,
+					const EngCudaStep *step)
 {
 	int32_t		row = blockIdx.x * blockDim.x + threadIdx.x;
 	int32_t		live = *r.live;
@@ -251,7 +253,7 @@ roi_gradient_kernel(EngCudaRegions r, const float *logits,
 
 	if (row < live)
 		add_row(sum, r, logits, deltas, to, row,
-				(double) r.batch->loss_scale / live);
+				(double) loss_scale_of(step) * r.batch->loss_scale / live);
 }
 
 void
@@ -271,5 +273,5 @@ eng_cuda_roi_loss(EngCuda *cuda, const EngCudaRegions *r,
 	eng_device_zero(cuda, dlogits, cells * sizeof(float));
 	eng_device_zero(cuda, ddeltas, 4 * cells * sizeof(float));
 	ENG_LAUNCH(roi_gradient_kernel, blocks_for(r->rows, 64), 64, cuda, *r,
-			   logits, deltas, to);
+			   logits, deltas, to, cuda->step);
 }

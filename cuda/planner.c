@@ -88,6 +88,5 @@ eng_cuda_open_planner(const char *json, EngStatus *status)
 	cuda->compute = read_compute(json);
 	if (cuda->compute < 80)
 		backend->lacks_bf16 = "compute capability 8.0";
-	backend->plans_f16 = true;
 	return backend;
 }

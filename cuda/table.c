@@ -224,7 +224,18 @@ step_end(EngBackend *backend, EngStepOutcome *outcome, EngStatus *status)
 		return false;
 	outcome->norm = step.norm;
 	outcome->updated = step.go != 0;
+	outcome->loss_scale = step.loss_scale;
 	return true;
+}
+
+static bool
+set_loss_scale(EngBackend *backend, const EngLossScale *scale,
+			   EngStatus *status)
+{
+	EngCuda    *cuda = cuda_of(backend);
+
+	return eng_device_upload(cuda, &cuda->step->loss_scale, scale,
+							 sizeof(*scale), status);
 }
 
 static void
@@ -261,6 +272,7 @@ eng_cuda_set_table(EngBackend *backend)
 {
 	backend->version = ENG_BACKEND_VERSION;
 	backend->device = true;
+	backend->takes_f16 = true;
 	backend->alloc = cuda_alloc;
 	backend->free = cuda_free;
 	backend->upload = cuda_upload;
@@ -283,6 +295,7 @@ eng_cuda_set_table(EngBackend *backend)
 	backend->fill = cuda_fill;
 	backend->update_sgd = update_sgd;
 	backend->update_adamw = update_adamw;
+	backend->set_loss_scale = set_loss_scale;
 	backend->step_begin = step_begin;
 	backend->step_norm = step_norm;
 	backend->step_end = step_end;

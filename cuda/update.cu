@@ -3,9 +3,14 @@
  *		The norm of the gradients and the steps of the optimizers.
  *
  * The norm stays on the device: the updates read the scale that it gives,
- * and leave the weights alone where a loss or the norm is not finite.
+ * and leave the weights alone where a loss or the norm is not finite.  So
+ * does the loss scale of f16 (torch.amp.GradScaler's rules): gradients that
+ * several steps added up have one, as it changes at the norm alone.
  */
+#include <float.h>
+
 #include "cuda/kernel.h"
+#include "cuda/loss_scale.h"
 
 /* Sum over a block's threads; thread 0 has it. */
 static __device__ double
@@ -45,9 +50,28 @@ is_finite(double x)
 	return x - x == 0;
 }
 
+static __device__ void
+adapt_loss_scale(EngLossScale *s, bool finite)
+{
+	if (s->scale == 0)
+		return;
+	if (!finite)
+	{
+		s->scale *= 0.5f;
+		s->good_steps = 0;
+	}
+	else if (++s->good_steps == ENG_LOSS_SCALE_STEPS)
+	{
+		if (s->scale <= FLT_MAX / 2)
+			s->scale *= 2;
+		s->good_steps = 0;
+	}
+}
+
 static __global__ void
 finish_norm(EngCudaStep *step, const double *sums, int32_t count)
 {
+	float		loss_scale = loss_scale_of(step);
 	double		sum = 0;
 
 	for (int32_t i = threadIdx.x; i < count; i += blockDim.x)
@@ -55,13 +79,15 @@ finish_norm(EngCudaStep *step, const double *sums, int32_t count)
 	sum = block_sum(sum);
 	if (threadIdx.x != 0)
 		return;
-	step->norm = sqrt(sum);
+	step->norm = sqrt(sum) / loss_scale;
 	step->scale = 1;
 	if (step->clip_norm > 0 && step->norm + 1e-6 > step->clip_norm)
 		step->scale = (float) (step->clip_norm / (step->norm + 1e-6));
+	step->scale /= loss_scale;
 	step->go = is_finite(step->norm) && is_finite(step->rpn_loss[0]) &&
 		is_finite(step->rpn_loss[1]) && is_finite(step->roi_loss[0]) &&
 		is_finite(step->roi_loss[1]);
+	adapt_loss_scale(&step->loss_scale, is_finite(step->norm));
 }
 
 /* torch's SGD: decay joins the gradient, the momentum takes the sum */

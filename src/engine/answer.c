@@ -100,19 +100,29 @@ eng_answer_load_clip(const EngClip *clip, int32_t unused)
 json_t *
 eng_answer_step(const EngBatchRequest *batch, const EngStepResult *result)
 {
-	return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:b}",
-					 "step", (json_int_t) batch->step,
-					 "loss", eng_json_real(result->loss),
-					 "loss_classifier",
-					 eng_json_real(result->loss_classifier),
-					 "loss_box_reg", eng_json_real(result->loss_box_reg),
-					 "loss_objectness",
-					 eng_json_real(result->loss_objectness),
-					 "loss_rpn_box_reg",
-					 eng_json_real(result->loss_rpn_box_reg),
-					 "grad_norm", eng_json_real(result->grad_norm),
-					 "frames", (int) batch->frame_count,
-					 "skipped", (int) result->skipped);
+	json_t	   *answer;
+
+	answer = json_pack("{s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:b}",
+					   "step", (json_int_t) batch->step,
+					   "loss", eng_json_real(result->loss),
+					   "loss_classifier",
+					   eng_json_real(result->loss_classifier),
+					   "loss_box_reg", eng_json_real(result->loss_box_reg),
+					   "loss_objectness",
+					   eng_json_real(result->loss_objectness),
+					   "loss_rpn_box_reg",
+					   eng_json_real(result->loss_rpn_box_reg),
+					   "grad_norm", eng_json_real(result->grad_norm),
+					   "frames", (int) batch->frame_count,
+					   "skipped", (int) result->skipped);
+	if (answer != NULL && result->loss_scale > 0)
+	{
+		json_object_set_new(answer, "loss_scale",
+							eng_json_real(result->loss_scale));
+		json_object_set_new(answer, "overflow",
+							json_boolean(result->overflow));
+	}
+	return answer;
 }
 
 json_t *

@@ -19,19 +19,10 @@ eng_choice_precision(const EngOption *options, EngType *out,
 
 	if (word == NULL)
 		return true;
-	/* what a GPU would do can be planned, but nothing computes in f16 yet */
-	if (strcmp(word, "f16") == 0 &&
-		eng_option_value(options, "device-properties") != NULL)
-	{
-		*out = ENG_F16;
-		return true;
-	}
-	if (strcmp(word, "f32") != 0 && strcmp(word, "bf16") != 0)
-		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"precision \"%.64s\" is not known: f32 and bf16 are",
-						word);
-	*out = strcmp(word, "bf16") == 0 ? ENG_BF16 : ENG_F32;
-	return true;
+	return eng_type_find(word, out) ||
+		eng_fail(status, ENG_BAD_ARGUMENT,
+				 "precision \"%.64s\" is not known: f32, bf16 and f16 are",
+				 word);
 }
 
 bool

@@ -43,7 +43,7 @@ typedef struct EngChoice
 #define ENG_CHOICE_MACHINE_HELP \
 "  --device NAME    cpu (default), ref, cuda, cuda:N, or auto: a GPU if there is one\n" \
 "  --threads N      default: every processor\n" \
-"  --precision NAME f32 (default) or bf16\n"
+"  --precision NAME f32 (default), bf16, or on a GPU f16\n"
 #define ENG_CHOICE_SEED_HELP \
 "  --seed N         equal seeds give equal weights (0)\n"
 

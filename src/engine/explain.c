@@ -24,7 +24,7 @@ ENG_CHOICE_MACHINE_HELP
 "  --train          the plan of a training step\n"
 "  --device-properties FILE\n"
 "                   plan for the GPU whose properties are in FILE, in cuDNN's\n"
-"                   JSON; none needs to be here; precision f16 too\n"
+"                   JSON; none needs to be here\n"
 "  --limit BYTES    refuse a plan over the limit, as a server's setting does\n"
 ENG_CLIP_HELP;
 

@@ -21,9 +21,8 @@ eng_load_limit(const EngLoadRequest *request, const EngBackend *backend)
 static EngType
 precision(const EngLoadRequest *request, const EngBackend *backend)
 {
-	if (request->usual)
-		return eng_backend_usual_type(backend);
-	return request->bf16 ? ENG_BF16 : ENG_F32;
+	return request->usual ? eng_backend_usual_type(backend) :
+		request->precision;
 }
 
 /*

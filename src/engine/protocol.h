@@ -61,7 +61,7 @@
  * LOAD		{"architecture", "options": {}, "num_classes",
  *			"mode": "train" | "infer", "device": "auto" | "cpu" | "ref" |
  *			"cuda" | "cuda:N", "threads",
- *			"precision": "f32" | "bf16",
+ *			"precision": "f32" | "bf16" | "f16",
  *			"seed", "init": bool, "strict": bool, "new_head": bool,
  *			"backbone_only": bool, "optimizer": {"name", "momentum",
  *			"betas": [b1, b2], "eps", "weight_decay", "clip_norm",
@@ -76,7 +76,8 @@
  *			the body; all else is drawn.
  *			memory_limit is in bytes of the host's memory, 0 = none;
  *			device_memory_limit of a GPU's, 0 = 7/8 of it.  Without precision it
- *			is bf16 on a GPU that has it, else f32.  A LOAD
+ *			is bf16 on a GPU that has it, f16 on another GPU, else f32; GPUs
+ *			alone take f16.  A LOAD
  *			replaces what an earlier one loaded; one that fails leaves nothing
  *			loaded.  With "weights", a name of at most 64 bytes, mode infer: the
  *			detector stays loaded under it, beside others, and DETECT asks for it
@@ -97,7 +98,9 @@
  *			weights change after the last one.
  *			OK {"step", "loss", "loss_classifier", "loss_box_reg",
  *			"loss_objectness", "loss_rpn_box_reg", "grad_norm", "frames",
- *			"skipped": bool, "wait_s", "busy_s"}
+ *			"skipped": bool, "wait_s", "busy_s"}; in f16, where the weights
+ *			would change, also "loss_scale" and "overflow": bool, true where
+ *			gradients were too large for it: the weights stayed, grad_norm is 0
  * DETECT	{"min_score", "frames": [{"frame_id", "bytes"}]} and the JPEGs
  *			OK {"frames": [{"frame_id", "labels": [], "scores": [],
  *			"boxes": [[x1, y1, x2, y2]]}], "wait_s", "busy_s"}

@@ -207,6 +207,20 @@ copy_weights(const json_t *root, char out[ENG_PROTOCOL_MAX_WEIGHTS + 1],
 }
 
 static bool
+read_precision(const json_t *root, EngLoadRequest *request,
+			   EngStatus *status)
+{
+	const char *word = NULL;
+
+	if (!eng_json_string(root, "precision", false, &word, status))
+		return false;
+	request->usual = word == NULL;
+	return word == NULL || eng_type_find(word, &request->precision) ||
+		eng_fail(status, ENG_BAD_ARGUMENT,
+				 "field \"precision\" must be \"f32\", \"bf16\" or \"f16\"");
+}
+
+static bool
 read_load(EngLoadRequest *request, EngStatus *status)
 {
 	const json_t *root = request->root;
@@ -224,8 +238,7 @@ read_load(EngLoadRequest *request, EngStatus *status)
 		!read_device(root, &request->device, status) ||
 		!read_int32(root, "threads", 0, MAX_THREADS, &request->threads,
 					status) ||
-		!read_choice(root, "precision", "f32", "bf16", &request->bf16,
-					 status) ||
+		!read_precision(root, request, status) ||
 		!eng_json_integer(root, "device_memory_limit", any,
 						  &request->device_memory_limit, status) ||
 		!eng_json_integer(root, "seed",
@@ -250,7 +263,6 @@ read_load(EngLoadRequest *request, EngStatus *status)
 	if (request->weights != NULL && request->train)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"weights to train are not kept under a name");
-	request->usual = json_object_get(root, "precision") == NULL;
 	request->seed = (uint64_t) seed;
 	return true;
 }

@@ -28,7 +28,7 @@ typedef struct EngLoadRequest
 	const char *device;			/* core/devices.h; "cpu" unless said */
 	int32_t		threads;		/* 0 = all processors */
 	bool		usual;			/* precision that suits the device */
-	bool		bf16;			/* else: this, or f32 */
+	EngType		precision;		/* else: this */
 	uint64_t	seed;
 	bool		init;			/* fresh weights, then what the blob holds */
 	bool		strict;

@@ -18,7 +18,7 @@ const char	eng_trace_help[] =
 "every output that the case holds, under its name and in its form.\n"
 "\n"
 "  --backend NAME       cpu (default), ref or cuda\n"
-"  --precision f32|bf16 of activations (default f32)\n"
+"  --precision f32|bf16|f16 of activations (default f32)\n"
 "  --threads N          threads, 0 for all processors (default 0)\n"
 "  --frames DIR         folder that frame names of the case are relative to\n"
 "  --free               inference: later stages take what earlier ones gave,\n"

@@ -66,8 +66,8 @@ main(void)
 	tap_scratch(scratch, sizeof(scratch), "trace");
 	eng_file_write(scratch, "not a case", 10, &status);
 	refuses("one file only", ENG_BAD_ARGUMENT, "", ARGUMENTS("a"));
-	refuses("half precision", ENG_BAD_ARGUMENT, "f16",
-			ARGUMENTS("a", "b", "--precision", "f16"));
+	refuses("a quarter's precision", ENG_BAD_ARGUMENT, "f8",
+			ARGUMENTS("a", "b", "--precision", "f8"));
 	refuses("negative threads", ENG_BAD_ARGUMENT, "threads",
 			ARGUMENTS("a", "b", "--threads", "-1"));
 	refuses("an unknown option", ENG_BAD_ARGUMENT, "speed",

@@ -62,8 +62,9 @@ eng_backend_open(const char *name, int threads, EngStatus *status)
 EngType
 eng_backend_usual_type(const EngBackend *backend)
 {
-	return backend->device && backend->lacks_bf16 == NULL ? ENG_BF16 :
-		ENG_F32;
+	if (!backend->device)
+		return ENG_F32;
+	return backend->lacks_bf16 == NULL ? ENG_BF16 : ENG_F16;
 }
 
 bool
@@ -74,9 +75,9 @@ eng_backend_check_type(const EngBackend *backend, EngType type,
 		return eng_fail(status, ENG_UNSUPPORTED,
 						"precision bf16 cannot be used: the processor lacks %s",
 						backend->lacks_bf16);
-	if (type == ENG_F16 && !backend->plans_f16)
+	if (type == ENG_F16 && !backend->takes_f16)
 		return eng_fail(status, ENG_UNSUPPORTED,
-						"precision f16 can be planned for a device's properties only");
+						"precision f16 cannot be used: GPUs alone compute in it");
 	return true;
 }
 

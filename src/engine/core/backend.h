@@ -4,13 +4,13 @@
  *
  * All tensors are NHWC, contiguous; weights are OHWI, linear weights (out,
  * in).  Pointers to void are tensors of the type that goes with them: float,
- * or bf16, with which a backend computes in float all the same.  Weights,
- * their gradients and statistics are always float; a kernel packs weights in
- * the type that it multiplies.  Pointers are the backend's own memory
- * (alloc).  Convolutions and linear layers are planned once for a shape and
- * then run; the other operations need no plan.  An operation that can fail
- * at run time returns bool with a status.  ops/ calls the table; nothing
- * else does.
+ * or a narrower one, with which a backend computes in float all the same.
+ * Weights, their gradients and statistics are always float; a kernel packs
+ * weights in the type that it multiplies.  Pointers are the backend's own
+ * memory (alloc).  Convolutions and linear layers are planned once for a
+ * shape and then run; the other operations need no plan.  An operation that
+ * can fail at run time returns bool with a status.  ops/ calls the table;
+ * nothing else does.
  */
 #ifndef ENG_CORE_BACKEND_H
 #define ENG_CORE_BACKEND_H
@@ -169,10 +169,29 @@ typedef struct EngStepControl
 	double		correction2;
 } EngStepControl;
 
+/*
+ * What the losses' gradients are multiplied by in f16, so that small ones do
+ * not vanish on their way back; dynamic, with the constants and rules of
+ * torch's GradScaler.  Gradients that are not finite were too large for it:
+ * the step changes no weights, and the scale is halved.  After so many steps
+ * without that in a row it is doubled.
+ */
+typedef struct EngLossScale
+{
+	float		scale;			/* 0: gradients are not scaled */
+	int32_t		good_steps;		/* in a row, since it was doubled */
+} EngLossScale;
+
+#define ENG_LOSS_SCALE_FIRST	65536.0f
+#define ENG_LOSS_SCALE_STEPS	2000
+/* Ours: below this it is not the scale that makes them too large. */
+#define ENG_LOSS_SCALE_LEAST	0x1p-14f
+
 typedef struct EngStepOutcome
 {
-	double		norm;			/* of the gradients, before clipping */
+	double		norm;			/* of the gradients, before clipping, unscaled */
 	bool		updated;		/* losses and norm were finite: weights changed */
+	EngLossScale loss_scale;	/* for the next step */
 } EngStepOutcome;
 
 /*
@@ -244,7 +263,7 @@ struct EngBackend
 	int32_t		threads;
 	bool		device;			/* its memory is not the host's: nothing but
 								 * this table reads or writes it */
-	bool		plans_f16;		/* ENG_F16 can be planned */
+	bool		takes_f16;		/* ENG_F16 can be computed, or planned */
 	const char *lacks_bf16;		/* what the processor needs for it; NULL: it
 								 * can */
 
@@ -351,8 +370,13 @@ struct EngBackend
 	 * Of a device only, for which square_sum is NULL.  step_norm finds the
 	 * scale of the gradients, by which (and by lr and the corrections of the
 	 * control) the updates after it go instead of by those in EngUpdate; they
-	 * change nothing where a loss or the norm is not finite.
+	 * change nothing where a loss or the norm is not finite.  The loss scale
+	 * stays on the device and follows its rules there; it is set before a
+	 * first step in f16, and on return to another precision.
 	 */
+	bool		(*set_loss_scale) (EngBackend *backend,
+								   const EngLossScale *scale,
+								   EngStatus *status);
 	bool		(*step_begin) (EngBackend *backend,
 							   const EngStepControl *control,
 							   EngStatus *status);
@@ -462,7 +486,7 @@ extern void eng_host_operations(EngBackend *backend);
 extern EngBackend *eng_backend_open(const char *name, int threads,
 									EngStatus *status);
 
-/* Precision where none is asked for: bf16 on a GPU that has it. */
+/* Precision where none is asked for: bf16 on a GPU that has it, else f16. */
 extern EngType eng_backend_usual_type(const EngBackend *backend);
 
 /* Can a network be planned in this precision?  False with a status if not. */

@@ -10,6 +10,7 @@
 #ifndef ENG_CORE_ELEMENT_H
 #define ENG_CORE_ELEMENT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -34,6 +35,21 @@ ENG_INLINE const char *
 eng_type_name(EngType type)
 {
 	return type == ENG_BF16 ? "bf16" : type == ENG_F16 ? "f16" : "f32";
+}
+
+/* The type of that name; false: there is none. */
+static inline bool
+eng_type_find(const char *name, EngType *type)
+{
+	int			i;
+
+	for (i = ENG_F32; i <= ENG_F16; i++)
+		if (strcmp(name, eng_type_name((EngType) i)) == 0)
+		{
+			*type = (EngType) i;
+			return true;
+		}
+	return false;
 }
 
 ENG_INLINE float

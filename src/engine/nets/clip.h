@@ -77,10 +77,10 @@ extern void eng_clip_free(EngClip *clip);
 extern void eng_clip_init(EngClip *clip, uint64_t seed);
 
 /*
- * Compute in ENG_BF16, or in ENG_F32 as at first: what is multiplied is of
- * that type; weights, the sums of the residual branches, norms and
- * embeddings stay float.  Fails (unsupported) where the processor cannot
- * multiply bf16.
+ * Compute in ENG_BF16 or ENG_F16, or in ENG_F32 as at first: what is
+ * multiplied is of that type; weights, the sums of the residual branches,
+ * norms and embeddings stay float.  Fails (unsupported) where that type
+ * cannot be multiplied.
  */
 extern bool eng_clip_set_precision(EngClip *clip, EngType type,
 								   EngStatus *status);

@@ -136,6 +136,7 @@ eng_detector_init(EngDetector *detector, uint64_t seed, EngStatus *status)
 	eng_parameters_init(&detector->parameters, seed);
 	eng_mirror_host_changed(&detector->parameters);
 	detector->updates = 0;
+	eng_detector_reset_scale(detector);
 	return true;
 }
 
@@ -159,6 +160,7 @@ eng_detector_set_optimizer(EngDetector *detector,
 		return true;
 	detector->has_optimizer = false;
 	detector->updates = 0;
+	eng_detector_reset_scale(detector);
 	if (!eng_mirror_to_host(&detector->parameters, status) ||
 		!eng_parameters_slots(&detector->parameters,
 							  eng_optimizer_slots(config->kind), status) ||
@@ -390,9 +392,11 @@ eng_detector_set_precision(EngDetector *detector, EngType type,
 {
 	if (!eng_backend_check_type(detector->backend, type, status))
 		return false;
-	if (type != detector->precision)
-		eng_detector_drop_plans(detector);
+	if (type == detector->precision)
+		return true;
+	eng_detector_drop_plans(detector);
 	detector->precision = type;
+	eng_detector_reset_scale(detector);
 	return true;
 }
 
@@ -475,11 +479,13 @@ eng_detector_explain(EngDetector *detector, EngSize padded, int n, bool train,
 }
 
 /*
- * Values of a tensor as floats: themselves, or a copy that the detector
- * keeps.  NULL: out of memory, or the device did not give them.
+ * Values of a tensor as floats, without a loss scale (0: none): themselves,
+ * or a copy that the detector keeps.  NULL: out of memory, or the device did
+ * not give them.
  */
 static const float *
-as_floats(EngDetector *detector, const EngTensor *tensor, const void *data)
+as_floats(EngDetector *detector, const EngTensor *tensor, const void *data,
+		  float loss_scale)
 {
 	EngBackend *backend = detector->backend;
 	int64_t		count = eng_tensor_count(tensor);
@@ -502,7 +508,8 @@ as_floats(EngDetector *detector, const EngTensor *tensor, const void *data)
 	if (!backend->download(backend, raw, data, bytes, &status))
 		return NULL;
 	for (i = 0; i < count; i++)
-		(*place)[i] = eng_load(raw, tensor->type, i);
+		(*place)[i] = eng_load(raw, tensor->type, i) /
+			(loss_scale > 0 ? loss_scale : 1);
 	return *place;
 }
 
@@ -526,7 +533,8 @@ find_stage(EngDetector *detector, const char *name, EngStage *stage,
 		eng_plan_value(plan, index);
 	if (data == NULL)
 		return false;
-	stage->data = as_floats(detector, tensor, data);
+	stage->data = as_floats(detector, tensor, data,
+							gradient ? detector->gradient_scale : 0);
 	stage->n = tensor->n;
 	stage->h = tensor->h;
 	stage->w = tensor->w;

@@ -87,7 +87,8 @@ extern bool eng_detector_load(EngDetector *detector,
 
 /*
  * A safetensors file: all parameters and buffers in torch's layout; with the
- * optimizer, its tensors as optimizer.SLOT.NAME and optimizer.step.
+ * optimizer, its tensors as optimizer.SLOT.NAME and optimizer.step, and of a
+ * training in f16 optimizer.loss_scale and optimizer.loss_scale_steps.
  */
 extern bool eng_detector_save(EngDetector *detector, bool with_optimizer,
 							  EngBuffer *out, EngStatus *status);
@@ -145,11 +146,16 @@ typedef struct EngStepResult
 	float		grad_norm;		/* global, before clipping; 0 when not updated */
 	int32_t		boxes;			/* of all frames */
 	bool		skipped;		/* no frame had a box: nothing was done */
+	float		loss_scale;		/* in f16, of this update; else 0 */
+	bool		overflow;		/* in f16: gradients were too large for it, so
+								 * that the weights stay and it is halved */
 } EngStepResult;
 
 /*
- * Forward, backward, optimizer on n frames.  A loss that is not finite fails
- * with ENG_NUMERIC before the weights change.  No box at all: skipped.
+ * Forward, backward, optimizer on n frames.  A loss or a gradient that is not
+ * finite fails with ENG_NUMERIC before the weights change; a gradient in f16
+ * only once the loss scale is below ENG_LOSS_SCALE_LEAST.  No box at all:
+ * skipped.
  */
 extern bool eng_detector_train_step(EngDetector *detector,
 									const EngFrame *frames, int n,
@@ -200,9 +206,9 @@ extern void eng_detector_memory(const EngDetector *detector,
 extern size_t eng_memory_total(const EngMemory *memory);
 
 /*
- * Compute in ENG_BF16, or in ENG_F32 as at first: activations and what is
- * multiplied are of that type; weights, statistics, losses and boxes stay
- * float.  Fails (unsupported) where the processor cannot multiply bf16.
+ * Compute in ENG_BF16 or ENG_F16, or in ENG_F32 as at first: activations and
+ * what is multiplied are of that type; weights, statistics, losses and boxes
+ * stay float.  Fails (unsupported) where that type cannot be multiplied.
  */
 extern bool eng_detector_set_precision(EngDetector *detector, EngType type,
 									   EngStatus *status);

@@ -58,6 +58,9 @@ struct EngDetector
 	EngOptimizerConfig optimizer;
 	bool		has_optimizer;
 	int64_t		updates;		/* optimizer steps made */
+	EngLossScale loss_scale;	/* of the next step; scale 0 but in f16 */
+	bool		loss_scale_sent;	/* the device has it */
+	float		gradient_scale;	/* that the gradients were made with, or 0 */
 	bool		has_gradients;	/* of micro-batches not yet applied */
 	EngMt19937	mt;				/* option "sampler" */
 	EngDetectorHooks hooks;
@@ -85,5 +88,22 @@ extern bool eng_detector_pass(EngDetector *detector, EngKeptPlan *kept,
 							  EngStatus *status);
 extern void eng_detector_drop_graph(const EngDetector *detector,
 									EngKeptPlan *kept);
+
+/* detector_scale.c: as at the start of a training */
+extern void eng_detector_reset_scale(EngDetector *detector);
+/* Before a batch: tell the device, where the host has changed it. */
+extern bool eng_detector_send_scale(EngDetector *detector,
+									EngStatus *status);
+/* After a step: what the device has made of it. */
+extern void eng_detector_take_scale(EngDetector *detector,
+									const EngStepOutcome *outcome,
+									EngStepResult *result);
+/* Its tensors, of a training in f16 alone, beside the optimizer's. */
+extern bool eng_detector_save_scale(const EngDetector *detector,
+									EngTensorWriter *writer,
+									EngStatus *status);
+extern bool eng_detector_load_scale(EngDetector *detector,
+									const EngTensorFile *file,
+									EngStatus *status);
 
 #endif

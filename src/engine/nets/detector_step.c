@@ -342,7 +342,9 @@ read_losses(EngDetector *detector, const EngFrame *frames, int n,
 		return false;
 	set_losses(result, kept->regions);
 	return isfinite(result->loss) ||
-		not_finite(info, frames, n, "loss", status);
+		not_finite(info, frames, n, detector->precision == ENG_F16 ?
+				   "loss, in f16, whose numbers end at 65504," : "loss",
+				   status);
 }
 
 /*
@@ -365,6 +367,11 @@ update_device(EngDetector *detector, const EngFrame *frames, int n,
 	if (!result->skipped &&
 		!read_losses(detector, frames, n, info, result, status))
 		return false;
+	eng_detector_take_scale(detector, &outcome, result);
+	if (result->overflow)
+		return detector->loss_scale.scale >= ENG_LOSS_SCALE_LEAST ||
+			not_finite(info, frames, n,
+					   "gradient, however small the loss scale,", status);
 	result->grad_norm = (float) outcome.norm;
 	if (!isfinite(outcome.norm))
 		return not_finite(info, frames, n, "gradient", status);
@@ -407,7 +414,7 @@ gather(EngDetector *detector, const EngFrame *frames, int n,
 
 	eng_mt19937_seed(&detector->mt, info->seed + batch);
 	kept = start_batch(detector, frames, n, info, status);
-	if (kept == NULL)
+	if (kept == NULL || !eng_detector_send_scale(detector, status))
 		return false;
 	if (!detector->has_gradients)
 		detector->backend->fill(detector->backend, parameters->run.gradients,

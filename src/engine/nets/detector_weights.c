@@ -89,6 +89,9 @@ eng_detector_parameter_read(const EngDetector *detector, int32_t i,
 		return true;
 	}
 	eng_parameter_to_torch(p, out, array);
+	for (int64_t j = 0; part == ENG_PART_GRADIENT &&
+		 detector->gradient_scale > 0 && j < p->count; j++)
+		out[j] /= detector->gradient_scale;
 	return true;
 }
 
@@ -225,7 +228,8 @@ load_optimizer(EngDetector *detector, const EngTensorFile *file,
 	if (step != NULL && step->dtype == ENG_FILE_I64 && step->count == 1 &&
 		options->optimizer_loaded > 0)
 		memcpy(&detector->updates, step->data, sizeof(int64_t));
-	return true;
+	return options->optimizer_loaded == 0 ||
+		eng_detector_load_scale(detector, file, status);
 }
 
 /*
@@ -276,6 +280,7 @@ eng_detector_load(EngDetector *detector, const EngTensorFile *file,
 	if (!fine)
 		return false;
 	detector->updates = 0;
+	eng_detector_reset_scale(detector);
 	return !detector->has_optimizer ||
 		load_optimizer(detector, file, options, status);
 }
@@ -341,7 +346,9 @@ add_all(EngDetector *detector, EngTensorWriter *writer, int slots,
 				return false;
 		}
 	}
-	return slots == 0 || eng_tensor_writer_add(writer, &step, status);
+	return slots == 0 ||
+		(eng_tensor_writer_add(writer, &step, status) &&
+		 eng_detector_save_scale(detector, writer, status));
 }
 
 static void
