@@ -58,6 +58,12 @@ emulated_device_current(void)
 	return current;
 }
 
+int
+emulated_device_compute(void)
+{
+	return (int) emulated_setting("AVC_EMULATED_COMPUTE", 90);
+}
+
 cudaError_t
 emulated_error(cudaError_t code)
 {
@@ -130,15 +136,15 @@ cudaGetDeviceCount(int *count)
 cudaError_t
 cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
-	long		compute = emulated_setting("AVC_EMULATED_COMPUTE", 90);
+	int			compute = emulated_device_compute();
 
 	if (device < 0 || device >= emulated_device_count())
 		return emulated_error(cudaErrorInvalidDevice);
 	memset(properties, 0, sizeof(*properties));
 	snprintf(properties->name, sizeof(properties->name),
 			 "a processor that plays a GPU");
-	properties->major = (int) (compute / 10);
-	properties->minor = (int) (compute % 10);
+	properties->major = compute / 10;
+	properties->minor = compute % 10;
 	properties->totalGlobalMem =
 		(size_t) emulated_setting("AVC_EMULATED_MEMORY", 2048) << 20;
 	properties->sharedMemPerBlock = 48 << 10;

@@ -49,6 +49,8 @@ extern void emulated_stop(const char *what);
 /* Device of a stream; the calling thread's; -1: no such stream. */
 extern int	emulated_stream_device(void *stream);
 extern int	emulated_device_current(void);
+/* Compute capability of all devices, 10 * major + minor. */
+extern int	emulated_device_compute(void);
 
 /* Whether all of it lies in one live piece of the current device's memory. */
 extern bool emulated_memory_holds(const void *at, size_t size);
