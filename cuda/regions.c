@@ -155,6 +155,7 @@ make_training(EngCuda *cuda, EngCudaArrays *a)
 	size_t		anchors = (size_t) r->images *
 		r->pyramid.first[ENG_RPN_LEVELS];
 
+	r->mt = block(cuda, a, 1, sizeof(EngMt19937));
 	r->match = block(cuda, a, anchors, sizeof(int32_t));
 	r->rpn_sampled = block(cuda, a, (size_t) r->images * 2 *
 						   r->rpn_sample.batch_size, sizeof(int32_t));
@@ -268,9 +269,6 @@ regions_open(EngPlan *plan, EngRegions *regions, EngStatus *status)
 	regions->device = a;
 	if (a == NULL)
 		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
-	if (regions->config->sampler == ENG_SAMPLE_MT19937)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"option \"sampler\" can be mt19937 on a CPU only");
 	set_rules(&a->r, regions);
 	a->r.batch = block(cuda, a, 1, sizeof(EngCudaBatch));
 	a->r.image = block(cuda, a, a->r.images, sizeof(EngCudaImage));
@@ -397,10 +395,11 @@ regions_input(EngPlan *plan, EngRegions *regions, const EngFrame *frames,
 	EngCuda    *cuda = cuda_of(plan);
 	EngCudaArrays *a = eng_cuda_arrays(regions);
 
-	if (regions->hooks != NULL &&
-		regions->hooks->sample_mode == ENG_SAMPLE_MT19937)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"torch's generator draws on a CPU only");
+	/* from here on the draws are the device's */
+	if (a->r.train && eng_regions_in_order(regions) &&
+		!eng_device_upload(cuda, a->r.mt, regions->mt, sizeof(EngMt19937),
+						   status))
+		return false;
 	if (!upload_truth(cuda, a, regions, status) ||
 		!upload_pixels(cuda, a, frames, status) ||
 		!upload_images(cuda, a, regions, frames, status))
@@ -496,7 +495,7 @@ regions_rpn_loss(EngPlan *plan, EngRegions *regions, const EngRpnMaps *maps,
 
 	eng_cuda_rpn_match(cuda, r);
 	if (!are_given(regions))
-		eng_cuda_rpn_sample(cuda, r);
+		eng_cuda_rpn_sample(cuda, r, eng_regions_in_order(regions));
 	for (i = 0; are_given(regions) && i < r->images; i++)
 		if (!give_sample(cuda, regions, i, ENG_USE_RPN_SAMPLE,
 						 r->pyramid.first[ENG_RPN_LEVELS], &r->rpn_sample,
@@ -550,7 +549,7 @@ regions_select(EngPlan *plan, EngRegions *regions, EngStatus *status)
 	}
 	eng_cuda_roi_match(cuda, r);
 	if (!are_given(regions))
-		eng_cuda_roi_sample(cuda, r);
+		eng_cuda_roi_sample(cuda, r, eng_regions_in_order(regions));
 	else if (!give_rois(cuda, r, regions, status))
 		return false;
 	eng_cuda_roi_rows(cuda, r);

@@ -84,6 +84,7 @@ typedef struct EngCudaRegions
 	int32_t    *proposal_count; /* (P) */
 
 	/* training */
+	EngMt19937 *mt;				/* torch's generator, if it samples */
 	int32_t    *match;			/* (P, anchors) */
 	int32_t    *best;			/* (P, anchors or RoI candidates) */
 	int32_t    *list;			/* (P, 2, anchors or RoI candidates) */
@@ -142,10 +143,13 @@ extern void eng_cuda_postprocess(EngCuda *cuda, const EngCudaRegions *r,
 
 /* Match the anchors with the ground truth. */
 extern void eng_cuda_rpn_match(EngCuda *cuda, const EngCudaRegions *r);
-extern void eng_cuda_rpn_sample(EngCuda *cuda, const EngCudaRegions *r);
+/* as_torch: from the generator in r->mt, one image after the other */
+extern void eng_cuda_rpn_sample(EngCuda *cuda, const EngCudaRegions *r,
+								bool as_torch);
 /* Proposals and ground truth: match, sample, rows with their targets. */
 extern void eng_cuda_roi_match(EngCuda *cuda, const EngCudaRegions *r);
-extern void eng_cuda_roi_sample(EngCuda *cuda, const EngCudaRegions *r);
+extern void eng_cuda_roi_sample(EngCuda *cuda, const EngCudaRegions *r,
+								bool as_torch);
 extern void eng_cuda_roi_rows(EngCuda *cuda, const EngCudaRegions *r);
 
 /* ---- losses.cu --------------------------------------------------------------- */

@@ -4,7 +4,8 @@
  *
  * As ops/matcher.c, sampler.c and roi_select.c: overlaps are computed by one
  * function in both passes over the boxes, as exact ties decide; samples come
- * from the same counter-based random numbers in the same order.
+ * from the same counter-based random numbers in the same order, or from
+ * torch's generator, whose state comes with the batch.
  */
 #include "cuda/boxes.h"
 
@@ -141,6 +142,44 @@ random_u64(uint64_t seed, uint64_t step, uint64_t position,
 	return absorb(state, counter);
 }
 
+static __device__ __forceinline__ uint32_t
+twist(uint32_t high, uint32_t low)
+{
+	uint32_t	y = (high & UINT32_C(0x80000000)) |
+		(low & UINT32_C(0x7FFFFFFF));
+
+	return (y >> 1) ^ ((y & 1) ? UINT32_C(0x9908B0DF) : 0);
+}
+
+/* Pass over the next count numbers; afterwards next is at least 1. */
+static __device__ void
+mt19937_skip(EngMt19937 *mt, int32_t count)
+{
+	const int	words = ENG_MT19937_WORDS;
+
+	for (; count > words - mt->next; mt->next = 0)
+	{
+		count -= words - mt->next;
+		for (int i = 0; i < words; i++)
+			mt->state[i] = mt->state[(i + ENG_MT19937_SHIFT) % words] ^
+				twist(mt->state[i], mt->state[(i + 1) % words]);
+	}
+	mt->next += count;
+}
+
+static __device__ uint32_t
+mt19937_u32(EngMt19937 *mt)
+{
+	uint32_t	y;
+
+	mt19937_skip(mt, 1);
+	y = mt->state[mt->next - 1];
+	y ^= y >> 11;
+	y ^= (y << 7) & UINT32_C(0x9D2C5680);
+	y ^= (y << 15) & UINT32_C(0xEFC60000);
+	return y ^ (y >> 18);
+}
+
 /* ---- sampling ------------------------------------------------------------------ */
 
 /* Matches of an image to sample from. */
@@ -246,6 +285,30 @@ shuffle(int32_t *list, int32_t n, int32_t k, const EngCudaBatch *batch,
 	__syncthreads();
 }
 
+/*
+ * The first k steps of torch's permutation of n, by one thread.  What it
+ * draws for the others is skipped: they move nothing that is taken.
+ */
+static __device__ void
+shuffle_as_torch(int32_t *list, int32_t n, int32_t k, EngMt19937 *mt)
+{
+	int32_t		draws = n > 0 ? n - 1 : 0;
+	int32_t		i;
+
+	__syncthreads();
+	for (i = 0; threadIdx.x == 0 && i < k && i < draws; i++)
+	{
+		int32_t		j = i + (int32_t) (mt19937_u32(mt) % (uint32_t) (n - i));
+		int32_t		t = list[i];
+
+		list[i] = list[j];
+		list[j] = t;
+	}
+	if (threadIdx.x == 0)
+		mt19937_skip(mt, draws - i);
+	__syncthreads();
+}
+
 /* The first k of a list, ascending, into out. */
 static __device__ void
 put_sorted(int32_t *out, const int32_t *list, int32_t k, uint64_t *shared)
@@ -260,11 +323,14 @@ put_sorted(int32_t *out, const int32_t *list, int32_t k, uint64_t *shared)
 	__syncthreads();
 }
 
-static __global__ void __launch_bounds__(LIST_THREADS)
-sample_kernel(EngCudaRegions r, Sampling s)
+/*
+ * Sample from one image by all threads of a block.  mt: torch's generator in
+ * shared memory; NULL: the counter's numbers.
+ */
+static __device__ void
+sample_image(const EngCudaRegions &r, const Sampling &s, int32_t image,
+			 EngMt19937 *mt, uint64_t *shared)
 {
-	__shared__ uint64_t shared[MOST_SAMPLED];
-	int32_t		image = blockIdx.x;
 	const int32_t *match = s.match + image * s.match_step;
 	int32_t		n = s.counts != NULL ? s.counts[image] : s.n;
 	int32_t		found[2];
@@ -283,7 +349,9 @@ sample_kernel(EngCudaRegions r, Sampling s)
 	{
 		int32_t    *list = s.list + (2 * image + side) * s.list_step;
 
-		if (take[side] < found[side])
+		if (mt != NULL)
+			shuffle_as_torch(list, found[side], take[side], mt);
+		else if (take[side] < found[side])
 			shuffle(list, found[side], take[side], r.batch,
 					r.image[image].position, s.use, side, (int32_t *) shared);
 		put_sorted(s.sampled + (int64_t) (2 * image + side) *
@@ -291,6 +359,41 @@ sample_kernel(EngCudaRegions r, Sampling s)
 		if (threadIdx.x == 0)
 			s.sampled_count[2 * image + side] = take[side];
 	}
+}
+
+static __global__ void __launch_bounds__(LIST_THREADS)
+sample_kernel(EngCudaRegions r, Sampling s)
+{
+	__shared__ uint64_t shared[MOST_SAMPLED];
+
+	sample_image(r, s, blockIdx.x, NULL, shared);
+}
+
+/* One generator for all images, which are gone through in order. */
+static __global__ void __launch_bounds__(LIST_THREADS)
+sample_as_torch_kernel(EngCudaRegions r, Sampling s)
+{
+	__shared__ uint64_t shared[MOST_SAMPLED];
+	__shared__ EngMt19937 mt;
+
+	if (threadIdx.x == 0)
+		mt = *r.mt;
+	for (int32_t image = 0; image < r.images; image++)
+		sample_image(r, s, image, &mt, shared);
+	if (threadIdx.x == 0)
+		*r.mt = mt;
+}
+
+static void
+sample(EngCuda *cuda, const EngCudaRegions *r, const Sampling *s,
+	   bool as_torch)
+{
+	if (as_torch)
+		ENG_LAUNCH_MEETING(sample_as_torch_kernel, 1, LIST_THREADS, cuda, *r,
+						   *s);
+	else
+		ENG_LAUNCH_MEETING(sample_kernel, r->images, LIST_THREADS, cuda, *r,
+						   *s);
 }
 
 /* ---- anchors -------------------------------------------------------------------- */
@@ -310,7 +413,7 @@ eng_cuda_rpn_match(EngCuda *cuda, const EngCudaRegions *r)
 }
 
 void
-eng_cuda_rpn_sample(EngCuda *cuda, const EngCudaRegions *r)
+eng_cuda_rpn_sample(EngCuda *cuda, const EngCudaRegions *r, bool as_torch)
 {
 	Sampling	s = {};
 
@@ -323,7 +426,7 @@ eng_cuda_rpn_sample(EngCuda *cuda, const EngCudaRegions *r)
 	s.sampled_count = r->rpn_sampled_count;
 	s.rule = r->rpn_sample;
 	s.use = ENG_USE_RPN_SAMPLE;
-	ENG_LAUNCH_MEETING(sample_kernel, r->images, LIST_THREADS, cuda, *r, s);
+	sample(cuda, r, &s, as_torch);
 }
 
 /* ---- RoIs ----------------------------------------------------------------------- */
@@ -367,7 +470,7 @@ eng_cuda_roi_match(EngCuda *cuda, const EngCudaRegions *r)
 }
 
 void
-eng_cuda_roi_sample(EngCuda *cuda, const EngCudaRegions *r)
+eng_cuda_roi_sample(EngCuda *cuda, const EngCudaRegions *r, bool as_torch)
 {
 	Sampling	s = {};
 
@@ -381,7 +484,7 @@ eng_cuda_roi_sample(EngCuda *cuda, const EngCudaRegions *r)
 	s.sampled_count = r->roi_sampled_count;
 	s.rule = r->roi_sample;
 	s.use = ENG_USE_ROI_SAMPLE;
-	ENG_LAUNCH_MEETING(sample_kernel, r->images, LIST_THREADS, cuda, *r, s);
+	sample(cuda, r, &s, as_torch);
 }
 
 /* Row `row` of all becomes candidate `index` of an image. */

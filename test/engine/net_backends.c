@@ -21,6 +21,7 @@ typedef struct Case
 	bool		freeze_norm;
 	int32_t		trainable_layers;
 	double		tolerance;		/* of the gradients */
+	bool		as_torch;		/* torch's generator samples */
 } Case;
 
 #define TINY "\"widths\":[8,16,32,64],\"fpn_channels\":16,\"representation_size\":24," \
@@ -43,6 +44,8 @@ static const Case cases[] = {
 	/* one ReLU that flips at rounding moves statistics over few cells */
 	{"bottlenecks with batch norm", "fasterrcnn_resnet50_fpn_v2",
 	"{" TINY ",\"min_size\":128}", 64, 64, 2, false, 3, 0.2},
+	{"torch's generator", "small", "{" TINY SIZE "}", 96, 64, 3, false, 5,
+	1e-3, true},
 	{"norms frozen by the optimizer", "fasterrcnn_resnet34_fpn",
 	"{" TINY SIZE "}", 100, 65, 1, true, 5, 1e-3}
 };
@@ -63,7 +66,14 @@ run(Outcome *outcome, const Case *test, const char *backend, int threads,
 	EngOptimizerConfig optimizer;
 	EngStepInfo info = {.seed = 3, .step = 1, .lr = 0, .no_update = true};
 	EngDetectorHooks hooks = {.keep_all = true};
+	EngMt19937	mt;
 
+	eng_mt19937_seed(&mt, 11);
+	if (test->as_torch)
+	{
+		hooks.sample_mode = ENG_SAMPLE_MT19937;
+		hooks.mt = &mt;
+	}
 	eng_optimizer_config_default(&optimizer);
 	optimizer.trainable_layers = test->trainable_layers;
 	optimizer.freeze_norm = test->freeze_norm;

@@ -12,8 +12,6 @@
 #include "engine/core/random.h"
 
 #define GOLDEN_GAMMA	UINT64_C(0x9E3779B97F4A7C15)
-#define MT_WORDS		624
-#define MT_SHIFT		397
 
 static inline uint64_t
 mix(uint64_t z)
@@ -87,10 +85,10 @@ eng_mt19937_seed(EngMt19937 *mt, uint64_t seed)
 	uint32_t   *state = mt->state;
 
 	state[0] = (uint32_t) seed;
-	for (uint32_t i = 1; i < MT_WORDS; i++)
+	for (uint32_t i = 1; i < ENG_MT19937_WORDS; i++)
 		state[i] = UINT32_C(1812433253) *
 			(state[i - 1] ^ (state[i - 1] >> 30)) + i;
-	mt->next = MT_WORDS;
+	mt->next = ENG_MT19937_WORDS;
 }
 
 static inline uint32_t
@@ -107,9 +105,9 @@ refill(EngMt19937 *mt)
 {
 	uint32_t   *s = mt->state;
 
-	for (int i = 0; i < MT_WORDS; i++)
-		s[i] = s[(i + MT_SHIFT) % MT_WORDS] ^
-			twist(s[i], s[(i + 1) % MT_WORDS]);
+	for (int i = 0; i < ENG_MT19937_WORDS; i++)
+		s[i] = s[(i + ENG_MT19937_SHIFT) % ENG_MT19937_WORDS] ^
+			twist(s[i], s[(i + 1) % ENG_MT19937_WORDS]);
 	mt->next = 0;
 }
 
@@ -118,7 +116,7 @@ eng_mt19937_u32(EngMt19937 *mt)
 {
 	uint32_t	y;
 
-	if (mt->next >= MT_WORDS)
+	if (mt->next >= ENG_MT19937_WORDS)
 		refill(mt);
 	y = mt->state[mt->next++];
 	y ^= y >> 11;

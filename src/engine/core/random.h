@@ -51,11 +51,14 @@ extern uint32_t eng_random_below(uint64_t bits, uint32_t limit);
 /* A position for draws that belong to a name (FNV-1a, 64 bits). */
 extern uint64_t eng_random_name(const char *name);
 
+#define ENG_MT19937_WORDS	624
+#define ENG_MT19937_SHIFT	397
+
 /* The Mersenne Twister with torch's rules for seeding and use. */
 typedef struct EngMt19937
 {
-	uint32_t	state[624];
-	int32_t		next;			/* index of the next word, 624 = refill */
+	uint32_t	state[ENG_MT19937_WORDS];
+	int32_t		next;			/* index of the next word; behind them: refill */
 } EngMt19937;
 
 extern void eng_mt19937_seed(EngMt19937 *mt, uint64_t seed);	/* low 32 bits */
