@@ -49,7 +49,7 @@ open_run(Evaluation *evaluation)
 	source.min_score = evaluation->options.min_score;
 	source.device = evaluation->options.device;
 	source.threads = evaluation->options.threads;
-	source.precision = evaluation->options.precision;
+	source.amp = evaluation->options.amp;
 	evaluation->run = avc_run_open(&source, job->context);
 	classes = avc_run_classes(evaluation->run, &class_count);
 	evaluation->writer = avc_result_open(job->context, job->job, classes,

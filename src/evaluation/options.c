@@ -96,10 +96,11 @@ read_option(AvcEvaluateOptions *options, const char *name,
 	{
 		char	   *amp = text_option(name, value);
 
-		if (strcmp(amp, "f32") == 0 || strcmp(amp, "bf16") == 0)
-			options->precision = amp;
+		if (strcmp(amp, "f32") == 0 || strcmp(amp, "bf16") == 0 ||
+			strcmp(amp, "fp16") == 0)
+			options->amp = amp;
 		else if (strcmp(amp, "auto") != 0)
-			raise_bad_value(name, "\"auto\", \"f32\" or \"bf16\"");
+			raise_bad_value(name, "\"auto\", \"f32\", \"bf16\" or \"fp16\"");
 	}
 	else
 	{
@@ -173,8 +174,8 @@ avc_evaluate_options_json(const AvcEvaluateOptions *options)
 		appendStringInfoString(&text, ", \"device\": ");
 		escape_json(&text, options->device);
 	}
-	if (options->precision != NULL)
-		appendStringInfo(&text, ", \"amp\": \"%s\"", options->precision);
+	if (options->amp != NULL)
+		appendStringInfo(&text, ", \"amp\": \"%s\"", options->amp);
 	if (options->threads >= 0)
 		appendStringInfo(&text, ", \"threads\": %d", options->threads);
 	appendStringInfoChar(&text, '}');

@@ -15,7 +15,7 @@ typedef struct AvcEvaluateOptions
 	int64		max_frames;		/* 0 = all */
 	const char *device;			/* NULL = the setting */
 	int			threads;		/* -1 = the setting */
-	const char *precision;		/* amp: "f32", "bf16" or NULL = auto */
+	const char *amp;			/* "f32", "bf16", "fp16" or NULL = auto */
 } AvcEvaluateOptions;
 
 /* ---- options.c ---- */

@@ -409,9 +409,8 @@ avc_run_load(AvcRun *run, const AvcFileImage *weights)
 
 	load.device = run->source.device;
 	load.threads = run->source.threads;
-	if (run->source.precision != NULL)
-		load.more = psprintf(", \"precision\": \"%s\"",
-							 run->source.precision);
+	if (run->source.amp != NULL)
+		load.more = avc_model_precision(run->source.amp);
 	run->engine = avc_engine_start();
 	reply = avc_model_load(run->engine, run->source.model, &load, weights);
 	note_device(run, reply);

@@ -22,7 +22,7 @@ typedef struct AvcRunSource
 	const char *device;			/* resolved (models/model.h) */
 	bool		is_part;		/* of a job that has said what it runs on */
 	int			threads;		/* 0 = all cores */
-	const char *precision;		/* "f32", "bf16" or NULL: the engine chooses */
+	const char *amp;			/* "f32", "bf16", "fp16" or NULL = auto */
 } AvcRunSource;
 
 /* One frame's arrays, as avc_evaluator_add left them. */

@@ -131,6 +131,15 @@ avc_model_queue_device(const char *device)
 		"cuda:0" : device;
 }
 
+const char *
+avc_model_precision(const char *amp)
+{
+	if (strcmp(amp, "auto") == 0)
+		return "";
+	return psprintf(", \"precision\": \"%s\"",
+					strcmp(amp, "fp16") == 0 ? "f16" : amp);
+}
+
 void
 avc_model_check_device(const char *device)
 {

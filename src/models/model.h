@@ -49,6 +49,12 @@ extern bool avc_model_is_gpu(const char *device);
 extern const char *avc_model_queue_device(const char *device);
 
 /*
+ * The member of LOAD, for AvcLoad.more, that a value of the option "amp" comes
+ * to; "" for "auto", which is the engine's choice.
+ */
+extern const char *avc_model_precision(const char *amp);
+
+/*
  * Why an engine that was to take a GPU if it can did not, from its answer to
  * LOAD; NULL if there is nothing to say.
  */

@@ -60,7 +60,7 @@ static const Option known[] = {
 	{"lr_gamma", OPTION_REAL, AT(lr_gamma), 0, 1, NULL},
 	{"warmup_steps", OPTION_INT, AT(warmup_steps), 0, 1e9, NULL},
 	{"clip_norm", OPTION_REAL, AT(clip_norm), 0, 1e9, NULL},
-	{"amp", OPTION_WORD, AT(amp), 0, 0, "auto|f32|bf16"},
+	{"amp", OPTION_WORD, AT(amp), 0, 0, "auto|f32|bf16|fp16"},
 	{"trainable_layers", OPTION_INT, AT(trainable_layers), 0, 5, NULL},
 	{"freeze_norm", OPTION_BOOL, AT(freeze_norm), 0, 0, NULL},
 	{"hflip", OPTION_REAL, AT(hflip), 0, 1, NULL},
@@ -394,8 +394,6 @@ avc_train_options_load(const AvcTrainOptions *options)
 					 ", \"freeze_norm\": %s, \"hflip\": %.17g",
 					 options->trainable_layers,
 					 options->freeze_norm ? "true" : "false", options->hflip);
-	/* "auto" is the engine's choice: bf16 on a GPU that has it, else f32 */
-	if (strcmp(options->amp, "auto") != 0)
-		avc_json_add(&json, "precision", options->amp);
+	appendStringInfoString(&json, avc_model_precision(options->amp));
 	return json.data;
 }

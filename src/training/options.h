@@ -29,7 +29,7 @@ typedef struct AvcTrainOptions
 	double		lr_gamma;
 	int64		warmup_steps;
 	double		clip_norm;		/* 0 = no clipping */
-	char	   *amp;			/* auto, f32, bf16 */
+	char	   *amp;			/* auto, f32, bf16, fp16 */
 	int64		trainable_layers;
 	bool		freeze_norm;
 	double		hflip;			/* probability */

@@ -65,10 +65,13 @@ typedef struct Training
 	int			frames;
 	double		wait_s;
 	int			skipped;
+	double		loss_scale;		/* of the last update in fp16, or 0 */
+	bool		overflow;		/* its gradients were too large */
 	/* for the provenance */
 	double		losses[LOSS_WINDOW];
 	int64		loss_count;
 	int64		skipped_steps;
+	int64		overflow_steps; /* of a training in fp16 */
 	double		rate;			/* smoothed images a second */
 } Training;
 
@@ -127,6 +130,11 @@ add_answer(Training *training, const AvcFeedItem *item, const char *text,
 		sums->loss_rpn_box_reg += item->frames * number(json, "loss_rpn_box_reg");
 		sums->grad_norm = number(json, "grad_norm");
 	}
+	training->overflow = json_is_true(json_object_get(json, "overflow"));
+	if (json_object_get(json, "loss_scale") != NULL)
+		training->loss_scale = number(json, "loss_scale");
+	if (training->overflow)
+		sums->grad_norm = NAN;
 	json_decref(json);
 }
 
@@ -185,6 +193,13 @@ record_step(Training *training, const AvcFeedItem *item)
 		avc_job_log(job, "notice", "step " INT64_FORMAT
 					" was skipped: none of its %d frames has a box",
 					step.step, training->frames);
+	}
+	if (training->overflow)
+	{
+		training->overflow_steps++;
+		avc_job_log(job, "info", "step " INT64_FORMAT
+					" changed no weights: its gradients are not finite in fp16 with a loss scale of %g, which is halved",
+					step.step, training->loss_scale);
 	}
 	avc_job_step(job, &step);
 	/* 1 is for the stored result. */
@@ -392,6 +407,8 @@ add_metrics(Training *training, StringInfo json)
 		avc_json_add_int(json, "mean_loss_steps", count);
 	}
 	avc_json_add_int(json, "skipped_steps", training->skipped_steps);
+	if (training->loss_scale > 0)
+		avc_json_add_int(json, "overflow_steps", training->overflow_steps);
 	appendStringInfoChar(json, '}');
 }
 

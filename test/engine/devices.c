@@ -117,6 +117,8 @@ test_machines(void)
 	setenv("AVC_EMULATED_COMPUTE", "70", 1);
 	check_open("cuda:0", emulated, "", "too old", ENG_F32);
 	check_open("auto", emulated, "cpu", "too old", ENG_F32);
+	setenv("AVC_EMULATED_COMPUTE", "75", 1);
+	check_open("cuda:0", emulated, "cuda", "", ENG_F16);
 	unsetenv("AVC_EMULATED_COMPUTE");
 	setenv("AVC_EMULATED_MEMORY", "0", 1);
 	check_open("cuda:0", emulated, "", "out of memory", ENG_F32);
@@ -169,6 +171,61 @@ check_hello(Server *server, const char *json, const char *key)
 	reply_free(&reply);
 }
 
+/* A LOAD in a precision that the device does not have. */
+static void
+check_refused(Server *server, const char *device, const char *precision,
+			  const char *message)
+{
+	char		json[200];
+	Reply		reply;
+
+	snprintf(json, sizeof(json),
+			 "{\"architecture\":\"small\",\"init\":true,\"device\":\"%s\","
+			 "\"precision\":\"%s\"}", device, precision);
+	reply = client_call(server->fd, ENG_KIND_LOAD, json, NULL);
+	tap_ok(reply.kind == ENG_KIND_ERROR &&
+		   strstr(reply_text(&reply, "message"), message) != NULL,
+		   "%s on %s: %s", precision, device, reply_text(&reply, "message"));
+	reply_free(&reply);
+}
+
+/* A GPU without bf16, and what a step in f16 tells. */
+static void
+check_f16(Server *server)
+{
+	EngBuffer	jpeg = {0};
+	char		json[300];
+	Reply		load;
+	Reply		reply;
+
+	setenv("AVC_EMULATED_COMPUTE", "75", 1);
+	check_load(server, "auto", "", "cuda", "f16");
+	check_refused(server, "cuda:0", "bf16",
+				  "the GPU lacks compute capability 8.0");
+	unsetenv("AVC_EMULATED_COMPUTE");
+	check_refused(server, "cpu", "f16", "GPUs alone");
+	check_refused(server, "cuda:0", "fp16", "must be \"f32\"");
+	load = client_call(server->fd, ENG_KIND_LOAD,
+					   "{\"architecture\":\"small\",\"num_classes\":4,"
+					   "\"options\":{\"min_size\":32,\"max_size\":64},"
+					   "\"mode\":\"train\",\"init\":true,\"device\":\"cuda\","
+					   "\"precision\":\"f16\"}", NULL);
+	snprintf(json, sizeof(json),
+			 "{\"step\":0,\"lr\":0.001,\"frames\":[{\"frame_id\":1,"
+			 "\"position\":0,\"bytes\":%zu,\"labels\":[1],"
+			 "\"boxes\":[[4,4,40,30]]}]}",
+			 append_jpeg(&jpeg, 64, 40, 1, NULL, 0));
+	reply = client_call(server->fd, ENG_KIND_STEP, json, &jpeg);
+	tap_ok(load.kind == ENG_KIND_OK && reply.kind == ENG_KIND_OK &&
+		   reply_number(&reply, "loss_scale") == ENG_LOSS_SCALE_FIRST &&
+		   json_is_boolean(json_object_get(reply.json, "overflow")),
+		   "a step in f16 tells its loss scale %s",
+		   reply.kind == ENG_KIND_OK ? "" : reply_text(&reply, "message"));
+	reply_free(&load);
+	reply_free(&reply);
+	eng_buffer_free(&jpeg);
+}
+
 static void
 test_session(void)
 {
@@ -182,6 +239,7 @@ test_session(void)
 	check_load(&server, "auto", "", "cuda", "bf16");
 	check_load(&server, "cuda:0", ",\"precision\":\"f32\"", "cuda", "f32");
 	check_load(&server, "cpu", "", "cpu", "f32");
+	check_f16(&server);
 	reply = client_call(server.fd, ENG_KIND_LOAD,
 						"{\"architecture\":\"small\",\"init\":true,"
 						"\"device\":\"cuda\",\"device_memory_limit\":1000}",

@@ -96,7 +96,7 @@ SELECT refused('{"weight_decay": null, "lr_schedule": "linear"}', 'option "lr_sc
 SELECT refused('{"hflip": 1.01}', 'option "hflip" of train must be a number from 0 to 1');
 SELECT refused('{"trainable_layers": 6}', 'option "trainable_layers" of train must be a whole number from 0 to 5');
 SELECT refused('{"freeze_norm": 1}', 'option "freeze_norm" of train must be true or false');
-SELECT refused('{"amp": "fp8"}', 'option "amp" of train must be one of auto|f32|bf16');
+SELECT refused('{"amp": "fp8"}', 'option "amp" of train must be one of auto|f32|bf16|fp16');
 SELECT refused('{"device": "tpu"}', 'device "tpu" is not known');
 SELECT refused('{"from_checkpoint": 4711}', 'checkpoint 4711 does not exist');
 SELECT refused('{"val_slice": "nowhere"}', 'relation "nowhere" does not exist');

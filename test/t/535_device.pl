@@ -75,9 +75,26 @@ is(cpu_lines($job), '', 'and says nothing of the CPU');
 is(ask("SELECT options ->> 'device' FROM avcurate.jobs WHERE job = $job"), 'auto', 'what was asked for is kept');
 is((train(', "device": "cuda:0", "amp": "f32"'))[1], 'succeeded|cuda:0|cuda|f32', 'and by its name, in f32');
 is((evaluate($job, ''))[1], 'succeeded|cuda:0', 'evaluation');
+my ($half, $told_half) = train(', "amp": "fp16"');
+is($told_half, 'succeeded|cuda:0|cuda|f16', 'training in fp16');
+is(ask("SELECT provenance #>> '{options,amp}', jsonb_typeof(provenance #> '{metrics,overflow_steps}') FROM avcurate.checkpoints WHERE checkpoint = (SELECT checkpoint FROM avcurate.jobs WHERE job = $half)"),
+	'fp16|number', 'is recorded as such, with the steps that overflowed');
+is((evaluate($half, ', "amp": "fp16"'))[1], 'succeeded|cuda:0', 'evaluation in fp16');
+($half, $told_half) = train(', "amp": "fp16", "device": "cpu"');
+like($told_half, qr/^failed\|cpu/, 'not on the CPU');
+like(ask("SELECT error FROM avcurate.jobs WHERE job = $half"), qr/precision f16 cannot be used: GPUs alone compute in it/, 'which says so');
 cmp_ok(detections($job, 'cuda:0'), '>', 0, 'detect() by its name');
 like(ask("SET avcurate.device = 'cuda:0'; SELECT detail FROM avcurate.doctor() WHERE check_name = 'shared engine'"), qr/^running on cuda:0, 1 network/, 'which the shared engine of that device answers');
 is((train(', "device": "cpu"'))[1], 'succeeded|cpu|cpu|f32', 'the CPU stays to be asked for');
+
+# --- one without bf16
+SKIP:
+{
+	skip 'the GPU is real', 1 if $real;
+	local $ENV{AVC_EMULATED_COMPUTE} = 75;
+	serve($plugin);
+	is((train(''))[1], 'succeeded|cuda:0|cuda|f16', 'auto trains in fp16 on it');
+}
 
 # --- one that cannot be used
 serve('/nonexistent/avcurate_cuda.so');

@@ -99,6 +99,7 @@ foreach my $case (
 	[ '{"max_frames": 0}', qr/option "max_frames" of evaluate must be a whole number from 1/ ],
 	[ '{"max_frames": 1.5}', qr/option "max_frames" of evaluate must be a whole number from 1/ ],
 	[ '{"mode": "voc"}', qr/option "mode" of evaluate must be "coco" or "lancedb"/ ],
+	[ '{"amp": "f16"}', qr/option "amp" of evaluate must be "auto", "f32", "bf16" or "fp16"/ ],
 	[ '{"min_score": 1}', qr/option "min_score" of evaluate must be a number from 0 up to 1/ ],
 	[ '{"threads": "all"}', qr/option "threads" of evaluate must be a whole number/ ],
 	[ '{"version": 7}', qr/version 7/ ],

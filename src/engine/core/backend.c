@@ -73,7 +73,8 @@ eng_backend_check_type(const EngBackend *backend, EngType type,
 {
 	if (type == ENG_BF16 && backend->lacks_bf16 != NULL)
 		return eng_fail(status, ENG_UNSUPPORTED,
-						"precision bf16 cannot be used: the processor lacks %s",
+						"precision bf16 cannot be used: the %s lacks %s",
+						backend->takes_f16 ? "GPU" : "processor",
 						backend->lacks_bf16);
 	if (type == ENG_F16 && !backend->takes_f16)
 		return eng_fail(status, ENG_UNSUPPORTED,
