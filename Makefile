@@ -46,7 +46,7 @@ WARNINGS     = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 PG_CPPFLAGS  = -I$(srcdir)/src -DAVC_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS    = -std=gnu99 $(WARNINGS) -ffp-contract=off -MMD -MP
 # loops over pixels, hashes and vectors: compilers do many at once from here on
-src/image/measure.o src/image/resize.o src/image/resize_rgb.o src/search/cover.o \
+src/image/measure.o src/image/resize.o src/image/resize_rgb.o src/search/cover_join.o \
 src/search/cosine.o: override CFLAGS += -O3
 SHLIB_LINK   = -lturbojpeg -ljansson -lyajl -lcrypto -lutf8proc -lz -lm
 ENGINE_OPT   = -O3 -g
@@ -57,7 +57,7 @@ ENGINE_LIBS   = -ldnnl -lturbojpeg -ljansson -fopenmp -pthread -lm -ldl
 ENGINE_OBJS   = $(ENGINE_SRCS:%.c=build/obj/%.o)
 ENGINE_LIB    = build/libengine.a
 # plain C of the server's side, tested without a server
-PLAIN_SRCS    = $(wildcard src/datasets/scene*.c src/clip/*.c) src/search/cover.c
+PLAIN_SRCS    = $(wildcard src/datasets/scene*.c src/clip/*.c) $(wildcard src/search/cover*.c)
 PLAIN_OBJS    = $(PLAIN_SRCS:%.c=build/obj/%.o)
 PLAIN_LIBS    = -lutf8proc -lz
 

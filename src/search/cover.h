@@ -4,16 +4,18 @@
  *
  * In the order given, a hash is kept if no hash kept before it is near it:
  * at most max_distance bits differ and, where there are fine hashes, at most
- * fine_distance of their 256 bits as well.  The others go to the nearest one
- * kept before them, the first of several.  So every hash is near the one that
+ * fine_distance of their 256 bits as well.  The others go to the one of the
+ * least distance kept before them, the first of several.  So every hash is near the one that
  * stands for it, and no two that are kept are near each other.
  *
  * Exact, without a look at all pairs: a pair within d bits agrees, in one of
  * m pieces of the hash, up to t bits, for any t with sum(t + 1) > d.  Hashes
  * are filed by each piece and looked up under every value so close to their
- * own (multi-index hashing: Norouzi, Punjani, Fleet, CVPR 2012).  Number of
- * pieces and their t follow from what a sample says of the cost (as in GPH:
- * Qin et al., ICDE 2018); where nothing is gained, all are compared.
+ * own (multi-index hashing: Norouzi, Punjani, Fleet, CVPR 2012).  Which bits,
+ * how many pieces and their t follow from what a sample says of the cost (as in
+ * GPH: Qin et al., ICDE 2018); where nothing is gained, all are compared.
+ * Fine hashes are filed by their own pieces where the hashes tell little apart:
+ * for all, or for those that lie in a crowd of hashes.
  *
  * Plain C, so that it is tested without a server.
  */
@@ -33,7 +35,9 @@ typedef struct AvcCover
 	int			max_distance;	/* 0 .. 64 */
 	int			fine_distance;	/* 0 .. 256 */
 	uint64_t   *hashes;			/* (count); their bits change places */
-	const uint64_t *fine;		/* (count, 4), or NULL */
+	uint64_t   *fine;			/* (count, 4), or NULL; so do theirs */
+	const uint8_t *unknown;		/* (count) 1 = has no fine hash, which does not
+								 * count then; or NULL */
 	uint32_t   *leaders;		/* result (count): who stands for each, itself
 								 * if it is kept */
 	uint8_t    *distances;		/* result (count): to the leader */
@@ -43,8 +47,11 @@ typedef struct AvcCover
 									 * come back */
 } AvcCover;
 
-/* Bytes of workspace for so many hashes: about 15 for each, and 17 MB. */
-extern size_t avc_cover_workspace(uint32_t count);
+/*
+ * Bytes of workspace for the hashes: about 20 for each, 52 if there are fine
+ * ones, and 17 MB.
+ */
+extern size_t avc_cover_workspace(uint32_t count, bool has_fine);
 
 /* Fill in leaders and distances. */
 extern void avc_cover(AvcCover *cover);

@@ -323,36 +323,37 @@ huge(Size each, Size count)
 	return palloc_extended(Max(each * count, 8), MCXT_ALLOC_HUGE);
 }
 
-/* Cover the points, whose frames are listed. */
+/* Cover the points, whose frames are listed; their fine hashes are let go. */
 static AvcCover
-cover_points(const AvcDuplicateQuery *query, const AvcHashedFrames *frames,
+cover_points(const AvcDuplicateQuery *query, AvcHashedFrames *frames,
 			 const uint32 *leads, uint32 count)
 {
 	AvcCover	cover = {count, query->max_distance, query->fine_distance};
-	uint64	   *fine = NULL;
 	uint32		i;
 
 	cover.hashes = huge(sizeof(uint64), count);
 	cover.leaders = huge(sizeof(uint32), count);
 	cover.distances = huge(1, count);
-	cover.workspace = huge(1, avc_cover_workspace(count));
 	cover.breathe = breathe;
 	if (frames->fine != NULL)
-		fine = huge(sizeof(uint64) * AVC_COVER_FINE_WORDS, count);
+		cover.fine = huge(sizeof(uint64) * AVC_COVER_FINE_WORDS, count);
 	for (i = 0; i < count; i++)
 	{
 		cover.hashes[i] = frames->items[leads[i]].hash;
-		if (fine != NULL)
-			memcpy(fine + (Size) AVC_COVER_FINE_WORDS * i,
+		if (cover.fine != NULL)
+			memcpy(cover.fine + (Size) AVC_COVER_FINE_WORDS * i,
 				   fine_of(frames, leads[i]),
 				   sizeof(uint64) * AVC_COVER_FINE_WORDS);
 	}
-	cover.fine = fine;
+	if (frames->fine != NULL)
+		pfree(frames->fine);
+	frames->fine = NULL;
+	cover.workspace = huge(1, avc_cover_workspace(count, cover.fine != NULL));
 	avc_cover(&cover);
 	pfree(cover.workspace);
 	pfree(cover.hashes);
-	if (fine != NULL)
-		pfree(fine);
+	if (cover.fine != NULL)
+		pfree(cover.fine);
 	return cover;
 }
 
