@@ -123,7 +123,7 @@ $(DATA_built): $(SQL_PARTS) Makefile
 # ---- engine --------------------------------------------------------------
 build/obj/src/engine/cpu/%.o: ENGINE_FP = -ffp-contract=fast -mprefer-vector-width=512
 # the way back repeats sums of the way forward: to the bit, so without choices
-build/obj/src/engine/cpu/norm.o: ENGINE_FP = -ffp-contract=off -mprefer-vector-width=512
+build/obj/src/engine/cpu/norm.o build/obj/src/engine/cpu/norm_gradient.o: ENGINE_FP = -ffp-contract=off -mprefer-vector-width=512
 ENGINE_FP = -ffp-contract=off
 
 build/obj/%.o: %.c Makefile

@@ -32,6 +32,38 @@ open_auto(int threads, EngStatus *status)
 		eng_backend_open_instead(threads, why.message, status);
 }
 
+int
+eng_backend_list(const char *name, EngDeviceName devices[ENG_MOST_DEVICES],
+				 EngStatus *status)
+{
+	int			count = eng_device_list(name, devices);
+
+	if (count == 0 && eng_device_is_known(name))
+	{
+		count = eng_plugin_count(status);
+		if (count > ENG_MOST_DEVICES)
+			count = ENG_MOST_DEVICES;
+		for (int i = 0; i < count; i++)
+			snprintf(devices[i], sizeof(EngDeviceName), "cuda:%d", i);
+	}
+	else if (count == 0)
+		eng_fail(status, ENG_BAD_ARGUMENT,
+				 "\"%s\" is no list of devices; cuda:0,1 is one", name);
+	return count;
+}
+
+/*
+ * For those who know nothing of ranks.
+ */
+static EngBackend *
+open_first(const char *name, int threads, EngStatus *status)
+{
+	EngDeviceName devices[ENG_MOST_DEVICES];
+
+	return eng_backend_list(name, devices, status) == 0 ? NULL :
+		eng_plugin_open(devices[0], threads, status);
+}
+
 EngBackend *
 eng_backend_open(const char *name, int threads, EngStatus *status)
 {
@@ -43,6 +75,8 @@ eng_backend_open(const char *name, int threads, EngStatus *status)
 				 threads);
 		return NULL;
 	}
+	if (eng_device_is_list(name))
+		return open_first(name, threads, status);
 	if (strcmp(name, "auto") == 0)
 		return open_auto(threads, status);
 	if (strcmp(name, "cpu") == 0)

@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/core/devices.h"
 #include "engine/core/element.h"
 #include "engine/ops/detection.h"
 #include "engine/status.h"
@@ -485,6 +486,14 @@ extern void eng_host_operations(EngBackend *backend);
  */
 extern EngBackend *eng_backend_open(const char *name, int threads,
 									EngStatus *status);
+
+/*
+ * The devices of a name that eng_device_is_list; 0: status says why not.  Who
+ * opens such a name gets the first.
+ */
+extern int	eng_backend_list(const char *name,
+							 EngDeviceName devices[ENG_MOST_DEVICES],
+							 EngStatus *status);
 
 /* Precision where none is asked for: bf16 on a GPU that has it, else f16. */
 extern EngType eng_backend_usual_type(const EngBackend *backend);

@@ -152,6 +152,12 @@ plan_folding(EngPlan *plan)
 }
 
 static bool
+takes_part(const EngPlan *plan, const EngOp *op)
+{
+	return !plan->request.idle || op->class->meets;
+}
+
+static bool
 plan_build(EngPlan *plan, EngStatus *status)
 {
 	EngTensor  *input = &plan->tensors[plan->input];
@@ -170,7 +176,8 @@ plan_build(EngPlan *plan, EngStatus *status)
 	plan_gradients(plan);
 	plan_folding(plan);
 	for (i = 0; i < plan->op_count; i++)
-		if (!plan->ops[i].class->prepare(plan, &plan->ops[i], status))
+		if (takes_part(plan, &plan->ops[i]) &&
+			!plan->ops[i].class->prepare(plan, &plan->ops[i], status))
 			return false;
 	return eng_plan_lives(plan, status) && eng_plan_place(plan, status);
 }
@@ -279,8 +286,11 @@ eng_plan_forward(EngPlan *plan, EngStatus *status)
 	for (i = 0; i < plan->op_count; i++)
 	{
 		EngOp	   *op = &plan->ops[i];
-		double		start = now_seconds(plan);
+		double		start;
 
+		if (!takes_part(plan, op))
+			continue;
+		start = now_seconds(plan);
 		if (!op->class->forward(plan, op, status))
 			return false;
 		op->seconds_forward += now_seconds(plan) - start;
@@ -346,9 +356,9 @@ eng_plan_backward(EngPlan *plan, EngStatus *status)
 		EngOp	   *op = &plan->ops[i];
 		double		start;
 
-		if (!op->backward_active)
+		if (!op->backward_active || !takes_part(plan, op))
 			continue;
-		if (!make_again(plan, i, &next, status))
+		if (!plan->request.idle && !make_again(plan, i, &next, status))
 			return false;
 		start = now_seconds(plan);
 		if (plan->request.keep_all)

@@ -64,6 +64,8 @@ typedef struct EngTensor
 typedef struct EngOpClass
 {
 	const char *kind;
+	/* sums over ranks: those who have no frames take part, with nothing */
+	bool		meets;
 	/* set the shapes of the outputs */
 	bool		(*shape) (EngPlan *plan, EngOp *op, EngStatus *status);
 	/* make kernels; set workspace, aux_size, keeps_*, flops */
@@ -156,6 +158,8 @@ typedef struct EngPlanRequest
 	bool		train;
 	bool		keep_all;
 	bool		freeze_norm;	/* running statistics in training */
+	bool		idle;			/* of a rank without frames: only what meets is
+								 * prepared and run */
 	EngType		type;			/* of all tensors that need not be full */
 	void	   *context;		/* for the operations of the detector */
 } EngPlanRequest;

@@ -139,6 +139,19 @@ eng_plugin_plan(const char *path, EngStatus *status)
 	return backend;
 }
 
+int
+eng_plugin_count(EngStatus *status)
+{
+	const EngPlugin *plugin = open_library(status);
+
+	if (plugin == NULL)
+		return 0;
+	if (plugin->count == NULL)
+		return eng_fail(status, ENG_UNSUPPORTED,
+						"this GPU backend does not count devices");
+	return plugin->count(status);
+}
+
 EngBackend *
 eng_plugin_open(const char *name, int threads, EngStatus *status)
 {

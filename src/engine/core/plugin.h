@@ -21,7 +21,12 @@ typedef struct EngPlugin
 	EngBackend *(*open) (int device, int threads, EngStatus *status);
 	/* plans alone, for the properties of a device; may be NULL */
 	EngBackend *(*plan) (const char *properties, EngStatus *status);
+	/* devices of this machine; 0: none, status says why */
+	int			(*count) (EngStatus *status);
 } EngPlugin;
+
+/* How many GPUs there are; 0: status says why none. */
+extern int	eng_plugin_count(EngStatus *status);
 
 /*
  * "cuda" or "cuda:N".  The library is looked for where AVC_CUDA_PLUGIN says,

@@ -14,7 +14,7 @@
 
 #include "engine/core/backend.h"
 
-#define ENG_MOST_RANKS	16
+#define ENG_MOST_RANKS	ENG_MOST_DEVICES
 
 typedef struct EngRanks EngRanks;
 

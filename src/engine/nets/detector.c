@@ -10,6 +10,7 @@
 
 #include "engine/core/mirror.h"
 #include "engine/nets/detector_private.h"
+#include "engine/nets/group.h"
 #include "engine/nets/nets.h"
 #include "engine/nets/plan_row.h"
 #include "engine/nets/region_ops.h"
@@ -42,6 +43,26 @@ describe(EngDetector *detector, bool train, EngStatus *status)
 EngDetector *
 eng_detector_create(const EngDetectorConfig *config, const char *backend,
 					int threads, bool train, EngStatus *status)
+{
+	EngDeviceName names[ENG_MOST_DEVICES];
+	int32_t		count = 1;
+
+	if (eng_device_is_list(backend))
+	{
+		count = eng_backend_list(backend, names, status);
+		if (count == 0)
+			return NULL;
+		backend = names[0];
+	}
+	return count > 1 ?
+		eng_group_create(config, names, count, threads, train, status) :
+		eng_detector_create_alone(config, backend, threads, train, status);
+}
+
+EngDetector *
+eng_detector_create_alone(const EngDetectorConfig *config,
+						  const char *backend, int threads, bool train,
+						  EngStatus *status)
 {
 	EngDetector *detector;
 	bool		ok;
@@ -105,6 +126,7 @@ eng_detector_free(EngDetector *detector)
 {
 	if (detector == NULL)
 		return;
+	eng_group_stop(detector->group);
 	eng_detector_drop_plans(detector);
 	eng_model_free(&detector->models[0]);
 	eng_model_free(&detector->models[1]);
@@ -118,6 +140,7 @@ eng_detector_free(EngDetector *detector)
 								detector->workspace_size);
 		detector->backend->close(detector->backend);
 	}
+	eng_group_free(detector->group);
 	free(detector->rows);
 	free(detector->stage);
 	for (int i = 0; i < ENG_DEVICE_STAGES; i++)
@@ -135,15 +158,15 @@ eng_detector_init(EngDetector *detector, uint64_t seed, EngStatus *status)
 		return false;
 	eng_parameters_init(&detector->parameters, seed);
 	eng_mirror_host_changed(&detector->parameters);
+	eng_group_weights_changed(detector->group);
 	detector->updates = 0;
 	eng_detector_reset_scale(detector);
 	return true;
 }
 
-bool
-eng_detector_set_optimizer(EngDetector *detector,
-						   const EngOptimizerConfig *config,
-						   EngStatus *status)
+static bool
+set_optimizer(EngDetector *detector, const EngOptimizerConfig *config,
+			  EngStatus *status)
 {
 	bool		same = detector->has_optimizer &&
 		detector->optimizer.kind == config->kind;
@@ -170,6 +193,23 @@ eng_detector_set_optimizer(EngDetector *detector,
 	return true;
 }
 
+static bool
+each_set_optimizer(EngDetector *detector, const void *config,
+				   EngStatus *status)
+{
+	return set_optimizer(detector, config, status);
+}
+
+bool
+eng_detector_set_optimizer(EngDetector *detector,
+						   const EngOptimizerConfig *config,
+						   EngStatus *status)
+{
+	eng_group_weights_changed(detector->group);
+	return set_optimizer(detector, config, status) &&
+		eng_group_each(detector->group, each_set_optimizer, config, status);
+}
+
 /* ---- plans ---------------------------------------------------------------- */
 
 static bool
@@ -180,7 +220,7 @@ matches(const EngKeptPlan *kept, EngSize padded, int32_t n, bool train)
 	if (kept->plan == NULL)
 		return false;
 	r = &kept->plan->request;
-	return r->n == n && r->h == padded.height && r->w == padded.width &&
+	return (r->idle ? n == 0 : r->n == n) && r->h == padded.height && r->w == padded.width &&
 		r->train == train;
 }
 
@@ -279,7 +319,7 @@ make_plan(EngDetector *detector, EngKeptPlan *kept, EngPlanRequest *request,
 	kept->plan = eng_plan_create(&detector->models[request->train],
 								 detector->backend, request, status);
 	if (kept->plan == NULL || !check_limit(detector, kept->plan, status) ||
-		(detector->backend->regions != NULL &&
+		(detector->backend->regions != NULL && !request->idle &&
 		 !detector->backend->regions->open(kept->plan, kept->regions,
 										   status)) ||
 		!eng_backend_grow(detector->backend, &detector->arena,
@@ -300,7 +340,7 @@ eng_detector_plan(EngDetector *detector, EngSize padded, int32_t n,
 				  bool train, EngStatus *status)
 {
 	EngPlanRequest request = {
-		.n = n, .h = padded.height, .w = padded.width, .c = 3,
+		.n = n > 0 ? n : 1, .idle = n == 0, .h = padded.height, .w = padded.width, .c = 3,
 		.train = train, .type = detector->precision,
 		.keep_all = detector->has_hooks && detector->hooks.keep_all,
 		.freeze_norm = detector->optimizer.freeze_norm
@@ -341,17 +381,29 @@ eng_detector_plan(EngDetector *detector, EngSize padded, int32_t n,
 
 /* ---- looking inside --------------------------------------------------------- */
 
-void
-eng_detector_set_hooks(EngDetector *detector, const EngDetectorHooks *hooks)
+static bool
+set_hooks(EngDetector *detector, const void *argument, EngStatus *status)
 {
+	const EngDetectorHooks *hooks = argument;
 	bool		kept = detector->has_hooks && detector->hooks.keep_all;
 	bool		keep = hooks != NULL && hooks->keep_all;
 
 	detector->has_hooks = hooks != NULL;
 	if (hooks != NULL)
 		detector->hooks = *hooks;
+	(void) status;
 	if (kept != keep)
 		eng_detector_drop_plans(detector);
+	return true;
+}
+
+void
+eng_detector_set_hooks(EngDetector *detector, const EngDetectorHooks *hooks)
+{
+	EngStatus	ignored = {ENG_OK, ""};
+
+	(void) set_hooks(detector, hooks, &ignored);
+	(void) eng_group_each(detector->group, set_hooks, hooks, &ignored);
 }
 
 void
@@ -386,10 +438,11 @@ eng_detector_memory(const EngDetector *detector, EngMemory *memory)
 	}
 }
 
-bool
-eng_detector_set_precision(EngDetector *detector, EngType type,
-						   EngStatus *status)
+static bool
+set_precision(EngDetector *detector, const void *argument, EngStatus *status)
 {
+	EngType		type = *(const EngType *) argument;
+
 	if (!eng_backend_check_type(detector->backend, type, status))
 		return false;
 	if (type == detector->precision)
@@ -400,22 +453,53 @@ eng_detector_set_precision(EngDetector *detector, EngType type,
 	return true;
 }
 
+bool
+eng_detector_set_precision(EngDetector *detector, EngType type,
+						   EngStatus *status)
+{
+	return set_precision(detector, &type, status) &&
+		eng_group_each(detector->group, set_precision, &type, status);
+}
+
 EngType
 eng_detector_precision(const EngDetector *detector)
 {
 	return detector->precision;
 }
 
+static bool
+set_memory_limit(EngDetector *detector, const void *limit, EngStatus *status)
+{
+	(void) status;
+	detector->memory_limit = *(const size_t *) limit;
+	return true;
+}
+
 void
 eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
 {
+	EngStatus	ignored = {ENG_OK, ""};
+
 	detector->memory_limit = limit;
+	(void) eng_group_each(detector->group, set_memory_limit, &limit,
+						  &ignored);
+}
+
+static bool
+set_pictures(EngDetector *detector, const void *bytes, EngStatus *status)
+{
+	(void) status;
+	detector->pictures = *(const size_t *) bytes;
+	return true;
 }
 
 void
 eng_detector_set_pictures(EngDetector *detector, size_t bytes)
 {
+	EngStatus	ignored = {ENG_OK, ""};
+
 	detector->pictures = bytes;
+	(void) eng_group_each(detector->group, set_pictures, &bytes, &ignored);
 }
 
 const EngBackend *

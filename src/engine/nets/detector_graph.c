@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/core/ranks.h"
 #include "engine/nets/detector_private.h"
 
 static EngPassKey
@@ -51,6 +52,16 @@ can_record(const EngDetector *detector)
 		!detector->graphs_off && !detector->has_hooks && !detector->profile;
 }
 
+/*
+ * Sums over ranks are recorded by all ranks or by none, and run alike.
+ */
+static bool
+agreed(const EngDetector *detector, const EngKeptPlan *kept, bool wish)
+{
+	return kept->plan->request.train ?
+		eng_ranks_agree(detector->backend, wish) : wish;
+}
+
 static bool
 pass(EngPlan *plan, EngStatus *status)
 {
@@ -81,14 +92,30 @@ record(EngDetector *detector, EngKeptPlan *kept)
 
 		kept->graph = backend->graph_end(backend, keep, &failure);
 	}
-	if (kept->graph != NULL)
+	if (agreed(detector, kept, kept->graph != NULL))
 		return true;
+	eng_detector_drop_graph(detector, kept);
+	eng_fail(&failure, ENG_DEVICE, "another device of the job could not");
 	detector->graphs_off = true;
 	snprintf(detector->graphs_note, sizeof(detector->graphs_note), "%.200s",
 			 failure.message);
 	/* weights may be taken to be packed that never were */
 	detector->parameters.version++;
 	return false;
+}
+
+/*
+ * Whether there is a graph to be run, made now if need be.
+ */
+static bool
+find_graph(EngDetector *detector, EngKeptPlan *kept, bool possible)
+{
+	if (agreed(detector, kept, possible && kept->graph != NULL))
+		return true;
+	if (!agreed(detector, kept, possible))
+		return false;
+	eng_detector_drop_graph(detector, kept);
+	return record(detector, kept);
 }
 
 bool
@@ -99,8 +126,7 @@ eng_detector_pass(EngDetector *detector, EngKeptPlan *kept, EngStatus *status)
 
 	if (!same)
 		eng_detector_drop_graph(detector, kept);
-	if (can_record(detector) && same &&
-		(kept->graph != NULL || record(detector, kept)))
+	if (find_graph(detector, kept, same && can_record(detector)))
 	{
 		detector->graphs_run++;
 		return detector->backend->graph_run(detector->backend, kept->graph,

@@ -69,12 +69,46 @@ struct EngDetector
 	bool		graphs_off;		/* a pass could not be recorded, */
 	char		graphs_note[256];	/* for this reason; else "" */
 	int64_t		graphs_run;
+	struct EngGroup *group;		/* of several devices, of which this detector
+								 * is the first; else NULL */
 	EngPlanRow *rows;			/* of the last explain */
 	char	   *texts;
 	const char **load_names;	/* of the last load */
 };
 
-/* detector.c: the plan for a batch, made if there is none. */
+/* What one detector takes of a batch; alone all of it. */
+typedef struct EngShare
+{
+	const EngFrame *frames;
+	int			n;				/* 0: a rank that only takes part in sums */
+	const EngFrame *batch;		/* of all ranks */
+	int			batch_count;
+	EngSize		padded;			/* of the batch; 0x0: to be found */
+} EngShare;
+
+/* detector.c: a detector on one device. */
+extern EngDetector *eng_detector_create_alone(const EngDetectorConfig *config,
+											  const char *backend,
+											  int threads, bool train,
+											  EngStatus *status);
+
+/* detector_step.c: the padded size, and steps on shares of checked frames. */
+extern EngSize eng_detector_padded(EngDetector *detector,
+								   const EngFrame *frames, int n,
+								   const EngStepInfo *info);
+extern bool eng_detector_train_share(EngDetector *detector,
+									 const EngShare *share,
+									 const EngStepInfo *info,
+									 EngStepResult *result,
+									 EngStatus *status);
+extern bool eng_detector_infer_share(EngDetector *detector,
+									 const EngShare *share,
+									 EngDetections *out, EngStatus *status);
+
+/*
+ * detector.c: the plan for a batch, made if there is none; n 0: that of a
+ * rank without frames.
+ */
 extern EngKeptPlan *eng_detector_plan(EngDetector *detector, EngSize padded,
 									  int32_t n, bool train,
 									  EngStatus *status);

@@ -9,7 +9,9 @@
 #include <string.h>
 
 #include "engine/core/mirror.h"
+#include "engine/core/ranks.h"
 #include "engine/nets/detector_private.h"
+#include "engine/nets/group.h"
 #include "engine/nets/region_ops.h"
 #include "engine/optim/optimizer.h"
 
@@ -161,6 +163,15 @@ batch_size(EngDetector *detector, const EngFrame *frames, int n,
 	return padded;
 }
 
+EngSize
+eng_detector_padded(EngDetector *detector, const EngFrame *frames, int n,
+					const EngStepInfo *info)
+{
+	EngSize		resized[MOST_FRAMES];
+
+	return batch_size(detector, frames, n, info, resized);
+}
+
 static bool
 fill_truth(EngRegions *r, const EngFrame *frames, EngStatus *status)
 {
@@ -239,18 +250,39 @@ set_step(EngRegions *r, const EngStepInfo *info)
 }
 
 /*
+ * Plan of a rank that has no frames.
+ */
+static EngKeptPlan *
+start_idle(EngDetector *detector, EngSize padded, const EngStepInfo *info,
+		   EngStatus *status)
+{
+	EngKeptPlan *kept = eng_detector_plan(detector, padded, 0, true, status);
+
+	if (kept == NULL || !eng_mirror_to_device(&detector->parameters, status))
+		return NULL;
+	set_step(kept->regions, info);
+	return kept;
+}
+
+/*
  * Plan for the frames, with the batch, its sizes and its truth in place.
  */
 static EngKeptPlan *
-start_batch(EngDetector *detector, const EngFrame *frames, int n,
+start_batch(EngDetector *detector, const EngShare *share,
 			const EngStepInfo *info, EngStatus *status)
 {
+	const EngFrame *frames = share->frames;
+	int			n = share->n;
 	EngSize		resized[MOST_FRAMES];
 	EngSize		padded;
 	EngKeptPlan *kept;
 	int			i;
 
+	if (n == 0)
+		return start_idle(detector, share->padded, info, status);
 	padded = batch_size(detector, frames, n, info, resized);
+	if (share->padded.height > 0)
+		padded = share->padded;
 	kept = eng_detector_plan(detector, padded, n, info != NULL, status);
 	if (kept == NULL)
 		return NULL;
@@ -279,9 +311,11 @@ start_batch(EngDetector *detector, const EngFrame *frames, int n,
 }
 
 static bool
-not_finite(const EngStepInfo *info, const EngFrame *frames, int n,
-		   const char *what, EngStatus *status)
+not_finite(const EngStepInfo *info, const EngShare *share, const char *what,
+		   EngStatus *status)
 {
+	const EngFrame *frames = share->batch;
+	int			n = share->batch_count;
 	char		ids[400] = "";
 	size_t		used = 0;
 	int			i;
@@ -309,16 +343,19 @@ set_losses(EngStepResult *result, const EngRegions *r)
  * Apply the gradients gathered so far.
  */
 static bool
-update(EngDetector *detector, const EngFrame *frames, int n,
+update(EngDetector *detector, const EngShare *share,
 	   const EngStepInfo *info, EngStepResult *result, EngStatus *status)
 {
-	double		norm = eng_optimizer_norm(detector->backend,
-										  &detector->parameters);
+	double		norm;
 
+	eng_optimizer_share(detector->backend, &detector->parameters);
+	if (!eng_ranks_check(detector->backend))
+		return false;
+	norm = eng_optimizer_norm(detector->backend, &detector->parameters);
 	detector->has_gradients = false;
 	result->grad_norm = (float) norm;
 	if (!isfinite(norm))
-		return not_finite(info, frames, n, "gradient", status);
+		return not_finite(info, share, "gradient", status);
 	if (info->no_update)
 		return true;
 	eng_optimizer_step(detector->backend, &detector->parameters,
@@ -332,7 +369,7 @@ update(EngDetector *detector, const EngFrame *frames, int n,
  * Wait for a device and look at what it found.
  */
 static bool
-read_losses(EngDetector *detector, const EngFrame *frames, int n,
+read_losses(EngDetector *detector, const EngShare *share,
 			const EngStepInfo *info, EngStepResult *result, EngStatus *status)
 {
 	EngKeptPlan *kept = detector->current;
@@ -342,7 +379,7 @@ read_losses(EngDetector *detector, const EngFrame *frames, int n,
 		return false;
 	set_losses(result, kept->regions);
 	return isfinite(result->loss) ||
-		not_finite(info, frames, n, detector->precision == ENG_F16 ?
+		not_finite(info, share, detector->precision == ENG_F16 ?
 				   "loss, in f16, whose numbers end at 65504," : "loss",
 				   status);
 }
@@ -351,7 +388,7 @@ read_losses(EngDetector *detector, const EngFrame *frames, int n,
  * The same on a device, which decides by itself whether it steps.
  */
 static bool
-update_device(EngDetector *detector, const EngFrame *frames, int n,
+update_device(EngDetector *detector, const EngShare *share,
 			  const EngStepInfo *info, EngStepResult *result,
 			  EngStatus *status)
 {
@@ -359,22 +396,23 @@ update_device(EngDetector *detector, const EngFrame *frames, int n,
 	EngStepOutcome outcome;
 
 	detector->has_gradients = false;
+	eng_optimizer_share(detector->backend, &detector->parameters);
 	if (!eng_optimizer_step_device(detector->backend, &detector->parameters,
 								   &detector->optimizer, &step, &outcome,
 								   status))
 		return false;
 	/* an empty last micro-batch has no losses */
 	if (!result->skipped &&
-		!read_losses(detector, frames, n, info, result, status))
+		!read_losses(detector, share, info, result, status))
 		return false;
 	eng_detector_take_scale(detector, &outcome, result);
 	if (result->overflow)
 		return detector->loss_scale.scale >= ENG_LOSS_SCALE_LEAST ||
-			not_finite(info, frames, n,
+			not_finite(info, share,
 					   "gradient, however small the loss scale,", status);
 	result->grad_norm = (float) outcome.norm;
 	if (!isfinite(outcome.norm))
-		return not_finite(info, frames, n, "gradient", status);
+		return not_finite(info, share, "gradient", status);
 	if (outcome.updated && !info->no_update)
 		detector->updates++;
 	return true;
@@ -385,47 +423,120 @@ update_device(EngDetector *detector, const EngFrame *frames, int n,
  * are looked at after the step.
  */
 static bool
-go_through(EngDetector *detector, EngKeptPlan *kept, const EngFrame *frames,
-		   int n, const EngStepInfo *info, EngStepResult *result,
-		   EngStatus *status)
+go_through(EngDetector *detector, EngKeptPlan *kept, const EngShare *share,
+		   const EngStepInfo *info, EngStepResult *result, EngStatus *status)
 {
 	if (detector->backend->device)
 		return eng_detector_pass(detector, kept, status);
-	if (!eng_plan_forward(kept->plan, status))
+	if (!eng_plan_forward(kept->plan, status) ||
+		!eng_ranks_check(detector->backend))
 		return false;
 	set_losses(result, kept->regions);
 	return isfinite(result->loss) ? eng_plan_backward(kept->plan, status) :
-		not_finite(info, frames, n, "loss", status);
+		not_finite(info, share, "loss", status);
+}
+
+/*
+ * Put the frames in place.  Ranks go on only if that succeeded for all: until
+ * here nothing has changed.
+ */
+static EngKeptPlan *
+start(EngDetector *detector, const EngShare *share, const EngStepInfo *info,
+	  EngStatus *status)
+{
+	EngKeptPlan *kept;
+	uint64_t	batch = info->accumulate_count > 1 ?
+		info->step * (uint64_t) info->accumulate_count +
+		(uint64_t) info->accumulate_index : info->step;
+
+	eng_mt19937_seed(&detector->mt, info->seed + batch);
+	kept = start_batch(detector, share, info, status);
+	return eng_ranks_agree(detector->backend, kept != NULL &&
+						   eng_detector_send_scale(detector, status)) ?
+		kept : NULL;
 }
 
 /*
  * The gradients of one batch that has boxes.
  */
 static bool
-gather(EngDetector *detector, const EngFrame *frames, int n,
+gather(EngDetector *detector, EngKeptPlan *kept, const EngShare *share,
 	   const EngStepInfo *info, EngStepResult *result, EngStatus *status)
 {
 	EngParameters *parameters = &detector->parameters;
-	EngKeptPlan *kept;
-	uint64_t	batch = info->accumulate_count > 1 ?
-		info->step * (uint64_t) info->accumulate_count +
-		(uint64_t) info->accumulate_index : info->step;
 	bool		ok;
 
-	eng_mt19937_seed(&detector->mt, info->seed + batch);
-	kept = start_batch(detector, frames, n, info, status);
-	if (kept == NULL || !eng_detector_send_scale(detector, status))
-		return false;
 	if (!detector->has_gradients)
 		detector->backend->fill(detector->backend, parameters->run.gradients,
 								parameters->trained);
 	detector->has_gradients = true;
-	ok = go_through(detector, kept, frames, n, info, result, status);
+	ok = go_through(detector, kept, share, info, result, status);
 	/* running statistics have moved, whatever comes of the step */
 	eng_plan_count_batch(kept->plan);
 	parameters->version++;
 	eng_mirror_device_changed(parameters);
-	return ok;
+	return ok && eng_ranks_check(detector->backend);
+}
+
+/*
+ * Everything after the frames are in place; kept NULL: the batch is skipped.
+ */
+static bool
+go_on(EngDetector *detector, EngKeptPlan *kept, const EngShare *share,
+	  const EngStepInfo *info, EngStepResult *result, EngStatus *status)
+{
+	bool		last = info->accumulate_count <= 1 ||
+		info->accumulate_index == info->accumulate_count - 1;
+	bool		device = detector->backend->device;
+
+	if (kept != NULL &&
+		!gather(detector, kept, share, info, result, status))
+		return false;
+	if (!last && kept != NULL && device &&
+		!read_losses(detector, share, info, result, status))
+		return false;
+	if (!last || !detector->has_gradients)
+		return true;
+	if (device ?
+		!update_device(detector, share, info, result, status) :
+		!update(detector, share, info, result, status))
+		return false;
+	detector->parameters.version++;
+	return true;
+}
+
+bool
+eng_detector_train_share(EngDetector *detector, const EngShare *share,
+						 const EngStepInfo *info, EngStepResult *result,
+						 EngStatus *status)
+{
+	EngKeptPlan *kept = NULL;
+	int			i;
+
+	memset(result, 0, sizeof(*result));
+	detector->backend->enter(detector->backend);
+	if (info->accumulate_count <= 1 || info->accumulate_index == 0)
+		detector->has_gradients = false;
+	for (i = 0; i < share->batch_count; i++)
+		result->boxes += share->batch[i].box_count;
+	result->skipped = result->boxes == 0 && !info->with_empty;
+	if (!result->skipped)
+	{
+		kept = start(detector, share, info, status);
+		if (kept == NULL)
+		{
+			detector->has_gradients = false;
+			return false;
+		}
+	}
+	if (go_on(detector, kept, share, info, result, status))
+		return true;
+	detector->has_gradients = false;
+	/* what is not finite is so for all ranks */
+	if (eng_backend_is_rank(detector->backend) &&
+		status->code != ENG_NUMERIC)
+		eng_ranks_break(detector->backend->ranks);
+	return false;
 }
 
 bool
@@ -433,9 +544,7 @@ eng_detector_train_step(EngDetector *detector, const EngFrame *frames, int n,
 						const EngStepInfo *info, EngStepResult *result,
 						EngStatus *status)
 {
-	bool		last = info->accumulate_count <= 1 ||
-		info->accumulate_index == info->accumulate_count - 1;
-	int			i;
+	EngShare	share = {frames, n, frames, n, {0, 0}};
 
 	memset(result, 0, sizeof(*result));
 	if (!detector->train || !detector->has_optimizer)
@@ -443,32 +552,9 @@ eng_detector_train_step(EngDetector *detector, const EngFrame *frames, int n,
 						"this detector was not made to train");
 	if (!check_frames(detector, frames, n, true, status))
 		return false;
-	detector->backend->enter(detector->backend);
-	if (info->accumulate_count <= 1 || info->accumulate_index == 0)
-		detector->has_gradients = false;
-	for (i = 0; i < n; i++)
-		result->boxes += frames[i].box_count;
-	result->skipped = result->boxes == 0 && !info->with_empty;
-	if (!result->skipped &&
-		!gather(detector, frames, n, info, result, status))
-	{
-		detector->has_gradients = false;
-		return false;
-	}
-	if (!last && !result->skipped && detector->backend->device &&
-		!read_losses(detector, frames, n, info, result, status))
-	{
-		detector->has_gradients = false;
-		return false;
-	}
-	if (!last || !detector->has_gradients)
-		return true;
-	if (detector->backend->device ?
-		!update_device(detector, frames, n, info, result, status) :
-		!update(detector, frames, n, info, result, status))
-		return false;
-	detector->parameters.version++;
-	return true;
+	return detector->group != NULL ?
+		eng_group_train(detector->group, &share, info, result, status) :
+		eng_detector_train_share(detector, &share, info, result, status);
 }
 
 bool
@@ -500,22 +586,33 @@ eng_detector_check_finite(const EngDetector *detector, EngStatus *status)
 }
 
 bool
-eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
-				   EngDetections *out, EngStatus *status)
+eng_detector_infer_share(EngDetector *detector, const EngShare *share,
+						 EngDetections *out, EngStatus *status)
 {
 	EngKeptPlan *kept;
 	int			i;
 
-	if (!check_frames(detector, frames, n, false, status))
-		return false;
 	detector->backend->enter(detector->backend);
-	kept = start_batch(detector, frames, n, NULL, status);
+	kept = start_batch(detector, share, NULL, status);
 	if (kept == NULL || !eng_detector_pass(detector, kept, status) ||
 		(detector->backend->regions != NULL &&
 		 !detector->backend->regions->results(kept->plan, kept->regions,
 											  status)))
 		return false;
-	for (i = 0; i < n; i++)
+	for (i = 0; i < share->n; i++)
 		out[i] = kept->regions->detections[i];
 	return true;
+}
+
+bool
+eng_detector_infer(EngDetector *detector, const EngFrame *frames, int n,
+				   EngDetections *out, EngStatus *status)
+{
+	EngShare	share = {frames, n, frames, n, {0, 0}};
+
+	if (!check_frames(detector, frames, n, false, status))
+		return false;
+	return detector->group != NULL ?
+		eng_group_infer(detector->group, &share, out, status) :
+		eng_detector_infer_share(detector, &share, out, status);
 }

@@ -9,6 +9,7 @@
 #include "engine/core/mirror.h"
 #include "engine/nets/detector_match.h"
 #include "engine/nets/detector_private.h"
+#include "engine/nets/group.h"
 #include "engine/optim/optimizer.h"
 
 #define OPTIMIZER_PREFIX	ENG_OPTIMIZER_PREFIX
@@ -110,11 +111,13 @@ eng_detector_parameter_write(EngDetector *detector, int32_t i,
 		if (p->layout != ENG_LAYOUT_COUNTER || part != ENG_PART_VALUE)
 			return false;
 		detector->parameters.counter_values[p->offset] = (int64_t) *in;
+		eng_group_weights_changed(detector->group);
 		return true;
 	}
 	eng_parameter_from_torch(p, array, in);
 	detector->parameters.version++;
 	eng_mirror_host_changed(&detector->parameters);
+	eng_group_weights_changed(detector->group);
 	return true;
 }
 
@@ -277,6 +280,7 @@ eng_detector_load(EngDetector *detector, const EngTensorFile *file,
 		take_tensors(detector, &match, options, status);
 	eng_weights_match_free(&match);
 	eng_mirror_host_changed(&detector->parameters);
+	eng_group_weights_changed(detector->group);
 	if (!fine)
 		return false;
 	detector->updates = 0;
@@ -385,6 +389,8 @@ eng_detector_save(EngDetector *detector, bool with_optimizer, EngBuffer *out,
 	bool		ok;
 
 	ok = writer != NULL &&
+		(detector->group == NULL ||
+		 eng_group_check_same(detector->group, status)) &&
 		eng_mirror_to_host(&detector->parameters, status) &&
 		eng_tensor_writer_metadata(writer, "format", "pt", status) &&
 		add_all(detector, writer, slots, status) &&

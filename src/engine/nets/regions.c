@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/core/arena.h"
+#include "engine/core/ranks.h"
 
 #define MOST_BLOCKS	32
 
@@ -272,6 +273,27 @@ eng_regions_sample_source(const EngRegions *r, int32_t i, EngRandomUse use)
 		source.negative_count = given->roi_negative_count;
 	}
 	return source;
+}
+
+double
+eng_regions_divisor(EngBackend *backend, double share)
+{
+	if (!eng_backend_is_rank(backend))
+		return 0;
+	backend->all_reduce(backend, &share, 1, ENG_SUM_F64);
+	return share;
+}
+
+void
+eng_regions_share_loss(EngBackend *backend, float *first, float *second)
+{
+	double		losses[2] = {*first, *second};
+
+	if (!eng_backend_is_rank(backend))
+		return;
+	backend->all_reduce(backend, losses, 2, ENG_SUM_F64);
+	*first = (float) losses[0];
+	*second = (float) losses[1];
 }
 
 bool

@@ -65,6 +65,8 @@ typedef struct EngRegions
 	/* results */
 	EngRpnLoss	rpn_loss;
 	EngRoiLoss	roi_loss;
+	double		rpn_divisor;	/* of the losses, over all ranks; alone 0 */
+	double		roi_divisor;
 	EngDetectionList *detections;	/* (images) */
 	float	   *detection_boxes;
 	float	   *detection_scores;
@@ -116,6 +118,14 @@ extern EngSampleSource eng_regions_sample_source(const EngRegions *regions,
 
 /* Whether images must be gone through in order (one generator for all). */
 extern bool eng_regions_in_order(const EngRegions *regions);
+
+/*
+ * Of ranks on the host: what the losses are divided by, of all ranks from
+ * each one's share, and then the two losses.  Alone they stay.
+ */
+extern double eng_regions_divisor(EngBackend *backend, double share);
+extern void eng_regions_share_loss(EngBackend *backend, float *first,
+								   float *second);
 
 /* The operations, described by rpn.c and roi_heads.c. */
 extern const EngOpClass eng_proposals_class;

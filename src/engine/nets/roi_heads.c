@@ -300,7 +300,8 @@ roi_batch(const EngPlan *plan, const EngOp *op, const EngRegions *r)
 		.logits = eng_op_in_value(plan, op, 0),
 		.deltas = eng_op_in_value(plan, op, 1),
 		.labels = r->roi_labels, .targets = r->roi_targets,
-		.rows = r->row_count, .classes = r->config->num_classes
+		.rows = plan->request.idle ? 0 : r->row_count,
+		.classes = r->config->num_classes, .divisor = r->roi_divisor
 	};
 
 	return batch;
@@ -315,7 +316,12 @@ roi_loss_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 	if (plan->backend->regions != NULL)
 		return plan->backend->regions->roi_loss(plan, r, batch.logits,
 												batch.deltas, status);
+	batch.divisor = r->roi_divisor =
+		eng_regions_divisor(plan->backend,
+							plan->request.idle ? 0 : (double) r->live);
 	r->roi_loss = eng_roi_loss(NULL, NULL, &batch, r->loss_scale);
+	eng_regions_share_loss(plan->backend, &r->roi_loss.classifier,
+						   &r->roi_loss.box);
 	return true;
 }
 
@@ -327,6 +333,8 @@ roi_loss_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 	float	   *dlogits = eng_plan_gradient(plan, op->input[0]);
 	float	   *ddeltas = eng_plan_gradient(plan, op->input[1]);
 
+	if (plan->request.idle)
+		return true;
 	if (plan->backend->regions != NULL)
 		return plan->backend->regions->roi_loss_backward(plan, r,
 														 batch.logits,
@@ -339,6 +347,7 @@ roi_loss_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 
 const EngOpClass eng_roi_loss_class = {
 	.kind = "roi_loss",
+	.meets = true,
 	.shape = no_shape,
 	.prepare = roi_loss_prepare,
 	.forward = roi_loss_forward,

@@ -189,7 +189,8 @@ rpn_batch(const EngPlan *plan, const EngOp *op, const EngRegions *r)
 {
 	EngRpnBatch batch = {
 		.maps = input_maps(plan, op), .targets = r->rpn_targets,
-		.images = r->images, .pyramid = &r->pyramid, .anchors = r->anchors
+		.images = r->images, .pyramid = &r->pyramid, .anchors = r->anchors,
+		.divisor = r->rpn_divisor
 	};
 
 	return batch;
@@ -207,16 +208,15 @@ most_truth(const EngRegions *r)
 	return most;
 }
 
+/*
+ * Match and sample the anchors of all images.
+ */
 static bool
-rpn_loss_forward(EngPlan *plan, EngOp *op, EngStatus *status)
+sample_images(EngRegions *r, EngStatus *status)
 {
-	EngRegions *r = plan->request.context;
-	EngRpnBatch batch = rpn_batch(plan, op, r);
 	bool		ok = true;
 	int32_t		i;
 
-	if (plan->backend->regions != NULL)
-		return plan->backend->regions->rpn_loss(plan, r, &batch.maps, status);
 	if (!eng_regions_scratch(r, eng_match_scratch_bytes(
 								 r->pyramid.first[ENG_RPN_LEVELS],
 								 most_truth(r)), status))
@@ -234,9 +234,27 @@ rpn_loss_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 			eng_fail(status, own.code, "%s", own.message);
 		}
 	}
-	if (ok)
-		r->rpn_loss = eng_rpn_loss(NULL, &batch, r->loss_scale);
 	return ok;
+}
+
+static bool
+rpn_loss_forward(EngPlan *plan, EngOp *op, EngStatus *status)
+{
+	EngRegions *r = plan->request.context;
+	EngRpnBatch batch = rpn_batch(plan, op, r);
+
+	if (plan->backend->regions != NULL)
+		return plan->backend->regions->rpn_loss(plan, r, &batch.maps, status);
+	if (plan->request.idle)
+		batch.images = 0;
+	else if (!sample_images(r, status))
+		return false;
+	batch.divisor = r->rpn_divisor =
+		eng_regions_divisor(plan->backend, (double) eng_rpn_sampled(&batch));
+	r->rpn_loss = eng_rpn_loss(NULL, &batch, r->loss_scale);
+	eng_regions_share_loss(plan->backend, &r->rpn_loss.objectness,
+						   &r->rpn_loss.box);
+	return true;
 }
 
 static bool
@@ -247,6 +265,8 @@ rpn_loss_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 	EngRpnGradients gradients;
 	int			level;
 
+	if (plan->request.idle)
+		return true;
 	for (level = 0; level < ENG_RPN_LEVELS; level++)
 	{
 		gradients.logits[level] = eng_plan_gradient(plan, op->input[level]);
@@ -263,6 +283,7 @@ rpn_loss_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 
 const EngOpClass eng_rpn_loss_class = {
 	.kind = "rpn_loss",
+	.meets = true,
 	.shape = no_shape,
 	.prepare = rpn_loss_prepare,
 	.forward = rpn_loss_forward,

@@ -422,6 +422,7 @@ typedef struct EngRpnBatch
 	int32_t		images;
 	const EngPyramid *pyramid;
 	const float *anchors;
+	double		divisor;		/* sampled anchors of all ranks; 0: these are all */
 } EngRpnBatch;
 
 typedef struct EngRpnGradients
@@ -443,6 +444,7 @@ typedef struct EngRpnLoss
  * scale * (objectness + box): zero but at sampled anchors, all elements of
  * the maps are written.
  */
+extern int64_t eng_rpn_sampled(const EngRpnBatch *batch);
 extern EngRpnLoss eng_rpn_loss(const EngRpnGradients *gradients,
 							   const EngRpnBatch *batch, float scale);
 
@@ -454,6 +456,7 @@ typedef struct EngRoiBatch
 	const float *targets;		/* (rows, 4) */
 	int32_t		rows;
 	int32_t		classes;
+	double		divisor;		/* live rows of all ranks; 0: these are all */
 } EngRoiBatch;
 
 typedef struct EngRoiLoss

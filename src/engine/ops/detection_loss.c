@@ -173,22 +173,32 @@ add_box(RpnSum *sum, int32_t image, int32_t anchor)
 	}
 }
 
+int64_t
+eng_rpn_sampled(const EngRpnBatch *batch)
+{
+	int64_t		sampled = 0;
+
+	for (int32_t i = 0; i < batch->images; i++)
+		sampled += batch->targets[i].sample.positive_count +
+			batch->targets[i].sample.negative_count;
+	return sampled;
+}
+
 EngRpnLoss
 eng_rpn_loss(const EngRpnGradients *gradients, const EngRpnBatch *batch,
 			 float scale)
 {
 	EngRpnLoss	loss = {0.0f, 0.0f};
 	RpnSum		sum = {batch, gradients, 0.0, 0.0, 0.0};
-	int64_t		sampled = 0;
+	double		divisor = (double) eng_rpn_sampled(batch);
 
 	if (gradients != NULL)
 		clear_gradients(gradients, batch->pyramid, batch->images);
-	for (int32_t i = 0; i < batch->images; i++)
-		sampled += batch->targets[i].sample.positive_count +
-			batch->targets[i].sample.negative_count;
-	if (sampled == 0)
+	if (divisor == 0)
 		return loss;
-	sum.factor = (double) scale / (double) sampled;
+	if (batch->divisor > 0)
+		divisor = batch->divisor;
+	sum.factor = (double) scale / divisor;
 	for (int32_t i = 0; i < batch->images; i++)
 	{
 		const EngSample *sample = &batch->targets[i].sample;
@@ -201,8 +211,8 @@ eng_rpn_loss(const EngRpnGradients *gradients, const EngRpnBatch *batch,
 		for (int32_t k = 0; k < sample->negative_count; k++)
 			add_objectness(&sum, i, sample->negatives[k], 0.0);
 	}
-	loss.objectness = (float) (sum.objectness / (double) sampled);
-	loss.box = (float) (sum.box / (double) sampled);
+	loss.objectness = (float) (sum.objectness / divisor);
+	loss.box = (float) (sum.box / divisor);
 	return loss;
 }
 
@@ -234,6 +244,7 @@ eng_roi_loss(float *dlogits, float *ddeltas, const EngRoiBatch *batch,
 	double		classifier = 0.0;
 	double		box = 0.0;
 	double		factor;
+	double		divisor;
 	int32_t		live = 0;
 
 	if (dlogits != NULL)
@@ -244,7 +255,8 @@ eng_roi_loss(float *dlogits, float *ddeltas, const EngRoiBatch *batch,
 		live += batch->labels[r] >= 0;
 	if (live == 0)
 		return loss;
-	factor = (double) scale / live;
+	divisor = batch->divisor > 0 ? batch->divisor : (double) live;
+	factor = (double) scale / divisor;
 	for (int32_t r = 0; r < batch->rows; r++)
 	{
 		int32_t		label = batch->labels[r];
@@ -266,7 +278,7 @@ eng_roi_loss(float *dlogits, float *ddeltas, const EngRoiBatch *batch,
 				ddeltas[i] = (float) (factor * smooth_l1_slope(d));
 		}
 	}
-	loss.classifier = (float) (classifier / live);
-	loss.box = (float) (box / live);
+	loss.classifier = (float) (classifier / divisor);
+	loss.box = (float) (box / divisor);
 	return loss;
 }

@@ -90,6 +90,11 @@ norm_args(EngPlan *plan, EngOp *op)
 	args.relu = op->relu;
 	args.batch = uses_batch(plan, op);
 	args.workspace = plan->scratch;
+	if (plan->request.idle)
+	{
+		args.rows = args.live = 0;
+		args.live_entries = NULL;
+	}
 	return args;
 }
 
@@ -176,6 +181,7 @@ norm_backward(EngPlan *plan, EngOp *op, EngStatus *status)
 
 const EngOpClass eng_norm_class = {
 	.kind = "norm",
+	.meets = true,
 	.shape = norm_shape,
 	.prepare = norm_prepare,
 	.forward = norm_forward,

@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+#include "engine/core/ranks.h"
+
 void
 eng_optimizer_config_default(EngOptimizerConfig *config)
 {
@@ -80,6 +82,14 @@ eng_optimizer_slot_name(EngOptimizerKind kind, int slot)
 	if (kind == ENG_OPTIMIZER_SGD)
 		return "momentum";
 	return slot == 0 ? "exp_avg" : "exp_avg_sq";
+}
+
+void
+eng_optimizer_share(EngBackend *backend, const EngParameters *parameters)
+{
+	if (eng_backend_is_rank(backend))
+		backend->all_reduce(backend, parameters->run.gradients,
+							parameters->trained, ENG_SUM_F32);
 }
 
 double

@@ -21,6 +21,10 @@ extern const char *eng_optimizer_slot_name(EngOptimizerKind kind, int slot);
 extern bool eng_optimizer_check(const EngOptimizerConfig *config,
 								EngStatus *status);
 
+/* The gradients of all ranks, summed, on each of them; alone they stay. */
+extern void eng_optimizer_share(EngBackend *backend,
+								const EngParameters *parameters);
+
 /* Global L2 norm of the gradients. */
 extern double eng_optimizer_norm(EngBackend *backend,
 								 const EngParameters *parameters);
