@@ -160,10 +160,7 @@ engine: $(ENGINE)
 # A library of its own, opened at run time.  Its kernels compile for the
 # processor too: the same backend without a GPU, for tests.
 CUDA_KERNELS = $(wildcard cuda/*.cu)
-CUDA_GLUE    = $(filter-out $(CUDA_LIBRARY_SRCS),$(wildcard cuda/*.c))
-# host code that calls CUDA's libraries
-CUDA_LIBRARY_SRCS = $(addprefix cuda/,backend.c device.c conv.c conv_plan.c \
-                      kernels.c linear.c planner.c)
+CUDA_SRCS    = $(wildcard cuda/*.c)
 # functions of the engine that it uses: copies of its own
 CUDA_SHARED_OBJS = $(addprefix build/obj/src/engine/,status.o core/arena.o \
                      core/random.o ops/anchors.o ops/sampler.o nets/regions.o)
@@ -172,8 +169,7 @@ EMULATED      = build/emulated/avcurate_cuda.so
 EMULATED_SRCS = $(filter-out test/emulated/other.c,$(wildcard test/emulated/*.c)) \
                 $(wildcard test/emulated/*.cc)
 EMULATED_OBJS = $(CUDA_KERNELS:%.cu=build/emulated/%.o) \
-                $(CUDA_GLUE:%.c=build/emulated/%.o) \
-                $(addprefix build/emulated/cuda/,backend.o device.o) \
+                $(CUDA_SRCS:%.c=build/emulated/%.o) \
                 $(addprefix build/emulated/,$(addsuffix .o,$(basename $(EMULATED_SRCS))))
 # the libraries' own headers where they are
 EMULATED_INCLUDE = $(if $(CUDA_LIBRARIES_FOUND),$(CUDA_INCLUDE),-Itest/emulated/include)
@@ -211,8 +207,7 @@ CUDA_LIBRARIES_FOUND = $(and $(filter %libcudnn_graph.so.9,$(CUDA_LIBS)),$(filte
 CUDA_FOUND    = $(and $(NVCC),$(CUDA_LIBRARIES_FOUND))
 PLUGIN        = avcurate_cuda.so
 PLUGIN_OBJS   = $(CUDA_KERNELS:cuda/%.cu=build/cuda/%.cu.o) \
-                $(CUDA_GLUE:cuda/%.c=build/cuda/%.o) \
-                $(CUDA_LIBRARY_SRCS:cuda/%.c=build/cuda/%.o)
+                $(CUDA_SRCS:cuda/%.c=build/cuda/%.o)
 # one real architecture each, and the last one's PTX for what comes after
 NVCC_FLAGS    = -std=c++17 -O3 -fmad=false -I. -Isrc -Xcompiler -fPIC,-Wall,-Wextra \
                 -Werror all-warnings --threads 2 -MMD -MP \

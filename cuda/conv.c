@@ -8,18 +8,54 @@
 #include "cuda/kernels.h"
 
 static bool
-plan_direction(EngKernel *kernel, const EngConvPlace *place,
-			   EngConvDirection direction, bool add, EngStatus *status)
+take(EngKernel *kernel, EngConvPlan *plan)
 {
-	EngConvPlan *plan = eng_conv_plan(place, &kernel->shape, direction, add,
-									  status);
-
-	kernel->conv[direction] = plan;
 	if (plan == NULL)
 		return false;
+	kernel->conv[eng_conv_plan_work(plan)->direction] = plan;
 	if (eng_conv_plan_workspace(plan) > kernel->rest)
 		kernel->rest = eng_conv_plan_workspace(plan);
 	return true;
+}
+
+static bool
+plan_work(EngKernel *kernel, const EngConvPlace *place,
+		  const EngConvWork *work, EngStatus *status)
+{
+	return take(kernel, eng_conv_plan(place, &kernel->shape, work, status));
+}
+
+/*
+ * With all that follows the products in one kernel, if cuDNN has one that is
+ * on the tensor cores where the products alone would be.  Its ReLU takes what
+ * is not a number for 0, which training must see: there ReLUs are passes of
+ * their own.
+ */
+static bool
+plan_forward(EngKernel *kernel, const EngConvPlace *place, EngStatus *status)
+{
+	const EngConvShape *s = &kernel->shape;
+	bool		training = s->need_data || s->need_weight;
+	EngConvWork whole = {.direction = ENG_CONV_FORWARD, .bias = true,
+	.relu = s->relu};
+	EngConvWork bare = {.direction = ENG_CONV_FORWARD};
+	EngStatus	ignored = {ENG_OK, ""};
+	EngConvPlan *plan = NULL;
+	EngConvPlan *other;
+
+	if (s->bias && !(s->relu && training))
+		plan = eng_conv_plan(place, s, &whole, &ignored);
+	if (plan != NULL && (s->x_type == ENG_F32 ||
+						 eng_conv_plan_tensor_cores(plan)))
+		return take(kernel, plan);
+	other = eng_conv_plan(place, s, &bare, plan == NULL ? status : &ignored);
+	if (plan != NULL && (other == NULL || !eng_conv_plan_tensor_cores(other)))
+	{
+		eng_conv_plan_free(other);
+		return take(kernel, plan);
+	}
+	eng_conv_plan_free(plan);
+	return take(kernel, other);
 }
 
 /*
@@ -28,12 +64,13 @@ plan_direction(EngKernel *kernel, const EngConvPlace *place,
 static bool
 plan_data(EngKernel *kernel, const EngConvPlace *place, EngStatus *status)
 {
+	EngConvWork work = {.direction = ENG_CONV_DATA, .add = true};
 	EngStatus	ignored = {ENG_OK, ""};
 
 	kernel->add_in_place = kernel->shape.add_data &&
-		plan_direction(kernel, place, ENG_CONV_DATA, true, &ignored);
-	return kernel->add_in_place ||
-		plan_direction(kernel, place, ENG_CONV_DATA, false, status);
+		plan_work(kernel, place, &work, &ignored);
+	work.add = false;
+	return kernel->add_in_place || plan_work(kernel, place, &work, status);
 }
 
 static size_t
@@ -61,6 +98,7 @@ bool
 eng_cuda_plan_conv(EngKernel *kernel, const EngConvPlace *place,
 				   EngStatus *status)
 {
+	EngConvWork weight = {.direction = ENG_CONV_WEIGHT};
 	const EngConvShape *s = &kernel->shape;
 	size_t		element = eng_type_size(s->x_type);
 	size_t		rest = 0;
@@ -69,10 +107,9 @@ eng_cuda_plan_conv(EngKernel *kernel, const EngConvPlace *place,
 		return eng_fail(status, ENG_UNSUPPORTED,
 						"a convolution of %dx%d gives its input's type on a GPU",
 						s->k, s->k);
-	if (!plan_direction(kernel, place, ENG_CONV_FORWARD, false, status) ||
+	if (!plan_forward(kernel, place, status) ||
 		(s->need_data && !plan_data(kernel, place, status)) ||
-		(s->need_weight &&
-		 !plan_direction(kernel, place, ENG_CONV_WEIGHT, false, status)))
+		(s->need_weight && !plan_work(kernel, place, &weight, status)))
 		return false;
 	kernel->rest = (kernel->rest + 255) / 256 * 256;
 	if (s->need_weight)

@@ -3,8 +3,9 @@
  *		Running planned convolutions and linear layers.
  *
  * Gradients of weights are made in the type that is multiplied and then
- * added to the float ones: cuDNN has no plan that does both.  Weights are
- * packed in that type once a version.
+ * added to the float ones: cuDNN has no plan that does both.  Weights, and
+ * the bias of a convolution that adds it itself, are packed in that type once
+ * a version.
  */
 #include "cuda/kernels.h"
 
@@ -58,6 +59,7 @@ leave_packed(EngKernel *kernel)
 	EngPacked  *packed = kernel->packed;
 	EngPacked **link = &kernel->cuda->packed;
 
+	eng_device_free(kernel->cuda, kernel->bias.data);
 	if (packed == NULL || --packed->users > 0)
 		return;
 	while (*link != NULL && *link != packed)
@@ -68,17 +70,13 @@ leave_packed(EngKernel *kernel)
 	free(packed);
 }
 
-const void *
-eng_cuda_packed(EngKernel *kernel, const float *weight, uint64_t version,
-				EngStatus *status)
+static const void *
+pack(EngCuda *cuda, EngPacked *packed, const float *from, uint64_t version,
+	 EngStatus *status)
 {
-	EngPacked  *packed = kernel->packed;
-
-	if (packed == NULL)
-		return weight;
 	if (packed->data == NULL)
 	{
-		packed->data = eng_device_alloc(kernel->cuda, packed->bytes);
+		packed->data = eng_device_alloc(cuda, packed->bytes);
 		packed->version = version - 1;
 	}
 	if (packed->data == NULL)
@@ -88,10 +86,31 @@ eng_cuda_packed(EngKernel *kernel, const float *weight, uint64_t version,
 		return NULL;
 	}
 	if (packed->version != version)
-		eng_cuda_cast(kernel->cuda, packed->type, packed->data, ENG_F32,
-					  weight, weight_count(&kernel->shape), false);
+		eng_cuda_cast(cuda, packed->type, packed->data, ENG_F32, from,
+					  (int64_t) (packed->bytes / eng_type_size(packed->type)),
+					  false);
 	packed->version = version;
 	return packed->data;
+}
+
+const void *
+eng_cuda_packed(EngKernel *kernel, const float *weight, uint64_t version,
+				EngStatus *status)
+{
+	return kernel->packed == NULL ? weight :
+		pack(kernel->cuda, kernel->packed, weight, version, status);
+}
+
+const void *
+eng_cuda_packed_bias(EngKernel *kernel, const float *bias, uint64_t version,
+					 EngStatus *status)
+{
+	const EngConvShape *s = &kernel->shape;
+
+	kernel->bias.type = s->x_type;
+	kernel->bias.bytes = s->oc * eng_type_size(s->x_type);
+	return s->x_type == ENG_F32 ? bias :
+		pack(kernel->cuda, &kernel->bias, bias, version, status);
 }
 
 /* ---- planning ------------------------------------------------------------------- */
@@ -203,15 +222,22 @@ cuda_conv_forward(EngKernel *kernel, void *y, const void *x,
 				  void *workspace, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
-	const void *packed = eng_cuda_packed(kernel, weight, version, status);
+	EngConvPlan *plan = kernel->conv[ENG_CONV_FORWARD];
+	EngConvArrays arrays = {.x = x, .y = y,
+	.w = eng_cuda_packed(kernel, weight, version, status)};
 
-	if (packed == NULL)
+	if (arrays.w == NULL)
 		return false;
 	if (kernel->linear)
-		return eng_cuda_linear_forward(kernel, y, x, packed, bias, workspace,
-									   status);
-	if (!eng_conv_plan_run(kernel->conv[ENG_CONV_FORWARD], x, packed, y,
-						   workspace, status))
+		return eng_cuda_linear_forward(kernel, y, x, arrays.w, bias,
+									   workspace, status);
+	if (eng_conv_plan_work(plan)->bias)
+	{
+		arrays.bias = eng_cuda_packed_bias(kernel, bias, version, status);
+		return arrays.bias != NULL &&
+			eng_conv_plan_run(plan, &arrays, workspace, status);
+	}
+	if (!eng_conv_plan_run(plan, &arrays, workspace, status))
 		return false;
 	if (bias != NULL || s->relu)
 		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, y, bias,
@@ -225,17 +251,18 @@ cuda_conv_backward_data(EngKernel *kernel, void *dx, const void *dy,
 						void *workspace, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
-	const void *packed = eng_cuda_packed(kernel, weight, version, status);
 	bool		aside = s->add_data && !kernel->add_in_place;
 	void	   *to = aside ? (uint8_t *) workspace + kernel->rest : dx;
+	EngConvArrays arrays = {.x = to, .y = dy,
+	.w = eng_cuda_packed(kernel, weight, version, status)};
 
-	if (packed == NULL)
+	if (arrays.w == NULL)
 		return false;
 	if (kernel->linear)
-		return eng_cuda_linear_data(kernel, dx, dy, packed, workspace,
+		return eng_cuda_linear_data(kernel, dx, dy, arrays.w, workspace,
 									status);
-	if (!eng_conv_plan_run(kernel->conv[ENG_CONV_DATA], to, packed, dy,
-						   workspace, status))
+	if (!eng_conv_plan_run(kernel->conv[ENG_CONV_DATA], &arrays, workspace,
+						   status))
 		return false;
 	if (aside)
 		eng_cuda_cast(kernel->cuda, s->x_type, dx, s->x_type, to,
@@ -250,6 +277,7 @@ cuda_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 {
 	const EngConvShape *s = &kernel->shape;
 	void	   *rest = (uint8_t *) workspace + kernel->rest;
+	EngConvArrays arrays = {.x = x, .w = rest, .y = dy};
 
 	/* one after the other on one stream: both may use the rest */
 	if (dbias != NULL)
@@ -258,8 +286,8 @@ cuda_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 	if (kernel->linear)
 		return eng_cuda_linear_weight(kernel, dweight, x, dy, workspace,
 									  status);
-	if (!eng_conv_plan_run(kernel->conv[ENG_CONV_WEIGHT], x, rest, dy,
-						   workspace, status))
+	if (!eng_conv_plan_run(kernel->conv[ENG_CONV_WEIGHT], &arrays, workspace,
+						   status))
 		return false;
 	eng_cuda_cast(kernel->cuda, ENG_F32, dweight, s->x_type, rest,
 				  weight_count(s), true);

@@ -46,6 +46,7 @@ struct EngKernel
 	size_t		rest;			/* offset into the workspace */
 	size_t		workspace;
 	EngPacked  *packed;			/* NULL: floats are multiplied as they lie */
+	EngPacked	bias;			/* of a convolution that adds it itself */
 	char		text[ENG_KERNEL_TEXT];
 };
 
@@ -55,6 +56,10 @@ extern void eng_cuda_kernel_operations(EngBackend *backend);
 /* weights in the type that is multiplied; NULL: out of memory */
 extern const void *eng_cuda_packed(EngKernel *kernel, const float *weight,
 								   uint64_t version, EngStatus *status);
+
+/* the bias in that type */
+extern const void *eng_cuda_packed_bias(EngKernel *kernel, const float *bias,
+										uint64_t version, EngStatus *status);
 
 /* ---- conv.c ------------------------------------------------------------------ */
 
