@@ -16,7 +16,7 @@ CREATE FUNCTION avcurate.duplicate_groups(
 	AS 'MODULE_PATHNAME', 'avc_duplicate_groups'
 	LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000000;
 COMMENT ON FUNCTION avcurate.duplicate_groups(regclass, integer, name, name, integer, name) IS
-	'frames that show the same as another: equal image_sha256, or dhash within max_distance bits and, where there is a feature of dhash256, that one within fine_distance; group_id is the frame that is kept, the first by "prefer" (most first) and frame_id';
+	'frames that show the same as another: equal image_sha256, or dhash within max_distance of 64 bits and dhash256 within fine_distance of 256, which is read from the feature "fine" or the only one of dhash256(), or where there is none computed from the images of frames whose dhash is near (fine_distance NULL: 64 bits alone; a hash that is not that of the image: likewise); group_id is the frame that is kept, the first by "prefer" (most first) and frame_id';
 
 CREATE FUNCTION avcurate.mark_duplicates(
 	dataset			regclass,

@@ -357,14 +357,14 @@ avc_cover_workspace(uint32_t count, bool has_fine)
 	return deal_workspace(NULL, NULL, count, has_fine);
 }
 
-void
-avc_cover(AvcCover *cover)
+/* Nobody stands for anybody yet. */
+static AvcCoverJoin
+start_cover(AvcCover *cover, uint32_t rows)
 {
-	AvcCoverScanner scanner = avc_cover_scanner(cover->is_plain);
 	AvcCoverJoin join = {.cover = cover, .random = 1};
 	uint32_t	i;
 
-	deal_workspace(&join, cover->workspace, cover->count, cover->fine != NULL);
+	deal_workspace(&join, cover->workspace, rows, cover->fine != NULL);
 	for (i = 0; i < cover->count; i++)
 		cover->leaders[i] = AVC_COVER_NOBODY;
 	memset(cover->distances, 0, cover->count);
@@ -372,5 +372,42 @@ avc_cover(AvcCover *cover)
 	if (cover->fine != NULL)
 		spread_bits(cover, cover->fine,
 					(size_t) cover->count * AVC_COVER_FINE_WORDS);
+	return join;
+}
+
+void
+avc_cover(AvcCover *cover)
+{
+	AvcCoverScanner scanner = avc_cover_scanner(cover->is_plain);
+	AvcCoverJoin join = start_cover(cover, cover->count);
+
 	cover_range(&join, &scanner, 0, cover->count);
+}
+
+/* Either side may hold nearly all. */
+static uint32_t
+match_rows(uint32_t count)
+{
+	return 2 * count + 2 * RUN;
+}
+
+size_t
+avc_cover_match_workspace(uint32_t count)
+{
+	return avc_cover_workspace(match_rows(count), false);
+}
+
+void
+avc_cover_match(AvcCover *cover, uint32_t standing)
+{
+	AvcCoverScanner scanner = avc_cover_scanner(cover->is_plain);
+	AvcCoverJoin join = start_cover(cover, match_rows(cover->count));
+	uint32_t	i;
+
+	for (i = 0; i < standing; i++)
+		cover->leaders[i] = i;
+	join_halves(&join, &scanner, 0, standing, cover->count);
+	for (i = standing; i < cover->count; i++)
+		if (cover->leaders[i] == AVC_COVER_NOBODY)
+			cover->leaders[i] = i;
 }

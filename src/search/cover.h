@@ -56,4 +56,11 @@ extern size_t avc_cover_workspace(uint32_t count, bool has_fine);
 /* Fill in leaders and distances. */
 extern void avc_cover(AvcCover *cover);
 
+/*
+ * The first "standing" hashes stand for themselves; each of the others gets
+ * the nearest of these, or itself where none is near.
+ */
+extern void avc_cover_match(AvcCover *cover, uint32_t standing);
+extern size_t avc_cover_match_workspace(uint32_t count);
+
 #endif							/* AVC_SEARCH_COVER_H */

@@ -27,15 +27,7 @@
 PG_FUNCTION_INFO_V1(avc_duplicate_groups);
 PG_FUNCTION_INFO_V1(avc_mark_duplicates);
 
-#define NOBODY UINT32_MAX
 #define MARK_COLUMN "duplicate_of"
-
-/* Arguments of both functions, in this order. */
-enum
-{
-	ARG_DATASET, ARG_MAX_DISTANCE, ARG_FEATURE, ARG_FINE, ARG_FINE_DISTANCE,
-	ARG_PREFER
-};
 
 /* Who stands for each frame. */
 typedef struct Grouping
@@ -44,143 +36,6 @@ typedef struct Grouping
 	uint8	   *distances;		/* (count) to it */
 	uint32	   *sizes;			/* (count) frames of the group, at its kept one */
 } Grouping;
-
-/* ---- what is compared ------------------------------------------------ */
-
-/*
- * The one feature that is that function of the image, or else its scaled form;
- * NULL if there is none.  Expressions are kept as they read where avcurate is
- * in the search_path.
- */
-static char *
-find_feature(const AvcDataset *dataset, const char *function,
-			 const char *argument)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	AvcParam	params[] = {AVC_REGCLASS(dataset->relid), AVC_TEXT(function)};
-	AvcRoleScope scope;
-	char	   *found[2] = {NULL, NULL};
-	uint64		count;
-	uint64		i;
-
-	SPI_connect();
-	avc_catalog_enter(&scope);
-	count = avc_spi_exec("SELECT feature::text FROM _avcurate.features WHERE dataset = $1 "
-						 "AND resolved = (SELECT min(resolved COLLATE \"C\") FROM _avcurate.features WHERE dataset = $1 "
-						 "AND resolved IN ($2 || '(image_bytes)', $2 || '_scaled(image_bytes)')) ORDER BY 1",
-						 lengthof(params), params, true, 2);
-	for (i = 0; i < count; i++)
-		found[i] = MemoryContextStrdup(caller,
-									   SPI_getvalue(SPI_tuptable->vals[i],
-													SPI_tuptable->tupdesc, 1));
-	avc_catalog_leave(&scope);
-	SPI_finish();
-	if (count > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_AMBIGUOUS_PARAMETER),
-				 errmsg("dataset %s has several features of %s()",
-						dataset->quoted_name, function),
-				 errhint("Name one in argument \"%s\", as \"%s\" or \"%s\".",
-						 argument, found[0], found[1])));
-	return found[0];
-}
-
-/* Error unless the column holds that many bits. */
-static void
-check_column(const AvcDataset *dataset, const char *column, int bits)
-{
-	AttrNumber	number = avc_dataset_column(dataset, column);
-	Oid			type;
-	int32		typmod;
-	Oid			collation;
-
-	if (number == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("dataset %s has no column \"%s\"", dataset->quoted_name,
-						column)));
-	get_atttypetypmodcoll(dataset->relid, number, &type, &typmod, &collation);
-	if (bits > 0 && (type != BITOID || (typmod != bits && typmod != -1)))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of dataset %s is of type %s, but must be of type bit(%d)",
-						column, dataset->quoted_name,
-						format_type_with_typemod(type, typmod), bits)));
-}
-
-static int
-read_distance(FunctionCallInfo fcinfo, int argument, const char *name, int most)
-{
-	int32		distance = PG_GETARG_INT32(argument);
-
-	if (distance < 0 || distance > most)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" is %d, but must be between 0 and %d",
-						name, distance, most)));
-	return distance;
-}
-
-static char *
-read_name(FunctionCallInfo fcinfo, int argument)
-{
-	return PG_ARGISNULL(argument) ? NULL :
-		pstrdup(NameStr(*PG_GETARG_NAME(argument)));
-}
-
-/* Arguments that NULL says nothing for. */
-static void
-check_given(FunctionCallInfo fcinfo, int argument, const char *name)
-{
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" must not be null", name)));
-}
-
-static AvcDuplicateQuery
-read_arguments(FunctionCallInfo fcinfo)
-{
-	AvcDuplicateQuery query = {0};
-
-	check_given(fcinfo, ARG_DATASET, "dataset");
-	check_given(fcinfo, ARG_MAX_DISTANCE, "max_distance");
-	query.dataset = avc_dataset_find(PG_GETARG_OID(ARG_DATASET), false);
-	/* columns stay as they are found */
-	avc_dataset_hold(query.dataset, AccessShareLock);
-	query.max_distance = read_distance(fcinfo, ARG_MAX_DISTANCE,
-									   "max_distance", AVC_COVER_BITS);
-	query.hash = read_name(fcinfo, ARG_FEATURE);
-	if (query.hash == NULL)
-		query.hash = find_feature(query.dataset, "dhash", "feature");
-	if (query.hash == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("dataset %s has no feature of dhash()",
-						query.dataset->quoted_name),
-				 errhint("Run SELECT avcurate.add_feature('%s', 'dhash', 'avcurate.dhash(image_bytes)'), "
-						 "then CALL avcurate.backfill('%s').",
-						 query.dataset->quoted_name,
-						 query.dataset->quoted_name)));
-	check_column(query.dataset, query.hash, AVC_COVER_BITS);
-	query.fine = read_name(fcinfo, ARG_FINE);
-	if (PG_ARGISNULL(ARG_FINE_DISTANCE))
-		query.fine = NULL;
-	else
-	{
-		if (query.fine == NULL)
-			query.fine = find_feature(query.dataset, "dhash256", "fine");
-		query.fine_distance = read_distance(fcinfo, ARG_FINE_DISTANCE,
-											"fine_distance",
-											AVC_COVER_FINE_WORDS * 64);
-	}
-	if (query.fine != NULL)
-		check_column(query.dataset, query.fine, AVC_COVER_FINE_WORDS * 64);
-	query.prefer = read_name(fcinfo, ARG_PREFER);
-	if (query.prefer != NULL)
-		check_column(query.dataset, query.prefer, 0);
-	return query;
-}
 
 /* ---- frames that are equal ------------------------------------------- */
 
@@ -239,12 +94,20 @@ fine_of(const AvcHashedFrames *frames, uint32 place)
 }
 
 static bool
+is_unknown(const AvcHashedFrames *frames, uint32 place)
+{
+	return frames->unknown != NULL &&
+		frames->unknown[frames->items[place].row] != 0;
+}
+
+static bool
 has_same_hashes(const void *context, uint32 a, uint32 b)
 {
 	const AvcHashedFrames *frames = context;
 
 	return frames->items[a].hash == frames->items[b].hash &&
-		(frames->fine == NULL ||
+		is_unknown(frames, a) == is_unknown(frames, b) &&
+		(frames->fine == NULL || is_unknown(frames, a) ||
 		 memcmp(fine_of(frames, a), fine_of(frames, b),
 				sizeof(uint64) * AVC_COVER_FINE_WORDS) == 0);
 }
@@ -329,6 +192,7 @@ cover_points(const AvcDuplicateQuery *query, AvcHashedFrames *frames,
 			 const uint32 *leads, uint32 count)
 {
 	AvcCover	cover = {count, query->max_distance, query->fine_distance};
+	uint8	   *unknown = NULL;
 	uint32		i;
 
 	cover.hashes = huge(sizeof(uint64), count);
@@ -337,9 +201,13 @@ cover_points(const AvcDuplicateQuery *query, AvcHashedFrames *frames,
 	cover.breathe = breathe;
 	if (frames->fine != NULL)
 		cover.fine = huge(sizeof(uint64) * AVC_COVER_FINE_WORDS, count);
+	if (frames->unknown != NULL)
+		cover.unknown = unknown = huge(1, count);
 	for (i = 0; i < count; i++)
 	{
 		cover.hashes[i] = frames->items[leads[i]].hash;
+		if (unknown != NULL)
+			unknown[i] = is_unknown(frames, leads[i]);
 		if (cover.fine != NULL)
 			memcpy(cover.fine + (Size) AVC_COVER_FINE_WORDS * i,
 				   fine_of(frames, leads[i]),
@@ -357,6 +225,84 @@ cover_points(const AvcDuplicateQuery *query, AvcHashedFrames *frames,
 	return cover;
 }
 
+/* Marks of points: has it a near one? */
+static bool *
+find_neighbours(const AvcDuplicateQuery *query, AvcHashedFrames *frames,
+				const uint32 *leads, uint32 count)
+{
+	AvcCover	cover = cover_points(query, frames, leads, count);
+	bool	   *is_near = palloc_extended(Max(count, 8),
+										  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	uint32	   *places = huge(sizeof(uint32), count);
+	AvcCover	rest = {.max_distance = query->max_distance, .breathe = breathe};
+	uint32		standing = 0;
+	uint32		i;
+
+	for (i = 0; i < count; i++)
+		if (cover.leaders[i] != i)
+		{
+			is_near[i] = is_near[cover.leaders[i]] = true;
+			places[standing++] = i;
+		}
+	/* no two that are kept are near, so that is left to find out */
+	rest.count = standing;
+	for (i = 0; i < count; i++)
+		if (!is_near[i])
+			places[rest.count++] = i;
+	rest.hashes = huge(sizeof(uint64), rest.count);
+	for (i = 0; i < rest.count; i++)
+		rest.hashes[i] = frames->items[leads[places[i]]].hash;
+	/* who is no longer needed makes room */
+	rest.leaders = cover.leaders;
+	rest.distances = cover.distances;
+	rest.workspace = huge(1, avc_cover_match_workspace(rest.count));
+	avc_cover_match(&rest, standing);
+	for (i = standing; i < rest.count; i++)
+		is_near[places[i]] = rest.leaders[i] != i;
+	pfree(rest.workspace);
+	pfree(rest.hashes);
+	pfree(rest.leaders);
+	pfree(rest.distances);
+	pfree(places);
+	return is_near;
+}
+
+/*
+ * Where fine hashes are to be had of the images alone: get those of the
+ * pictures that have a near one, the only ones for which they matter.
+ */
+static void
+look_at_images(const AvcDuplicateQuery *query, AvcHashedFrames *frames,
+			   const uint32 *pictures)
+{
+	uint32	   *points = huge(sizeof(uint32), frames->count);
+	uint32	   *leads = huge(sizeof(uint32), frames->count);
+	uint32	   *numbers = huge(sizeof(uint32), frames->count);
+	bool	   *is_near;
+	uint32		count;
+	uint32		looked = 0;
+	uint32		i;
+
+	memcpy(points, pictures, sizeof(uint32) * frames->count);
+	count = join_points(frames, points, leads);
+	is_near = find_neighbours(query, frames, leads, count);
+	for (i = 0; i < count; i++)
+		numbers[leads[i]] = i;
+	/* two pictures of one hash are near, too */
+	for (i = 0; i < frames->count; i++)
+		if (pictures[i] == i && frames->items[i].has_hash && points[i] != i)
+			is_near[numbers[points[i]]] = true;
+	for (i = 0; i < frames->count; i++)
+		if (pictures[i] == i && frames->items[i].has_hash &&
+			is_near[numbers[points[i]]])
+			leads[looked++] = i;
+	avc_hashed_frames_look(query, frames, leads, looked);
+	pfree(is_near);
+	pfree(points);
+	pfree(leads);
+	pfree(numbers);
+}
+
 static Grouping
 group_frames(const AvcDuplicateQuery *query, AvcHashedFrames *frames)
 {
@@ -372,6 +318,8 @@ group_frames(const AvcDuplicateQuery *query, AvcHashedFrames *frames)
 									 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	memset(grouping.distances, 0, frames->count);
 	join_pictures(frames, grouping.kept);
+	if (query->looks_at_images)
+		look_at_images(query, frames, grouping.kept);
 	count = join_points(frames, grouping.kept, leads);
 	cover = cover_points(query, frames, leads, count);
 	for (i = 0; i < count; i++)
@@ -442,7 +390,7 @@ avc_duplicate_groups(PG_FUNCTION_ARGS)
 	Grouping	grouping;
 
 	InitMaterializedSRF(fcinfo, 0);
-	query = read_arguments(fcinfo);
+	query = avc_duplicate_query(fcinfo);
 	frames = avc_hashed_frames_read(&query);
 	tell_unhashed(&query, frames);
 	grouping = group_frames(&query, frames);
@@ -503,9 +451,12 @@ avc_mark_duplicates(PG_FUNCTION_ARGS)
 	AvcDataset *dataset;
 	uint64		changed;
 
-	check_given(fcinfo, ARG_DATASET, "dataset");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"dataset\" must not be null")));
 	/* one at a time; readers and writers go on */
-	dataset = avc_dataset_lock_owned(PG_GETARG_OID(ARG_DATASET),
+	dataset = avc_dataset_lock_owned(PG_GETARG_OID(0),
 									 ShareUpdateExclusiveLock);
 	SPI_connect();
 	require_mark_column(dataset);

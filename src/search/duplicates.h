@@ -6,6 +6,8 @@
 #ifndef AVC_SEARCH_DUPLICATES_H
 #define AVC_SEARCH_DUPLICATES_H
 
+#include "fmgr.h"
+
 #include "datasets/dataset.h"
 #include "search/cover.h"
 
@@ -18,6 +20,8 @@ typedef struct AvcDuplicateQuery
 	char	   *fine;			/* a bit(256) column, or NULL */
 	int			fine_distance;
 	char	   *prefer;			/* who has most of it is kept, or NULL */
+	bool		looks_at_images;	/* fine hashes come from there */
+	bool		is_scaled;		/* and the hash is that of dhash_scaled() */
 } AvcDuplicateQuery;
 
 /* A frame as it was read. */
@@ -36,9 +40,22 @@ typedef struct AvcHashedFrames
 {
 	AvcHashedFrame *items;		/* first to be kept first */
 	uint64	   *fine;			/* (count, 4) in the order of reading, or NULL */
+	uint8	   *unknown;		/* (count) likewise: 1 = there is none, which
+								 * does not count then; or NULL */
 	uint32		count;
 	uint64		unhashed;		/* of them, without hash */
 } AvcHashedFrames;
+
+/* duplicate_query.c: the arguments of either function. */
+extern AvcDuplicateQuery avc_duplicate_query(FunctionCallInfo fcinfo);
+
+/*
+ * duplicate_images.c: compute the fine hashes of the frames at these places
+ * from their images, as the current user.
+ */
+extern void avc_hashed_frames_look(const AvcDuplicateQuery *query,
+								   AvcHashedFrames *frames,
+								   const uint32 *places, uint32 count);
 
 /* duplicate_frames.c: read them as the current user; connects to SPI. */
 extern AvcHashedFrames *avc_hashed_frames_read(const AvcDuplicateQuery *query);
