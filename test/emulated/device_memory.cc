@@ -14,6 +14,8 @@
 
 #define REGION_SIZE	((size_t) 8 << 30)	/* of addresses; pages come with use */
 #define PAGE		((size_t) 4096)
+#define STEP		((size_t) 2 << 20)	/* opened and closed as a whole: a huge
+										 * page */
 #define ALIGNMENT	((size_t) 256)
 #define GAP			ALIGNMENT
 #define GAP_BYTE	0xa5
@@ -42,10 +44,10 @@ static std::map<uintptr_t, size_t> pinned;
 static void
 protect(const Region *region, size_t from, size_t to, int protection)
 {
-	size_t		first = from / PAGE * PAGE;
+	size_t		first = from / STEP * STEP;
 
 	if (to > from && mprotect(region->start + first,
-							  (to + PAGE - 1) / PAGE * PAGE - first,
+							  (to + STEP - 1) / STEP * STEP - first,
 							  protection) != 0)
 		emulated_stop("memory cannot be protected");
 }
@@ -185,10 +187,13 @@ start_region(Region *region)
 
 	if (region->start != NULL)
 		return true;
-	start = mmap(NULL, REGION_SIZE, PROT_NONE,
+	start = mmap(NULL, REGION_SIZE + STEP, PROT_NONE,
 				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	region->start = start == MAP_FAILED ? NULL : (uint8_t *) start;
-	return region->start != NULL;
+	if (start == MAP_FAILED)
+		return false;
+	region->start = (uint8_t *) (((uintptr_t) start + STEP - 1) / STEP * STEP);
+	(void) madvise(region->start, REGION_SIZE, MADV_HUGEPAGE);
+	return true;
 }
 
 static size_t

@@ -4,6 +4,7 @@
  */
 #include "emulated.h"
 
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -17,15 +18,28 @@ dim3		blockIdx;
 dim3		blockDim;
 dim3		gridDim;
 
-struct Fiber
+/*
+ * Where a fiber or the scheduler goes on.  swapcontext() asks the kernel for
+ * the signal mask each time, so it only starts fibers; but the sanitizer of
+ * addresses knows no jumps from stack to stack.
+ */
+struct Place
 {
 	ucontext_t	context;
+	jmp_buf		jump;
+	bool		started;
+};
+
+struct Fiber
+{
+	Place		place;
+	bool		made;
 	bool		done;
 };
 
 static Fiber fibers[MOST_THREADS];
 static char *stacks;
-static ucontext_t scheduler;
+static Place scheduler;
 static const std::function<void()> *body;
 static unsigned current;
 static bool meeting_allowed;
@@ -33,10 +47,34 @@ static int	given;				/* sum of what this meeting's threads brought */
 static int	received;			/* of the meeting before */
 
 static void
+go(Place *from, Place *to)
+{
+#ifndef __SANITIZE_ADDRESS__
+	if (to->started)
+	{
+		if (_setjmp(from->jump) == 0)
+			_longjmp(to->jump, 1);
+		return;
+	}
+	to->started = true;
+	if (_setjmp(from->jump) != 0)
+		return;
+#endif
+	swapcontext(&from->context, &to->context);
+}
+
+/* One thread after the other, for good. */
+static void
 fiber_main()
 {
-	(*body)();
-	fibers[current].done = true;
+	Fiber	   *fiber = &fibers[current];
+
+	for (;;)
+	{
+		(*body)();
+		fiber->done = true;
+		go(&fiber->place, &scheduler);
+	}
 }
 
 static void
@@ -53,22 +91,24 @@ emulated_meet(int value)
 	if (!meeting_allowed)
 		emulated_stop("threads meet in a kernel that was launched without");
 	given += value;
-	swapcontext(&fibers[current].context, &scheduler);
+	go(&fibers[current].place, &scheduler);
 	set_thread(current);
 	return received;
 }
 
 static void
-start_fiber(unsigned i)
+prepare_fiber(unsigned i)
 {
 	Fiber	   *fiber = &fibers[i];
 
-	getcontext(&fiber->context);
-	fiber->context.uc_stack.ss_sp = stacks + (size_t) i * STACK_SIZE;
-	fiber->context.uc_stack.ss_size = STACK_SIZE;
-	fiber->context.uc_link = &scheduler;
 	fiber->done = false;
-	makecontext(&fiber->context, fiber_main, 0);
+	if (fiber->made)
+		return;
+	getcontext(&fiber->place.context);
+	fiber->place.context.uc_stack.ss_sp = stacks + (size_t) i * STACK_SIZE;
+	fiber->place.context.uc_stack.ss_size = STACK_SIZE;
+	makecontext(&fiber->place.context, fiber_main, 0);
+	fiber->made = true;
 }
 
 /*
@@ -81,8 +121,9 @@ run_meeting_block(unsigned count)
 	unsigned	ended = 0;
 	unsigned	i;
 
+	scheduler.started = true;
 	for (i = 0; i < count; i++)
-		start_fiber(i);
+		prepare_fiber(i);
 	while (ended < count)
 	{
 		given = 0;
@@ -90,7 +131,7 @@ run_meeting_block(unsigned count)
 		{
 			current = i;
 			set_thread(i);
-			swapcontext(&scheduler, &fibers[i].context);
+			go(&scheduler, &fibers[i].place);
 			ended += fibers[i].done;
 		}
 		if (ended > 0 && ended < count)
