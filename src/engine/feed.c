@@ -6,9 +6,15 @@
  * step loop works on the first; neither touches the other's, so the lock
  * covers only the counters.  An item's buffers are used again, because fresh
  * memory for pixels costs more in page faults than the decoding.
+ *
+ * The pictures of a message are decoded by as many threads as the network has.
+ * Where both want the same processors they slow all threads of the network
+ * alike; one thread alone would hold up one of them, and the others would
+ * wait for that one at the end of each operation.
  */
 #include "engine/feed.h"
 
+#include <omp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -25,6 +31,15 @@
 #define LOST_GRACE		0.6		/* seconds for the step loop to notice */
 #define MAX_PIXEL_BYTES ((size_t) 2 << 30)	/* of one message */
 #define KEPT_BLOB		((size_t) 64 << 20) /* larger blobs are freed */
+#define MOST_HANDS		64
+
+/* What a thread that decodes needs; used by one at a time. */
+typedef struct Hand
+{
+	EngJpegDecoder *decoder;
+	EngResizer *resizer;
+	EngBuffer	whole;			/* pixels of a picture to be made a square */
+} Hand;
 
 struct EngFeed
 {
@@ -38,9 +53,8 @@ struct EngFeed
 	bool		stopping;
 	size_t		limit;			/* of pixels, bytes; 0: none */
 	size_t		most_pixels;	/* bytes of the largest message's pictures */
-	EngJpegDecoder *decoder;	/* the thread's, like the next two */
-	EngResizer *resizer;
-	EngBuffer	whole;			/* pixels of a picture to be made a square */
+	int			threads;		/* that may decode, 1 to MOST_HANDS */
+	Hand		hands[MOST_HANDS];	/* the thread's; made when first used */
 	EngFeedItem items[ENG_PROTOCOL_AHEAD];
 };
 
@@ -105,28 +119,37 @@ wait_for_room(EngFeed *feed, bool until_stopped)
 	return go_on;
 }
 
-/*
- * A picture cannot be used.  In a batch for named weights, whose frames come
- * from several callers, the others are not to suffer: it is noted and true
- * returned.
- */
-static bool
-note_failure(EngFeedItem *item, int32_t i, EngStatus *status)
+/* A picture cannot be used. */
+static void
+spoil(EngPicture *picture, const EngStatus *why)
 {
-	EngBatchRequest *batch = &item->batch;
-	EngPicture *picture = &item->pictures[i];
-
-	if (batch->weights[0] == '\0')
-	{
-		batch->has_bad_frame = true;
-		batch->bad_frame = batch->frames[i].frame_id;
-		return false;
-	}
-	picture->code = status->code;
+	picture->code = why->code;
 	/* what does not fit is not worth much */
 	snprintf(picture->message, sizeof(picture->message), "%.199s",
-			 status->message);
-	memset(status, 0, sizeof(*status));
+			 why->message);
+}
+
+/*
+ * In a batch for named weights, whose frames come from several callers, the
+ * others are not to suffer from one that cannot be used.  Else the first such
+ * fails the message.
+ */
+static bool
+check_pictures(EngFeedItem *item, EngStatus *status)
+{
+	EngBatchRequest *batch = &item->batch;
+	int32_t		i;
+
+	for (i = 0; batch->weights[0] == '\0' && i < batch->frame_count; i++)
+	{
+		const EngPicture *picture = &item->pictures[i];
+
+		if (picture->code == ENG_OK)
+			continue;
+		batch->has_bad_frame = true;
+		batch->bad_frame = batch->frames[i].frame_id;
+		return eng_fail(status, picture->code, "%s", picture->message);
+	}
 	return true;
 }
 
@@ -174,7 +197,7 @@ pixel_limit(EngFeed *feed)
 }
 
 /*
- * Read the sizes of all pictures and make room for their pixels.
+ * Read the sizes of all pictures, and say where in item->pixels each goes.
  */
 static bool
 measure_pictures(EngFeedItem *item, size_t limit, EngStatus *status)
@@ -187,16 +210,17 @@ measure_pictures(EngFeedItem *item, size_t limit, EngStatus *status)
 	{
 		const EngFrameRequest *frame = &batch->frames[i];
 		EngPicture *picture = &item->pictures[i];
+		EngStatus	why = {0};
 
 		memset(picture, 0, sizeof(*picture));
 		if (!measure_picture(picture,
 							 item->message.blob.data + frame->offset,
-							 frame->bytes, status))
+							 frame->bytes, &why))
 		{
-			if (!note_failure(item, i, status))
-				return false;
+			spoil(picture, &why);
 			continue;
 		}
+		picture->offset = total;
 		total += (size_t) picture->width * picture->height * 3;
 		if (total > limit)
 		{
@@ -207,63 +231,44 @@ measure_pictures(EngFeedItem *item, size_t limit, EngStatus *status)
 							limit, ENG_PROTOCOL_AHEAD);
 		}
 	}
-	return make_room(&item->pixels, total, status);
+	return check_pictures(item, status) &&
+		make_room(&item->pixels, total, status);
+}
+
+/* ---- decoding ------------------------------------------------------------- */
+
+/* How one picture of a message is decoded. */
+typedef bool (*Decode) (EngFeed *feed, Hand *hand, EngFeedItem *item,
+						int32_t i, EngStatus *status);
+
+/* False if there is no memory for it. */
+static bool
+open_hand(Hand *hand, EngStatus *status)
+{
+	if (hand->decoder == NULL)
+		hand->decoder = eng_jpeg_decoder_create(status);
+	if (hand->resizer == NULL)
+		hand->resizer = eng_resizer_create();
+	if (hand->resizer == NULL)
+		eng_fail(status, ENG_NO_MEMORY, "could not allocate a feed");
+	return hand->decoder != NULL && hand->resizer != NULL;
 }
 
 static bool
-decode_pictures(EngFeed *feed, EngFeedItem *item, EngStatus *status)
+decode_whole(EngFeed *feed, Hand *hand, EngFeedItem *item, int32_t i,
+			 EngStatus *status)
 {
-	EngBatchRequest *batch = &item->batch;
-	uint8_t    *pixels = item->pixels.data;
-	int32_t		i;
+	const EngFrameRequest *frame = &item->batch.frames[i];
+	EngPicture *picture = &item->pictures[i];
+	EngImage	image = {item->pixels.data + picture->offset, picture->width,
+		picture->height, 3};
 
-	for (i = 0; i < batch->frame_count; i++)
-	{
-		const EngFrameRequest *frame = &batch->frames[i];
-		EngPicture *picture = &item->pictures[i];
-		EngImage	image = {pixels, picture->width, picture->height, 3};
-
-		if (picture->code != ENG_OK)
-			continue;
-		if (!eng_jpeg_decode(feed->decoder, &image,
-							 item->message.blob.data + frame->offset,
-							 frame->bytes, 1, status))
-		{
-			if (!note_failure(item, i, status))
-				return false;
-			continue;
-		}
-		picture->rgb = pixels;
-		pixels += eng_image_bytes(&image);
-	}
+	if (!eng_jpeg_decode(hand->decoder, &image,
+						 item->message.blob.data + frame->offset,
+						 frame->bytes, 1, status))
+		return false;
+	picture->rgb = image.pixels;
 	return true;
-}
-
-/*
- * The square of one JPEG, in out.
- */
-static bool
-decode_square(EngFeed *feed, EngImage *out, const uint8_t *jpeg, size_t bytes,
-			  EngStatus *status)
-{
-	EngPicture	size = {0};
-	EngImage	whole = {.channels = 3};
-	size_t		need;
-
-	if (!measure_picture(&size, jpeg, bytes, status))
-		return false;
-	whole.width = size.width;
-	whole.height = size.height;
-	need = eng_image_bytes(&whole);
-	if (need > pixel_limit(feed))
-		return eng_fail(status, ENG_NO_MEMORY,
-						"decoded picture of %d x %d pixels needs more memory than the limit leaves",
-						size.width, size.height);
-	if (!make_room(&feed->whole, need, status))
-		return false;
-	whole.pixels = feed->whole.data;
-	return eng_jpeg_decode(feed->decoder, &whole, jpeg, bytes, 1, status) &&
-		eng_resizer_square(feed->resizer, out, &whole, status);
 }
 
 /*
@@ -271,34 +276,125 @@ decode_square(EngFeed *feed, EngImage *out, const uint8_t *jpeg, size_t bytes,
  * fraction of the memory of the whole picture.
  */
 static bool
-decode_squares(EngFeed *feed, EngFeedItem *item, EngStatus *status)
+decode_square(EngFeed *feed, Hand *hand, EngFeedItem *item, int32_t i,
+			  EngStatus *status)
 {
-	EngBatchRequest *batch = &item->batch;
-	EngImage	square = {NULL, ENG_CLIP_SIDE, ENG_CLIP_SIDE, 3};
-	size_t		bytes = eng_image_bytes(&square);
+	const EngFrameRequest *frame = &item->batch.frames[i];
+	const uint8_t *jpeg = item->message.blob.data + frame->offset;
+	EngPicture *picture = &item->pictures[i];
+	EngImage	square = {item->pixels.data + picture->offset, ENG_CLIP_SIDE,
+		ENG_CLIP_SIDE, 3};
+	EngImage	whole = {NULL, picture->width, picture->height, 3};
+
+	if (!make_room(&hand->whole, eng_image_bytes(&whole), status))
+		return false;
+	whole.pixels = hand->whole.data;
+	if (!eng_jpeg_decode(hand->decoder, &whole, jpeg, frame->bytes, 1,
+						 status) ||
+		!eng_resizer_square(hand->resizer, &square, &whole, status))
+		return false;
+	picture->rgb = square.pixels;
+	picture->width = picture->height = ENG_CLIP_SIDE;
+	return true;
+}
+
+/*
+ * Decode what could be measured, several pictures at a time.
+ */
+static bool
+decode_pictures(EngFeed *feed, EngFeedItem *item, int threads, Decode decode,
+				EngStatus *status)
+{
+	int32_t		count = item->batch.frame_count;
+	EngStatus	ignored = {0};
+	int			hands = 1;
 	int32_t		i;
 
-	if (!make_room(&item->pixels, bytes * (size_t) batch->frame_count,
-				   status))
-		return false;
-	for (i = 0; i < batch->frame_count; i++)
+	/* with less memory it takes longer */
+	while (hands < threads && open_hand(&feed->hands[hands], &ignored))
+		hands++;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(hands) if(hands > 1)
+	for (i = 0; i < count; i++)
 	{
-		const EngFrameRequest *frame = &batch->frames[i];
 		EngPicture *picture = &item->pictures[i];
+		EngStatus	why = {0};
+
+		if (picture->code == ENG_OK &&
+			!decode(feed, &feed->hands[omp_get_thread_num()], item, i, &why))
+			spoil(picture, &why);
+	}
+	return check_pictures(item, status);
+}
+
+/* Threads for a message. */
+static int
+count_threads(EngFeed *feed, int32_t pictures)
+{
+	int			threads;
+
+	pthread_mutex_lock(&feed->lock);
+	threads = feed->threads;
+	pthread_mutex_unlock(&feed->lock);
+	return pictures < threads ? pictures : threads;
+}
+
+/*
+ * Squares of a message.  All whole pictures that are there at a time keep to
+ * the limit that one of them has.
+ */
+static bool
+prepare_squares(EngFeed *feed, EngFeedItem *item, EngStatus *status)
+{
+	EngImage	square = {NULL, ENG_CLIP_SIDE, ENG_CLIP_SIDE, 3};
+	int32_t		count = item->batch.frame_count;
+	int			threads = count_threads(feed, count);
+	size_t		limit = pixel_limit(feed);
+	size_t		most = 1;
+	int32_t		i;
+
+	for (i = 0; i < count; i++)
+	{
+		const EngFrameRequest *frame = &item->batch.frames[i];
+		EngPicture *picture = &item->pictures[i];
+		EngStatus	why = {0};
+		size_t		need;
 
 		memset(picture, 0, sizeof(*picture));
-		square.pixels = item->pixels.data + bytes * (size_t) i;
-		if (decode_square(feed, &square,
-						  item->message.blob.data + frame->offset,
-						  frame->bytes, status))
+		picture->offset = eng_image_bytes(&square) * (size_t) i;
+		if (!measure_picture(picture, item->message.blob.data + frame->offset,
+							 frame->bytes, &why))
 		{
-			picture->rgb = square.pixels;
-			picture->width = picture->height = ENG_CLIP_SIDE;
+			spoil(picture, &why);
+			continue;
 		}
-		else if (!note_failure(item, i, status))
-			return false;
+		need = (size_t) picture->width * picture->height * 3;
+		if (need > limit)
+		{
+			eng_fail(&why, ENG_NO_MEMORY,
+					 "decoded picture of %d x %d pixels needs more memory than the limit leaves",
+					 picture->width, picture->height);
+			spoil(picture, &why);
+		}
+		else if (need > most)
+			most = need;
 	}
-	return true;
+	if ((size_t) threads > limit / most)
+		threads = (int) (limit / most);
+	if (threads < 1)
+		threads = 1;
+	return check_pictures(item, status) &&
+		make_room(&item->pixels, eng_image_bytes(&square) * (size_t) count,
+				  status) &&
+		decode_pictures(feed, item, threads, decode_square, status);
+}
+
+static bool
+prepare_wholes(EngFeed *feed, EngFeedItem *item, EngStatus *status)
+{
+	return measure_pictures(item, pixel_limit(feed), status) &&
+		decode_pictures(feed, item,
+						count_threads(feed, item->batch.frame_count),
+						decode_whole, status);
 }
 
 static bool
@@ -320,9 +416,8 @@ prepare_batch(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 		item->picture_capacity = count;
 	}
 	if (item->message.kind == ENG_KIND_EMBED_IMAGES)
-		return decode_squares(feed, item, status);
-	return measure_pictures(item, pixel_limit(feed), status) &&
-		decode_pictures(feed, item, status);
+		return prepare_squares(feed, item, status);
+	return prepare_wholes(feed, item, status);
 }
 
 /*
@@ -415,9 +510,12 @@ feed_free(EngFeed *feed)
 		eng_buffer_free(&item->pixels);
 		free(item->pictures);
 	}
-	eng_jpeg_decoder_free(feed->decoder);
-	eng_resizer_free(feed->resizer);
-	eng_buffer_free(&feed->whole);
+	for (i = 0; i < MOST_HANDS; i++)
+	{
+		eng_jpeg_decoder_free(feed->hands[i].decoder);
+		eng_resizer_free(feed->hands[i].resizer);
+		eng_buffer_free(&feed->hands[i].whole);
+	}
 	pthread_mutex_destroy(&feed->lock);
 	pthread_cond_destroy(&feed->changed);
 	free(feed);
@@ -444,12 +542,8 @@ eng_feed_start(int fd, const EngFeedEnd *end, EngStatus *status)
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&feed->changed, &attributes);
 	pthread_condattr_destroy(&attributes);
-	feed->decoder = eng_jpeg_decoder_create(status);
-	feed->resizer = eng_resizer_create();
-	if (feed->resizer == NULL)
-		eng_fail(status, ENG_NO_MEMORY, "could not allocate a feed");
-	if (feed->decoder == NULL || feed->resizer == NULL ||
-		!start_thread(feed, status))
+	feed->threads = 1;
+	if (!open_hand(&feed->hands[0], status) || !start_thread(feed, status))
 	{
 		feed_free(feed);
 		return NULL;
@@ -503,6 +597,15 @@ eng_feed_set_limit(EngFeed *feed, size_t limit)
 {
 	pthread_mutex_lock(&feed->lock);
 	feed->limit = limit;
+	pthread_mutex_unlock(&feed->lock);
+}
+
+void
+eng_feed_set_threads(EngFeed *feed, int threads)
+{
+	pthread_mutex_lock(&feed->lock);
+	feed->threads = threads < 1 ? 1 :
+		threads > MOST_HANDS ? MOST_HANDS : threads;
 	pthread_mutex_unlock(&feed->lock);
 }
 

@@ -21,6 +21,7 @@ typedef struct EngFeed EngFeed;
 typedef struct EngPicture
 {
 	const uint8_t *rgb;			/* (height, width, 3), NULL: failed */
+	size_t		offset;			/* of its pixels, in the item's */
 	int32_t		width;
 	int32_t		height;
 	EngCode		code;			/* why it failed, where that is its own matter */
@@ -72,6 +73,9 @@ extern size_t eng_feed_pictures(EngFeed *feed);
  * limit bytes so counted; 0: no limit.
  */
 extern void eng_feed_set_limit(EngFeed *feed, size_t limit);
+
+/* Decode with so many threads, from the next message on; 1 at the start. */
+extern void eng_feed_set_threads(EngFeed *feed, int threads);
 
 /* Stop the thread and free everything; the socket receives no more. */
 extern void eng_feed_stop(EngFeed *feed);

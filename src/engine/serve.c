@@ -84,6 +84,7 @@ load_kept(Session *session, EngLoadRequest *request,
 	if (!eng_load_network(&net, request, message, &answer->json, status))
 		return false;
 	session->shelf.limit = eng_load_limit(request, eng_net_backend(&net));
+	eng_feed_set_threads(session->feed, eng_net_backend(&net)->threads);
 	return eng_shelf_put(&session->shelf, request->weights, &net, status);
 }
 
@@ -94,8 +95,12 @@ load_alone(Session *session, EngLoadRequest *request,
 	session->train = request->train;
 	session->seed = request->seed;
 	session->hflip = request->hflip;
-	return eng_load_network(&session->net, request, message, &answer->json,
-							status);
+	if (!eng_load_network(&session->net, request, message, &answer->json,
+						  status))
+		return false;
+	eng_feed_set_threads(session->feed,
+						 eng_net_backend(&session->net)->threads);
+	return true;
 }
 
 static bool
