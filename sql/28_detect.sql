@@ -42,7 +42,13 @@ CREATE FUNCTION avcurate.detect_settle() RETURNS void
 	AS 'MODULE_PATHNAME', 'avc_detect_settle'
 	LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION avcurate.detect_settle() IS
-	'wait for the images that detect_ahead and clip_ahead have sent in this transaction';
+	'wait for what detect_ahead, clip_ahead and clip_text_ahead have sent for this transaction';
+
+CREATE FUNCTION avcurate.detect_next() RETURNS void
+	AS 'MODULE_PATHNAME', 'avc_detect_next'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000;
+COMMENT ON FUNCTION avcurate.detect_next() IS
+	'what is sent ahead from now on is for the next transaction: the engine works on it while this one commits';
 
 CREATE FUNCTION avcurate.detector(
 	checkpoint	bigint	DEFAULT NULL

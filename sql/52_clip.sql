@@ -49,6 +49,15 @@ CREATE FUNCTION avcurate.clip_ahead(
 COMMENT ON FUNCTION avcurate.clip_ahead(bytea, bigint) IS
 	'send an image to the shared engine for a later call of clip_embedding in the same transaction';
 
+CREATE FUNCTION avcurate.clip_text_ahead(
+	query		text,
+	checkpoint	bigint
+) RETURNS void
+	AS 'MODULE_PATHNAME', 'avc_clip_text_ahead'
+	LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
+COMMENT ON FUNCTION avcurate.clip_text_ahead(text, bigint) IS
+	'send a text to the shared engine for a later call of clip_text_embedding in the same transaction';
+
 CREATE FUNCTION avcurate.clip_model(
 	checkpoint	bigint	DEFAULT NULL
 ) RETURNS bigint

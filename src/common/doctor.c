@@ -237,10 +237,11 @@ check_service(Report *report)
 	int			batches = status_number(status, "batches");
 
 	if (status != NULL)
-		detail = psprintf("running on %s, %d network%s loaded, %d request%s in %d batch%s, worker %d",
+		detail = psprintf("running on %s, %d network%s loaded, %d request%s in %d batch%s, %.1f s at work, worker %d",
 						  device, networks, networks == 1 ? "" : "s",
 						  requests, requests == 1 ? "" : "s", batches,
 						  batches == 1 ? "" : "es",
+						  json_number_value(json_object_get(status, "busy_s")),
 						  status_number(status, "worker_pid"));
 	json_decref(status);
 	add_check(report, "shared engine", true, detail, NULL);

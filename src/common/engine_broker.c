@@ -289,12 +289,13 @@ answer_status(AvcBroker *broker, AvcBrokerClient *client, int64 id)
 								", \"worker_pid\": %d, \"engine_pid\": %d"
 								", \"connections\": %d, \"networks\": %d"
 								", \"requests\": " INT64_FORMAT
-								", \"batches\": " INT64_FORMAT "}",
+								", \"batches\": " INT64_FORMAT
+								", \"busy_s\": %.3f}",
 								id, MyProcPid,
 								broker->engine ? (int) avc_engine_pid(broker->engine) : 0,
 								broker->client_count,
 								list_length(broker->weights),
-								broker->requests, broker->batches);
+								broker->requests, broker->batches, broker->busy_s);
 
 	send_frame(client, ENG_KIND_OK, json, NULL, 0);
 	pfree(json);

@@ -79,6 +79,7 @@ typedef struct AvcBroker
 	TimestampTz last_moved;
 	int64		requests;		/* answered, for STATUS */
 	int64		batches;
+	double		busy_s;			/* that engines have worked on them, seconds */
 } AvcBroker;
 
 /* ---- engine_broker.c ---- */

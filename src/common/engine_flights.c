@@ -247,6 +247,7 @@ take_answer(AvcBroker *broker, AvcFrame *frame)
 	const char *problem = NULL;
 
 	broker->last_moved = GetCurrentTimestamp();
+	broker->busy_s += json_number_value(json_object_get(json, "busy_s"));
 	if (json_is_true(json_object_get(json, "fatal")))
 		problem = "it said that its session is over";
 	else if (frame->kind == ENG_KIND_ERROR)

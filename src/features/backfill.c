@@ -78,9 +78,10 @@ walk(AvcBackfill *run, Wish *wish, int64 first, int64 last)
 	avc_procedure_commit();
 	while (run->targets != NIL && run->rows < wish->max_rows)
 	{
-		AvcBatch	batch = avc_backfill_batch(run, first, last,
-											   Min(wish->batch_size,
-												   wish->max_rows - run->rows));
+		int64		limit = Min(wish->batch_size, wish->max_rows - run->rows);
+		AvcBatch	batch = avc_backfill_batch(run, first, last, limit,
+											   wish->max_rows - run->rows -
+											   limit);
 
 		avc_procedure_commit();
 		say_progress(run, wish);

@@ -30,8 +30,7 @@ typedef struct AvcLevel
 	List	   *targets;		/* AvcTarget *, those that are not broken */
 	List	   *broken;			/* AvcTarget * */
 	SPIPlanPtr	store;			/* all targets at once; NULL if there are none */
-	SPIPlanPtr	ahead;			/* sends images to the engine, or NULL */
-	SPIPlanPtr	settle;			/* waits for its answers, or NULL */
+	SPIPlanPtr	ahead;			/* sends rows to the engine, or NULL */
 } AvcLevel;
 
 typedef struct AvcBackfill
@@ -44,6 +43,11 @@ typedef struct AvcBackfill
 	List	   *levels;			/* AvcLevel * */
 	SPIPlanPtr	find;			/* rows with something to do */
 	SPIPlanPtr	lock;			/* the same, locked, those of others skipped */
+	AvcLevel   *first_ahead;	/* levels that send ahead, or NULL */
+	AvcLevel   *last_ahead;
+	SPIPlanPtr	settle;			/* waits for the engine's answers; these two
+								 * only if some level sends ahead */
+	SPIPlanPtr	next;			/* what is sent now is for the next batch */
 	List	   *plans;			/* every plan, to be freed */
 	List	   *failures;		/* AvcFeatureFailure *, of the batch */
 	int64		passed_first;	/* ids between which rows were in use and */
@@ -103,10 +107,11 @@ extern int64 avc_backfill_count_waiting(AvcBackfill *run);
  * backfill_batch.c
  *
  * Take up to "limit" rows with first <= frame_id <= last, in the current
- * transaction, which the caller commits.  The memory of the batch is kept
- * until the next.
+ * transaction, which the caller commits.  As he is going to go on with what
+ * follows in the range, of up to "rest" rows there the shared engine may be
+ * given some already.  The memory of the batch is kept until the next.
  */
 extern AvcBatch avc_backfill_batch(AvcBackfill *run, int64 first, int64 last,
-								   int64 limit);
+								   int64 limit, int64 rest);
 
 #endif

@@ -40,6 +40,18 @@ PG_FUNCTION_INFO_V1(avc_feature_row);
 /* After a failure, this many rows are tried at once at most. */
 #define PIECE_AFTER_FAILURE 16
 
+/*
+ * So many rows are sent to the shared engine before what is asked of them is
+ * stored: its answers are kept in memory meanwhile.
+ */
+#define AHEAD_ROWS 1024
+
+/*
+ * Of the rows after them so many are sent before that, so that the engine has
+ * work until the next are sent; as many as may be under way.
+ */
+#define NEXT_ROWS 96
+
 /* The rows of a batch. */
 typedef struct Rows
 {
@@ -47,6 +59,7 @@ typedef struct Rows
 	bool	   *is_busy;		/* locked by others */
 	bool		is_locked;		/* all others are locked by us */
 	int			count;
+	int			known;			/* ids: count, and some of the next batch */
 	int			busy;			/* how many are */
 	int64		stored;			/* in this level, failures included */
 } Rows;
@@ -296,35 +309,51 @@ end_of_piece(const AvcBackfill *run, const Rows *rows, int from, int limit)
 	return end;
 }
 
-/*
- * Give the shared engine the level's images before anything waits for what it
- * says, so that it works on several at once and the UPDATE, which locks rows,
- * is short.  What fails here fails again where it belongs.
- */
+/* A step of sending ahead.  What fails here fails again where it belongs. */
 static void
-send_ahead(AvcLevel *level, const Rows *rows)
+try_ahead(SPIPlanPtr plan, int64 first, int64 last)
 {
 	AvcFailure	why;
 
-	if (level->ahead == NULL)
-		return;
-	if (try_range(level->ahead, rows->ids[0], rows->ids[rows->count - 1],
-				  true, &why) >= 0)
-		SPI_freetuptable(SPI_tuptable);
-	if (try_range(level->settle, 0, 0, true, &why) >= 0)
+	if (try_range(plan, first, last, true, &why) >= 0)
 		SPI_freetuptable(SPI_tuptable);
 }
 
-/* Compute what is computable of a level. */
+/*
+ * Give the shared engine rows of a level before anything waits for what it
+ * says, so that it works on several at once and the UPDATE, which locks rows,
+ * is short.  Those to come are under way when their turn comes, which may be
+ * in the next transaction.
+ */
 static void
-store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
+send_ahead(AvcBackfill *run, AvcLevel *level, const Rows *rows, int from,
+		   int to)
 {
-	int			at = 0;
-	int			bad = rows->count;	/* no piece goes beyond it */
+	AvcLevel   *next = level;
+	int			end = rows->count;
+
+	if (to == rows->count && level == run->last_ahead)
+	{
+		next = run->first_ahead;
+		end = rows->known;
+	}
+	end = Min(to + NEXT_ROWS, end);
+	try_ahead(level->ahead, rows->ids[from], rows->ids[to - 1]);
+	try_ahead(run->next, 0, 0);
+	if (to < end)
+		try_ahead(next->ahead, rows->ids[to], rows->ids[end - 1]);
+	try_ahead(run->settle, 0, 0);
+}
+
+/* Compute what is computable of a level in rows from "at" up to "to". */
+static void
+store_rows(AvcBackfill *run, AvcLevel *level, Rows *rows, int at, int to)
+{
+	int			bad = to;		/* no piece goes beyond it */
 	AvcFailure	why;
 	int64		stored;
 
-	while (at < rows->count)
+	while (at < to)
 	{
 		int			end = end_of_piece(run, rows, at, bad);
 
@@ -358,7 +387,25 @@ store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 			continue;
 		}
 		if (at > bad)
-			bad = rows->count;
+			bad = to;
+	}
+}
+
+static void
+store_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
+{
+	int			from = 0;
+	int			to;
+
+	for (; from < rows->count; from = to)
+	{
+		to = rows->count;
+		if (level->ahead != NULL)
+		{
+			to = Min(from + AHEAD_ROWS, to);
+			send_ahead(run, level, rows, from, to);
+		}
+		store_rows(run, level, rows, from, to);
 	}
 }
 
@@ -490,10 +537,7 @@ finish_level(AvcBackfill *run, AvcLevel *level, Rows *rows)
 
 	rows->stored = 0;
 	if (level->store != NULL)
-	{
-		send_ahead(level, rows);
 		store_level(run, level, rows);
-	}
 	foreach(cell, level->broken)
 		fail_rows(run, lfirst(cell), rows);
 	foreach(cell, level->targets)
@@ -525,13 +569,14 @@ store_levels(AvcBackfill *run, Rows *rows)
 }
 
 AvcBatch
-avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
+avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit,
+				   int64 rest)
 {
 	MemoryContext old;
 	AvcBatch	batch = {0, 0, 0, first, true};
 	int64		failed_before = run->failed;
 	AvcRoleScope scope;
-	Rows		rows = {NULL, NULL, false, 0, 0, 0};
+	Rows		rows = {0};
 
 	MemoryContextReset(run->batch);
 	run->failures = NIL;
@@ -541,7 +586,11 @@ avc_backfill_batch(AvcBackfill *run, int64 first, int64 last, int64 limit)
 	check_definitions(run);
 	avc_role_enter(&scope, run->dataset->owner);
 	avc_backfill_plan_statements(run);
-	rows.count = find_rows(run->find, first, last, limit, &rows.ids);
+	rows.known = find_rows(run->find, first, last, limit +
+						   (run->first_ahead != NULL ?
+							Min(rest, NEXT_ROWS) : 0),
+						   &rows.ids);
+	rows.count = Min(rows.known, limit);
 	if (rows.count > 0)
 		batch.rows = (int) store_levels(run, &rows);
 	avc_role_leave(&scope);

@@ -42,7 +42,7 @@ extern PGDLLEXPORT void avc_job_backfill(AvcJob *job);
 #define REPORT_MS		1000
 #define BATCH_MS		100		/* what a batch should take */
 #define AHEAD_BATCH_MS	2000	/* where it waits for the shared engine, which
-								 * gets nothing between two batches */
+								 * is given little more than the batch */
 #define FIRST_BATCH		64		/* rows, before that is known */
 #define LEAST_BATCH		16
 #define MOST_BATCH		8192
@@ -411,14 +411,7 @@ move_range(Share *share, const AvcBatch *batch)
 static int
 batch_ms(const AvcBackfill *run)
 {
-	ListCell   *cell;
-
-	foreach(cell, run->levels)
-	{
-		if (((AvcLevel *) lfirst(cell))->ahead != NULL)
-			return AHEAD_BATCH_MS;
-	}
-	return BATCH_MS;
+	return run->first_ahead != NULL ? AHEAD_BATCH_MS : BATCH_MS;
 }
 
 /* Batches shall take their time, and ranges with nothing to do be long. */
@@ -453,7 +446,7 @@ work_on_range(Share *share)
 	if (lock_own_range(share, &range))
 	{
 		batch = avc_backfill_batch(share->run, range.next, range.last,
-								   share->limit);
+								   share->limit, PG_INT64_MAX);
 		move_range(share, &batch);
 	}
 	else

@@ -152,8 +152,8 @@ prepare_store(AvcBackfill *run, List *targets)
 }
 
 /*
- * SELECT that sends the images of a range ahead to the shared engine; NULL if
- * no expression asks it.
+ * SELECT that sends what the rows of a range ask ahead to the shared engine;
+ * NULL if no expression asks it.
  */
 static SPIPlanPtr
 prepare_ahead(AvcBackfill *run, List *targets)
@@ -323,6 +323,7 @@ prepare_levels(AvcBackfill *run)
 			   *target;
 
 	make_levels(run);
+	run->first_ahead = run->last_ahead = NULL;
 	foreach(cell, run->levels)
 	{
 		AvcLevel   *level = lfirst(cell);
@@ -333,13 +334,21 @@ prepare_levels(AvcBackfill *run)
 			level->store = ((AvcTarget *) linitial(level->targets))->store;
 		level->ahead = prepare_ahead(run, level->targets);
 		if (level->ahead != NULL)
-			level->settle =
-				avc_backfill_prepare(run, "SELECT avcurate.detect_settle()",
-									 0, NULL);
+		{
+			run->last_ahead = level;
+			if (run->first_ahead == NULL)
+				run->first_ahead = level;
+		}
 		foreach(target, level->broken)
 			((AvcTarget *) lfirst(target))->open =
 				prepare_open(run, lfirst(target));
 	}
+	if (run->first_ahead == NULL)
+		return;
+	run->settle = avc_backfill_prepare(run, "SELECT avcurate.detect_settle()",
+									   0, NULL);
+	run->next = avc_backfill_prepare(run, "SELECT avcurate.detect_next()",
+									 0, NULL);
 }
 
 /* Prepare what finds the rows; their marks are all that it looks at. */

@@ -31,14 +31,14 @@ typedef struct EngineFunction
 {
 	const char *name;
 	const char *resolve;		/* function of what a NULL stands for */
-	const char *ahead;			/* function that sends ahead, or NULL */
+	const char *ahead;			/* function that sends ahead */
 } EngineFunction;
 
 static const EngineFunction engine_functions[] = {
 	{"detect", "detector", "detect_ahead"},
 	{"person_bbox_area_pct", "detector", "detect_ahead"},
 	{"clip_embedding", "clip_model", "clip_ahead"},
-	{"clip_text_embedding", "clip_model", NULL}
+	{"clip_text_embedding", "clip_model", "clip_text_ahead"}
 };
 
 /* What the call asks, or NULL if it is none of the engine's. */
@@ -179,21 +179,21 @@ static void
 add_call(AheadContext *context, const FuncExpr *call,
 		 const EngineFunction *asked)
 {
-	Node	   *image = copyObject(linitial(call->args));
+	Node	   *what = copyObject(linitial(call->args));
 	Node	   *checkpoint;
 	char	   *text;
 	ListCell   *cell;
 
 	if (list_length(call->args) < 2 ||
-		reads_elsewhere(image, &context->depth))
+		reads_elsewhere(what, &context->depth))
 		return;
 	checkpoint = eval_const_expressions(NULL, lsecond(call->args));
 	if (!IsA(checkpoint, Const) || ((Const *) checkpoint)->constisnull)
 		return;
 	if (context->depth > 0)
-		IncrementVarSublevelsUp(image, -context->depth, context->depth);
+		IncrementVarSublevelsUp(what, -context->depth, context->depth);
 	text = psprintf("avcurate.%s(%s, " INT64_FORMAT ")", asked->ahead,
-					deparse_expression(image,
+					deparse_expression(what,
 									   deparse_context_for("frame",
 														   context->dataset->relid),
 									   true, false),
@@ -223,8 +223,7 @@ collect_calls(Node *node, void *arg)
 		return false;
 	}
 	if (IsA(node, FuncExpr) &&
-		(asked = engine_function((FuncExpr *) node)) != NULL &&
-		asked->ahead != NULL)
+		(asked = engine_function((FuncExpr *) node)) != NULL)
 		add_call(context, (FuncExpr *) node, asked);
 	return expression_tree_walker(node, collect_calls, arg);
 }

@@ -20,10 +20,10 @@ extern Node *avc_engine_calls_pin(const AvcDataset *dataset, Node *expression,
 
 /*
  * What a backfill may evaluate for a row before it computes the feature in
- * it, so that the engine has more than one image to work on: calls of
- * detect_ahead() and clip_ahead() over "frame", char *, none if the expression does not ask
- * the engine about every row.  SPI must be connected, and role and path be
- * those of the backfill.
+ * it, so that the engine has more than one image or text to work on: calls of
+ * detect_ahead() and the like over "frame", char *, none if the expression
+ * does not ask the engine about every row.  SPI must be connected, and role
+ * and path be those of the backfill.
  */
 extern List *avc_engine_calls_ahead(const AvcDataset *dataset,
 									const AvcFeature *feature);

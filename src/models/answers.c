@@ -7,6 +7,11 @@
  * cost one inference, and images that were sent ahead are batched by the
  * engine while the statement that wants their answers has not come to them
  * yet.
+ *
+ * What is sent ahead for the next transaction outlives the commit of this one,
+ * so that the engine has work meanwhile; it is forgotten at the next commit
+ * unless it is sent again.  Who asks has the right to the network then, and an
+ * answer depends on nothing but network and question.
  */
 #include "postgres.h"
 
@@ -45,6 +50,7 @@ typedef struct Answer
 	AnswerKey	key;
 	dlist_node	node;			/* in "ahead" while it is under way */
 	AvcService *service;
+	uint32		round;			/* that it was last sent or wanted in */
 	int64		id;				/* of the request, 0 = answered */
 	AvcAnswer	answer;
 } Answer;
@@ -62,10 +68,17 @@ typedef struct Proof
 static Proof proofs[8];
 static int	next_proof = 0;
 
-static HTAB *answers = NULL;	/* in TopTransactionContext */
+static HTAB *answers = NULL;	/* in TopMemoryContext */
 static MemoryContext answers_context = NULL;
 static dlist_head ahead = DLIST_STATIC_INIT(ahead);
 static int	ahead_count = 0;
+
+/*
+ * Rounds of sending ahead.  With is_next those of the present one are for the
+ * next transaction; those before it are for this one.
+ */
+static uint32 present_round = 0;
+static bool is_next = false;
 
 /* ---- answers --------------------------------------------------------- */
 
@@ -95,6 +108,52 @@ forget_answers(void)
 }
 
 static void
+remove_answer(Answer *answer)
+{
+	AnswerKey	key = answer->key;
+
+	if (answer->id != 0)
+	{
+		dlist_delete(&answer->node);
+		ahead_count--;
+	}
+	else if (answer->answer.data != NULL)
+		pfree(unconstify(void *, answer->answer.data));
+	(void) hash_search(answers, &key, HASH_REMOVE, NULL);
+}
+
+/* Is it of a round that is over, and nothing that is under way? */
+static bool
+is_over(const Answer *answer)
+{
+	return answer->id == 0 && answer->round != present_round;
+}
+
+static void
+forget_those_over(void)
+{
+	HASH_SEQ_STATUS scan;
+	Answer	   *answer;
+
+	hash_seq_init(&scan, answers);
+	while ((answer = hash_seq_search(&scan)) != NULL)
+		if (is_over(answer))
+			remove_answer(answer);
+}
+
+/* What is under way is left to be waited for in the next transaction. */
+static void
+end_of_commit(void)
+{
+	if (answers == NULL)
+		return;
+	if (is_next)
+		forget_those_over();
+	else
+		forget_answers();
+}
+
+static void
 end_of_transaction(XactEvent event, void *arg)
 {
 	switch (event)
@@ -102,10 +161,14 @@ end_of_transaction(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
+			return;
+		case XACT_EVENT_COMMIT:
+			end_of_commit();
 			break;
 		default:
 			forget_answers();
 	}
+	is_next = false;
 }
 
 static void
@@ -119,7 +182,7 @@ open_answers(void)
 	if (!is_registered)
 		RegisterXactCallback(end_of_transaction, NULL);
 	is_registered = true;
-	answers_context = AllocSetContextCreate(TopTransactionContext,
+	answers_context = AllocSetContextCreate(TopMemoryContext,
 											"avcurate answers",
 											ALLOCSET_DEFAULT_SIZES);
 	control.keysize = sizeof(AnswerKey);
@@ -152,6 +215,7 @@ add_answer(const AnswerKey *key, const AvcNetwork *network, int64 id,
 	Answer	   *answer = hash_search(answers, key, HASH_ENTER, NULL);
 
 	answer->service = network->service;
+	answer->round = present_round;
 	answer->id = id;
 	answer->answer = known;
 	if (id != 0)
@@ -159,19 +223,6 @@ add_answer(const AnswerKey *key, const AvcNetwork *network, int64 id,
 		dlist_push_tail(&ahead, &answer->node);
 		ahead_count++;
 	}
-}
-
-static void
-remove_answer(Answer *answer)
-{
-	AnswerKey	key = answer->key;
-
-	if (answer->id != 0)
-	{
-		dlist_delete(&answer->node);
-		ahead_count--;
-	}
-	(void) hash_search(answers, &key, HASH_REMOVE, NULL);
 }
 
 /* ---- the engine's words ---------------------------------------------- */
@@ -439,6 +490,8 @@ avc_network_ask(const AvcNetwork *network, const AvcQuestion *question)
 		return answer->answer;
 
 	if (hash_get_num_entries(answers) >= MAX_ANSWERS)
+		forget_those_over();
+	if (hash_get_num_entries(answers) >= MAX_ANSWERS)
 	{
 		forget_answers();
 		open_answers();
@@ -449,11 +502,57 @@ avc_network_ask(const AvcNetwork *network, const AvcQuestion *question)
 	return result;
 }
 
+/* Is a question under way whose answer this transaction wants? */
+static bool
+is_any_wanted(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &ahead)
+	{
+		if (!is_next ||
+			dlist_container(Answer, node, iter.cur)->round != present_round)
+			return true;
+	}
+	return false;
+}
+
 void
 avc_network_settle(void)
 {
-	while (ahead_count > 0)
+	while (is_any_wanted())
 		settle_oldest();
+}
+
+void
+avc_network_next(void)
+{
+	present_round++;
+	is_next = true;
+}
+
+/* Is there an answer, or one under way?  It belongs to this round, then. */
+static bool
+is_sent(const AnswerKey *key)
+{
+	Answer	   *answer = hash_search(answers, key, HASH_FIND, NULL);
+
+	if (answer == NULL)
+		return false;
+	answer->round = present_round;
+	return true;
+}
+
+/* Room for one more under way; no wait for what the next transaction wants. */
+static bool
+make_room_ahead(const AvcQuestion *question)
+{
+	int			most = question->kind == ENG_KIND_DETECT ? MAX_AHEAD :
+	MAX_AHEAD_EMBED;
+
+	while (ahead_count >= most && is_any_wanted())
+		settle_oldest();
+	return ahead_count < most;
 }
 
 void
@@ -468,14 +567,14 @@ avc_network_ask_ahead(const AvcNetwork *network, const AvcQuestion *question)
 		return;
 	}
 	open_answers();
-	if (hash_get_num_entries(answers) >= MAX_ANSWERS)
-		return;
 	make_key(&key, network, question);
-	if (hash_search(answers, &key, HASH_FIND, NULL) != NULL)
+	if (is_sent(&key))
 		return;
-	while (ahead_count >= (question->kind == ENG_KIND_DETECT ? MAX_AHEAD :
-						   MAX_AHEAD_EMBED))
-		settle_oldest();
+	if (hash_get_num_entries(answers) >= MAX_ANSWERS)
+		forget_those_over();
+	if (hash_get_num_entries(answers) >= MAX_ANSWERS ||
+		!make_room_ahead(question))
+		return;
 	add_answer(&key, network, send_question(network, question, true),
 			   (AvcAnswer) {NULL, 0});
 }

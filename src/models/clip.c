@@ -25,6 +25,7 @@
 PG_FUNCTION_INFO_V1(avc_clip_embedding);
 PG_FUNCTION_INFO_V1(avc_clip_text_embedding);
 PG_FUNCTION_INFO_V1(avc_clip_ahead);
+PG_FUNCTION_INFO_V1(avc_clip_text_ahead);
 PG_FUNCTION_INFO_V1(avc_clip_model_number);
 
 #define KEPT_TEXTS	64			/* embeddings of texts that a session keeps */
@@ -201,6 +202,16 @@ avc_clip_embedding(PG_FUNCTION_ARGS)
 													 &question)));
 }
 
+static AvcQuestion
+ask_of_text(const KeptText *wanted)
+{
+	AvcQuestion question = {ENG_KIND_EMBED_TEXTS};
+
+	question.data = wanted->ids;
+	question.len = wanted->count * sizeof(wanted->ids[0]);
+	return question;
+}
+
 /*
  * clip_text_embedding(query, checkpoint) returns real[].
  */
@@ -208,7 +219,7 @@ Datum
 avc_clip_text_embedding(PG_FUNCTION_ARGS)
 {
 	const AvcClip *clip;
-	AvcQuestion question = {ENG_KIND_EMBED_TEXTS};
+	AvcQuestion question;
 	KeptText	wanted;
 	const KeptText *kept;
 	ArrayType  *embedding;
@@ -220,8 +231,7 @@ avc_clip_text_embedding(PG_FUNCTION_ARGS)
 	kept = find_kept(&wanted);
 	if (kept != NULL)
 		PG_RETURN_ARRAYTYPE_P(DatumGetArrayTypePCopy(PointerGetDatum(kept->embedding)));
-	question.data = wanted.ids;
-	question.len = wanted.count * sizeof(wanted.ids[0]);
+	question = ask_of_text(&wanted);
 	embedding = make_array(avc_network_ask(&clip->network, &question));
 	keep_text(&wanted, embedding);
 	PG_RETURN_ARRAYTYPE_P(embedding);
@@ -239,6 +249,24 @@ avc_clip_ahead(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	clip = get_clip(fcinfo);
 	if (ask_of_image(&question, PG_GETARG_BYTEA_PP(0), &status))
+		avc_network_ask_ahead(&clip->network, &question);
+	PG_RETURN_VOID();
+}
+
+/* clip_text_ahead(query, checkpoint) returns void: the same for a text. */
+Datum
+avc_clip_text_ahead(PG_FUNCTION_ARGS)
+{
+	const AvcClip *clip;
+	AvcQuestion question;
+	KeptText	wanted;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_VOID();
+	clip = get_clip(fcinfo);
+	tokenize(clip, PG_GETARG_TEXT_PP(0), &wanted);
+	question = ask_of_text(&wanted);
+	if (find_kept(&wanted) == NULL)
 		avc_network_ask_ahead(&clip->network, &question);
 	PG_RETURN_VOID();
 }

@@ -23,6 +23,7 @@
 
 PG_FUNCTION_INFO_V1(avc_detect);
 PG_FUNCTION_INFO_V1(avc_detect_ahead);
+PG_FUNCTION_INFO_V1(avc_detect_next);
 PG_FUNCTION_INFO_V1(avc_detect_settle);
 PG_FUNCTION_INFO_V1(avc_detector_number);
 PG_FUNCTION_INFO_V1(avc_person_bbox_area_pct);
@@ -211,13 +212,25 @@ avc_detect_ahead(PG_FUNCTION_ARGS)
 }
 
 /*
- * detect_settle(): wait for the images that detect_ahead() and clip_ahead()
- * have sent.  What came to nothing is asked for again by whoever wants it.
+ * detect_settle(): wait for what detect_ahead() and the like have sent for
+ * this transaction.  What came to nothing is asked for again by whoever wants
+ * it.
  */
 Datum
 avc_detect_settle(PG_FUNCTION_ARGS)
 {
 	avc_network_settle();
+	PG_RETURN_VOID();
+}
+
+/*
+ * detect_next(): what detect_ahead() and the like send from now on is for the
+ * next transaction, and stays under way when this one commits.
+ */
+Datum
+avc_detect_next(PG_FUNCTION_ARGS)
+{
+	avc_network_next();
 	PG_RETURN_VOID();
 }
 

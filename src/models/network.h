@@ -74,7 +74,13 @@ extern AvcAnswer avc_network_ask(const AvcNetwork *network,
 extern void avc_network_ask_ahead(const AvcNetwork *network,
 								  const AvcQuestion *question);
 
-/* Wait for the answers of all that was sent ahead. */
+/* Wait for the answers of all that was sent ahead for this transaction. */
 extern void avc_network_settle(void);
+
+/*
+ * What is sent ahead from now on is for the next transaction: the commit of
+ * this one leaves it under way.
+ */
+extern void avc_network_next(void);
 
 #endif

@@ -41,6 +41,33 @@ cmp_ok($sent, '<', $requests / 2, "images go to it together ($requests in $sent)
 is(ask($differences), '0', 'and come out as alone');
 is(ask(q{SELECT count(*), count(DISTINCT clip), min(cardinality(clip)) FROM frames}), '60|60|512', 'one embedding a frame');
 
+# --- what is sent for the next transaction is under way when it begins
+sub asked { return (ask(q{SELECT detail FROM avcurate.doctor() WHERE check_name = 'shared engine'}) =~ /(\d+) requests in (\d+)/)[$_[0]] }
+$requests = asked(0);
+my $want = q{SELECT count(avcurate.clip_embedding(image_bytes, 1)) FROM frames WHERE frame_id BETWEEN 2 AND 9};
+my $send = q{BEGIN; SELECT avcurate.clip_embedding(image_bytes, 1) IS NULL FROM frames WHERE frame_id = 1; SELECT avcurate.detect_next();
+	SELECT count(avcurate.clip_ahead(image_bytes, 1)::text) FROM frames WHERE frame_id BETWEEN 2 AND 9; COMMIT;};
+ask("$send BEGIN; $want; COMMIT");
+is(asked(0) - $requests, 9, 'a commit leaves what is sent for the next transaction under way');
+$requests = asked(0);
+ask("$send SELECT 1; BEGIN; $want; COMMIT");
+is(asked(0) - $requests, 17, 'but no longer than the next');
+$requests = asked(0);
+ask("$send $want; BEGIN; $want; ROLLBACK");
+is(asked(0) - $requests, 17, 'and an answer is forgotten with its transaction');
+
+# --- a feature of texts
+ask(q{SELECT avcurate.add_feature('frames', 'said', $$avcurate.clip_text_embedding('a frame, ' || image_id || ' ' || coalesce(weather, ''), 1)$$)});
+my @before = map { asked($_) } 0, 1;
+ask(q{CALL avcurate.backfill('frames', 'said', 20)});
+$requests = asked(0) - $before[0];
+$sent = asked(1) - $before[1];
+is($requests, 60, 'texts of a feature are asked for once');
+cmp_ok($sent, '<', $requests / 2, "and together ($requests in $sent)");
+is(ask(q{SELECT count(*) FROM (SELECT said, avcurate.clip_text_embedding('a frame, ' || image_id || ' ' || coalesce(weather, ''), 1) AS alone FROM frames) f
+	WHERE (SELECT sum(a::float8 * b) FROM unnest(said, alone) u (a, b)) >= 1 - 1e-6 AND cardinality(said) = cardinality(alone)}), '60', 'and come out as alone');
+ask(q{SELECT avcurate.drop_feature('frames', 'said')});
+
 # --- texts of many sessions at once
 my @texts = map { "a dog and $_ cars" } 1 .. 12;
 my @calls = map { begin($node, "SELECT md5(array_agg(round(e::numeric, 3))::text) FROM unnest(avcurate.clip_text_embedding('$_', 1)) e") } @texts;
