@@ -11,7 +11,26 @@ CREATE FUNCTION avcurate.contact_sheet(
 	AS 'MODULE_PATHNAME', 'avc_contact_sheet_frames'
 	LANGUAGE C STABLE PARALLEL RESTRICTED COST 100000;
 COMMENT ON FUNCTION avcurate.contact_sheet(regclass, bigint[], text[], boolean, text, integer) IS
-	'a JPEG of up to 100 frames of a dataset in the order given, each with a caption, and its labelled boxes where asked; read with the rights of the caller; NULL for no frames; give the ids as ARRAY[1, 2] or array_agg(): with two bare literals PostgreSQL takes the evaluation''s form';
+	'a JPEG of up to 100 frames of a dataset in the order given, each with a caption, and its labelled boxes where asked; read with the rights of the caller; NULL for no frames';
+
+-- Of two bare literals PostgreSQL would take the evaluation's form, whose second
+-- argument is a text: so there is one of texts, that knows them apart.
+CREATE FUNCTION avcurate.contact_sheet(
+	dataset		text,
+	frame_ids	text,
+	captions	text	DEFAULT NULL,
+	boxes		boolean	DEFAULT false,
+	title		text	DEFAULT NULL,
+	side		integer	DEFAULT 320
+) RETURNS bytea
+	LANGUAGE sql STABLE PARALLEL RESTRICTED COST 100000
+BEGIN ATOMIC
+	SELECT CASE WHEN dataset ~ '^\s*\d+\s*$' AND frame_ids ~ '^\s*[a-z_]+\s*$'
+		THEN avcurate.contact_sheet(dataset::bigint, frame_ids, coalesce(captions::integer, 12))
+		ELSE avcurate.contact_sheet(dataset::regclass, frame_ids::bigint[], captions::text[], boxes, title, side) END;
+END;
+COMMENT ON FUNCTION avcurate.contact_sheet(text, text, text, boolean, text, integer) IS
+	'contact_sheet(''drives'', ''{1,2}''): the form for literals, a dataset''s; contact_sheet(''7'', ''missed'') is that of an evaluation';
 
 -- ---- what is in frames -----------------------------------------------------
 
@@ -26,12 +45,13 @@ CREATE FUNCTION avcurate.scene_counts(
 	frames		bigint,
 	labelled	bigint,
 	boxes		bigint,
-	pct			double precision
+	pct			double precision,
+	ignored		bigint
 )
 	AS 'MODULE_PATHNAME', 'avc_scene_counts'
 	LANGUAGE C STABLE PARALLEL RESTRICTED COST 100000 ROWS 100;
 COMMENT ON FUNCTION avcurate.scene_counts(regclass, bigint) IS
-	'frames by weather, time of day and scene, most first, and their share in percent; NULL = not known; of a version of a slice where one is given';
+	'frames by weather, time of day and scene, most first, and their share in percent; NULL = not known; boxes that are ignored (crowds, ignored classes) are counted apart, as in box_sizes and category_pairs; of a version of a slice where one is given';
 
 CREATE FUNCTION avcurate.box_sizes(
 	source		regclass,
@@ -66,7 +86,7 @@ CREATE FUNCTION avcurate.category_pairs(
 	AS 'MODULE_PATHNAME', 'avc_category_pairs'
 	LANGUAGE C STABLE PARALLEL RESTRICTED COST 100000 ROWS 100;
 COMMENT ON FUNCTION avcurate.category_pairs(regclass, bigint) IS
-	'frames that show both categories, their share of the frames with each, and lift: times as many as if the two were independent among labelled frames';
+	'frames that show both categories (boxes that are ignored do not count), their share of the frames with each, and lift: times as many as if the two were independent among labelled frames';
 
 CREATE FUNCTION avcurate.slice_drift(
 	slice		regclass,

@@ -15,6 +15,7 @@
 #include "common/spi.h"
 #include "experiments/experiment.h"
 #include "models/model.h"
+#include "training/options.h"
 
 #define MAX_SEEDS 100
 #define MAX_SLICES 100
@@ -242,12 +243,20 @@ options_of_train(const AvcExperiment *experiment)
 static void
 read_options(AvcExperiment *experiment)
 {
+	static const char *const own[] = {
+		"seeds", "control", "eval_max_frames", NULL
+	};
+	static const char *const set_by_us[] = {
+		"seed", "from_checkpoint", "version", NULL
+	};
 	JsonbValue *value;
 
 	if (!JB_ROOT_IS_OBJECT(experiment->options))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("options of run_experiment must be a JSON object")));
+	avc_train_options_check_names(experiment->options, "run_experiment", own,
+								  set_by_us);
 	if (option_of(experiment, "seed"))
 		refuse_option("seed", "Give a list of seeds as option \"seeds\".");
 	if (option_of(experiment, "from_checkpoint"))

@@ -58,7 +58,7 @@ check_columns(Oid relid, const char *const *columns, int count)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("relation \"%s\" has no column \"%s\"",
 							get_rel_name(relid), columns[i]),
-					 errhint("Name a dataset, or a slice that has this column.")));
+					 errhint("Name a dataset, or a slice or view that has this column.")));
 }
 
 /* A FROM item; $1 is the version if there is one. */
@@ -97,6 +97,11 @@ put_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 
 /* ---- counts ---------------------------------------------------------- */
 
+/* Boxes that are ignored, by SQL; most frames have none and are passed by. */
+#define IGNORED "coalesce(pg_catalog.sum(pg_catalog.cardinality(pg_catalog.array_positions(" \
+	"ann_ignored::pg_catalog.bool[], true))) FILTER (WHERE ann_categories IS NOT NULL AND " \
+	"true OPERATOR(pg_catalog.=) ANY (ann_ignored::pg_catalog.bool[])), 0)::pg_catalog.int8"
+
 /*
  * scene_counts(source, version): a row for each weather, time of day and
  * scene that occur together, most frames first.
@@ -114,14 +119,15 @@ avc_scene_counts(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		return (Datum) 0;
 	check_columns(PG_GETARG_OID(0), scene_columns, lengthof(scene_columns));
-	check_columns(PG_GETARG_OID(0), label_columns, 1);
+	check_columns(PG_GETARG_OID(0), label_columns, 2);
 	if (has_version)
 		params[0] = AVC_INT8(PG_GETARG_INT64(1));
 	SPI_connect();
 	rows = avc_spi_exec(psprintf("SELECT weather::pg_catalog.text, timeofday::pg_catalog.text, "
 								 "scene::pg_catalog.text, pg_catalog.count(*), pg_catalog.count(ann_categories), "
-								 "coalesce(pg_catalog.sum(pg_catalog.cardinality(ann_categories)), 0)::pg_catalog.int8, "
-								 "(100.0 * pg_catalog.count(*) / pg_catalog.sum(pg_catalog.count(*)) OVER ())::pg_catalog.float8 "
+								 "coalesce(pg_catalog.sum(pg_catalog.cardinality(ann_categories)), 0)::pg_catalog.int8 - "
+								 IGNORED ", (100.0 * pg_catalog.count(*) / pg_catalog.sum(pg_catalog.count(*)) OVER ())::pg_catalog.float8, "
+								 IGNORED " "
 								 "FROM %s GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3",
 								 from_item(PG_GETARG_OID(0), has_version)),
 						has_version ? 1 : 0, params, true, 0);
@@ -216,7 +222,7 @@ avc_category_pairs(PG_FUNCTION_ARGS)
 	for (i = 0; i < counted->categories.count; i++)
 		for (j = i + 1; j < counted->categories.count; j++)
 		{
-			int64		both = counted->pairs[Min(order[i], order[j]) * AVC_TALLY_NAMES +
+			int64		both = counted->pairs[Min(order[i], order[j]) * AVC_TALLY_PAIR_NAMES +
 											  Max(order[i], order[j])];
 			double		first = counted->counts[order[i]].frames;
 			double		second = counted->counts[order[j]].frames;

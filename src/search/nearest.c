@@ -299,6 +299,17 @@ check_column_right(Relation rel, const char *column)
 				   RelationGetRelationName(rel));
 }
 
+/* A relation is not to be read by its number where it cannot be by its name. */
+static void
+check_schema_right(Oid relid)
+{
+	Oid			schema = get_rel_namespace(relid);
+	AclResult	result = pg_namespace_aclcheck(schema, GetUserId(), ACL_USAGE);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_SCHEMA, get_namespace_name(schema));
+}
+
 static void
 check_query(const AvcSearch *search)
 {
@@ -386,6 +397,7 @@ avc_search_arguments(FunctionCallInfo fcinfo, AvcSearch *search)
 					 errmsg("%s must not be null", names[i])));
 	}
 	search->dataset = avc_dataset_find(PG_GETARG_OID(0), false);
+	check_schema_right(search->dataset->relid);
 	search->k = PG_GETARG_INT32(2);
 	search->filter = PG_ARGISNULL(3) ? NULL :
 		text_to_cstring(PG_GETARG_TEXT_PP(3));

@@ -20,7 +20,7 @@
 
 #include "search/tally.h"
 
-#define SLOTS (4 * AVC_TALLY_NAMES)
+#define SLOTS (1 << 16)
 #define NO_COLUMN (-1)
 #define RESET_EVERY 64			/* frames */
 
@@ -70,7 +70,7 @@ init_names(AvcNames *names)
 }
 
 static int
-number_of(AvcNames *names, Datum text, MemoryContext keep)
+number_of(AvcNames *names, Datum text, MemoryContext keep, int most)
 {
 	const struct varlena *value = (struct varlena *) DatumGetPointer(text);
 	const char *start = VARDATA_ANY(value);
@@ -84,11 +84,12 @@ number_of(AvcNames *names, Datum text, MemoryContext keep)
 		if (strncmp(name, start, length) == 0 && name[length] == '\0')
 			return names->slots[at] - 1;
 	}
-	if (names->count == AVC_TALLY_NAMES)
+	if (names->count == most)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("there are more than %d categories or values of a column",
-						AVC_TALLY_NAMES)));
+						most),
+				 errhint("Name a view in which rare ones are left out or put together.")));
 	names->names[names->count] = MemoryContextAlloc(keep, length + 1);
 	memcpy(names->names[names->count], start, length);
 	names->names[names->count][length] = '\0';
@@ -116,7 +117,8 @@ count_scene(TallyReceiver *receiver, const TupleTableSlot *slot,
 			continue;
 		}
 		value = PointerGetDatum(PG_DETOAST_DATUM_PACKED(slot->tts_values[column]));
-		tally->value_counts[i][number_of(&tally->values[i], value, keep)]++;
+		tally->value_counts[i][number_of(&tally->values[i], value, keep,
+											 AVC_TALLY_NAMES)]++;
 	}
 }
 
@@ -191,7 +193,8 @@ count_labels(TallyReceiver *receiver, const Labels *labels, MemoryContext keep)
 
 		if (labels->no_category[i])
 			continue;
-		category = number_of(&tally->categories, labels->categories[i], keep);
+		category = number_of(&tally->categories, labels->categories[i], keep,
+							 tally->pairs == NULL ? AVC_TALLY_NAMES : AVC_TALLY_PAIR_NAMES);
 		count = &tally->counts[category];
 		if (i < labels->ignored_count && !labels->no_ignored[i] &&
 			DatumGetBool(labels->ignored[i]))
@@ -216,7 +219,7 @@ count_labels(TallyReceiver *receiver, const Labels *labels, MemoryContext keep)
 			int			first = Min(receiver->present[i], receiver->present[j]);
 			int			second = Max(receiver->present[i], receiver->present[j]);
 
-			tally->pairs[first * AVC_TALLY_NAMES + second]++;
+			tally->pairs[first * AVC_TALLY_PAIR_NAMES + second]++;
 		}
 }
 
@@ -304,7 +307,7 @@ make_tally(int what)
 	init_names(&tally->categories);
 	tally->counts = palloc0_array(AvcCategoryCount, AVC_TALLY_NAMES);
 	if (what & AVC_TALLY_PAIRS)
-		tally->pairs = palloc0_array(int64, AVC_TALLY_NAMES * AVC_TALLY_NAMES);
+		tally->pairs = palloc0_array(int64, AVC_TALLY_PAIR_NAMES * AVC_TALLY_PAIR_NAMES);
 	return tally;
 }
 

@@ -36,7 +36,8 @@ typedef struct AvcCategoryCount
 	double		pct_max;
 } AvcCategoryCount;
 
-#define AVC_TALLY_NAMES 1024	/* of each kind, at most */
+#define AVC_TALLY_NAMES 16000	/* of each kind, at most */
+#define AVC_TALLY_PAIR_NAMES 2048	/* where pairs of them are counted */
 
 typedef struct AvcTally
 {
@@ -47,7 +48,7 @@ typedef struct AvcTally
 	int64		unknown[AVC_SCENE_COLUMNS]; /* frames where it is NULL */
 	AvcNames	categories;
 	AvcCategoryCount *counts;	/* by category */
-	int64	   *pairs;			/* frames with both, (1024, 1024); first < second */
+	int64	   *pairs;			/* frames with both, (2048, 2048); first < second */
 } AvcTally;
 
 /* What is to be counted: the more, the more is read. */

@@ -207,24 +207,78 @@ take_value(AvcTrainOptions *options, const Option *option,
 	}
 }
 
-static const Option *
-find_option(const char *name)
+static bool
+is_listed(const char *name, const char *const *list)
+{
+	for (; *list != NULL; list++)
+		if (strcmp(name, *list) == 0)
+			return true;
+	return false;
+}
+
+static void
+refuse_unknown(const char *name, const char *function, const char *const *more,
+			   const char *const *less)
 {
 	StringInfoData names;
 	int			i;
 
 	initStringInfo(&names);
 	for (i = 0; i < KNOWN_COUNT; i++)
-	{
-		if (strcmp(name, known[i].name) == 0)
-			return &known[i];
-		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", known[i].name);
-	}
+		if (!is_listed(known[i].name, less))
+			appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "",
+							 known[i].name);
+	for (; *more != NULL; more++)
+		appendStringInfo(&names, ", %s", *more);
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("train has no option \"%s\"", name),
+			 errmsg("%s has no option \"%s\"", function, name),
 			 errhint("Known options: %s.", names.data)));
+}
+
+/* NULL if it is none. */
+static const Option *
+look_up(const char *name)
+{
+	int			i;
+
+	for (i = 0; i < KNOWN_COUNT; i++)
+		if (strcmp(name, known[i].name) == 0)
+			return &known[i];
 	return NULL;
+}
+
+static const Option *
+find_option(const char *name)
+{
+	static const char *const none[] = {NULL};
+	const Option *option = look_up(name);
+
+	if (option == NULL)
+		refuse_unknown(name, "train", none, none);
+	return option;
+}
+
+void
+avc_train_options_check_names(Jsonb *given, const char *function,
+							  const char *const *more,
+							  const char *const *less)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&given->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(value.val.string.val, value.val.string.len);
+		if (look_up(name) == NULL && !is_listed(name, more))
+			refuse_unknown(name, function, more, less);
+		(void) JsonbIteratorNext(&iterator, &value, true);
+	}
 }
 
 /* Take what was given; is_given[i] tells which options it had. */

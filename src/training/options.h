@@ -51,6 +51,15 @@ typedef struct AvcTrainOptions
 extern void avc_train_options_resolve(AvcTrainOptions *options, Jsonb *given,
 									  const AvcModel *model);
 
+/*
+ * Error, in the name of the function, unless each member of the object is an
+ * option of train() or one of "more"; the hint lists all but those in "less".
+ * Both lists end with NULL.
+ */
+extern void avc_train_options_check_names(Jsonb *given, const char *function,
+										  const char *const *more,
+										  const char *const *less);
+
 /* All options, spelled out; resolving them again gives the same. */
 extern Jsonb *avc_train_options_to_jsonb(const AvcTrainOptions *options);
 

@@ -16,9 +16,12 @@ SELECT avcurate.create_slice('explored_all', 'explored', 'frame_id <= 40') \gset
 SELECT no_plan();
 
 -- ---- counts ----
-SELECT set_eq($$SELECT weather, timeofday, scene, frames, labelled, boxes, round(pct::numeric, 6) AS pct FROM avcurate.scene_counts('explored')$$,
-	$$SELECT weather, timeofday, scene, count(*) AS n, count(ann_categories) AS l, coalesce(sum(cardinality(ann_categories)), 0) AS b, round(100.0 * count(*) / 60, 6) AS pct
-	FROM explored GROUP BY 1, 2, 3$$, 'frames by weather, time of day and scene, those that are not known included');
+SELECT set_eq($$SELECT weather, timeofday, scene, frames, labelled, boxes, round(pct::numeric, 6) AS pct, ignored FROM avcurate.scene_counts('explored')$$,
+	$$SELECT weather, timeofday, scene, count(*) AS n, count(ann_categories) AS l, sum(b)::bigint AS b, round(100.0 * count(*) / 60, 6) AS pct, sum(i)::bigint AS i
+	FROM explored e, LATERAL (SELECT count(*) FILTER (WHERE b.ignored IS NOT TRUE) AS b, count(*) FILTER (WHERE b.ignored) AS i FROM explored_boxes b WHERE b.frame_id = e.frame_id) c
+	GROUP BY 1, 2, 3$$, 'frames by weather, time of day and scene, those that are not known included');
+SELECT results_eq($$SELECT sum(boxes), sum(ignored) FROM avcurate.scene_counts('explored')$$, $$SELECT sum(boxes), sum(ignored) FROM avcurate.box_sizes('explored')$$,
+	'both count the same boxes');
 SELECT ok(frames >= lead, 'most first') FROM (SELECT frames, lead(frames) OVER () FROM avcurate.scene_counts('explored') LIMIT 1) s;
 CREATE VIEW measured_boxes AS
 	SELECT b.*, coalesce(d.ann_area[box_no], (x2 - x1) * (y2 - y1)) AS area, b.ignored IS TRUE AS is_ignored FROM explored_boxes b JOIN explored d USING (frame_id);
@@ -40,6 +43,16 @@ SELECT results_eq($$SELECT round(lift::numeric, 6) FROM avcurate.category_pairs(
 SELECT is_empty($$SELECT * FROM avcurate.box_sizes(NULL)$$, 'nothing of nothing');
 SELECT throws_ok($$SELECT * FROM avcurate.scene_counts('pg_class')$$, '42703', 'relation "pg_class" has no column "weather"', 'another table');
 SELECT throws_ok($$SELECT * FROM avcurate.box_sizes('explored', 1)$$, '42809', NULL, 'datasets have no versions');
+
+-- ---- many values ----
+CREATE TABLE varied AS SELECT 'w' || n AS weather, 'day'::text AS timeofday, NULL::text AS scene, ARRAY['c' || n, 'd' || n % 3] AS ann_categories, NULL::boolean[] AS ann_ignored,
+	ARRAY[[0, 0, 10, 10], [0, 0, 50, 50]]::real[] AS ann_bboxes, NULL::real[] AS ann_area, 100 AS width, 100 AS height FROM generate_series(1, 2500) n;
+SELECT results_eq($$SELECT count(*), sum(boxes), sum(small) FROM avcurate.box_sizes('varied')$$, $$VALUES (2503::bigint, 5000::numeric, 2500::numeric)$$, 'thousands of categories, of any table');
+SELECT results_eq($$SELECT divergence, before FROM avcurate.slice_drift('varied', NULL) WHERE variable = 'weather'$$, $$VALUES (0::float8, 2500::bigint)$$, 'and of values');
+SELECT throws_ok($$SELECT avcurate.category_pairs('varied')$$, '54000', 'there are more than 2048 categories or values of a column', 'too many for all pairs of them');
+CREATE VIEW folded AS SELECT weather, ann_categories[2:2] AS ann_categories, ann_ignored FROM varied;
+SELECT is_empty($$SELECT * FROM avcurate.category_pairs('folded')$$, 'a view of fewer, as the hint says');
+DROP TABLE varied CASCADE;
 
 -- ---- versions and drift ----
 UPDATE explored SET timeofday = 'night' WHERE frame_id <= 40;
@@ -65,7 +78,6 @@ SELECT avcurate.create_slice('explored_none', 'explored', 'frame_id < 0') \gset 
 SELECT is_empty($$SELECT * FROM avcurate.slice_drift('explored_all', 1, NULL, 'explored_none') WHERE divergence IS NOT NULL$$, 'no drift against nothing');
 
 -- ---- contact sheets ----
--- (with literals alone, contact_sheet('a', 'b') is that of an evaluation)
 SELECT results_eq($$SELECT avcurate.jpeg_width(s), avcurate.jpeg_height(s) FROM (SELECT avcurate.contact_sheet('explored', array_agg(frame_id)) AS s FROM explored WHERE frame_id <= 5) q$$,
 	-- 3 x 2 cells of 320 x 192 with a line each, gaps of 4, and the title
 	$$VALUES (3 * 324 + 4, 2 * (192 + 3 + 11 + 4) + 18)$$, 'five frames in three columns');
@@ -75,6 +87,11 @@ SELECT ok(avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[]) <> avcurate.c
 SELECT ok(avcurate.contact_sheet('explored', ARRAY[f]) <> avcurate.contact_sheet('explored', ARRAY[f], boxes => true), 'boxes are drawn where asked')
 FROM (SELECT min(frame_id) AS f FROM explored WHERE cardinality(ann_categories) > 0) q;
 SELECT ok(avcurate.contact_sheet('explored', ARRAY[11::bigint]) = avcurate.contact_sheet('explored', ARRAY[11::bigint], boxes => true), 'a frame without labels has none');
+SELECT ok(avcurate.contact_sheet('explored', '{1,2}') = avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[]), 'two literals are a dataset and its frames');
+SELECT ok(avcurate.contact_sheet('explored', '{1,2}', '{a,b}', boxes => true, side => 160) = avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[], ARRAY['a', 'b'], true, side => 160), 'with all that there is');
+SELECT ok(avcurate.contact_sheet('explored', NULL) IS NULL, 'NULL is no frames');
+SELECT throws_ok($$SELECT avcurate.contact_sheet('7', 'missed')$$, '42704', 'evaluation 7 does not exist', 'or an evaluation and a kind');
+SELECT throws_ok($$SELECT avcurate.contact_sheet('nowhere', '{1}')$$, '42P01', 'relation "nowhere" does not exist', 'or neither');
 SELECT ok(avcurate.contact_sheet('explored', NULL::bigint[]) IS NULL AND avcurate.contact_sheet('explored', ARRAY[]::bigint[]) IS NULL, 'no frames, no sheet');
 SELECT throws_ok($$SELECT avcurate.contact_sheet('explored', ARRAY[1,99999]::bigint[])$$, 'P0002', 'frame 99999 is not in dataset public.explored', 'a frame that is not there');
 SELECT throws_ok($$SELECT avcurate.contact_sheet('explored', ARRAY[1,NULL]::bigint[])$$, '22004', 'frame_ids must not contain nulls', 'NULL');

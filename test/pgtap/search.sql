@@ -179,4 +179,16 @@ SELECT is(pg_temp.files(), 1::bigint, 'and files of what is gone go with the nex
 SELECT avcurate.drop_dataset('searched') \gset made_
 DROP FUNCTION search_picture;
 DROP ROLE search_reader, search_columns;
+-- ---- a dataset in a schema that one may not look into ----
+CREATE ROLE outside;
+CREATE SCHEMA walled;
+SELECT avcurate.create_dataset('walled.frames') \gset ignored_
+ALTER TABLE walled.frames ADD v real[];
+GRANT SELECT ON walled.frames TO outside;
+SELECT throws_ok(format($$SET LOCAL ROLE outside; SELECT avcurate.nearest_frames(%s, '{1,2}', 3, NULL, 'v')$$, 'walled.frames'::regclass::oid), '42501',
+	'permission denied for schema walled', 'its number is no way round');
+SELECT avcurate.drop_dataset('walled.frames') \gset ignored_
+DROP SCHEMA walled;
+DROP ROLE outside;
+
 SELECT * FROM finish();

@@ -87,7 +87,7 @@ foreach my $case (
 	[ q{'r', 1, '{odd}', '{val_rest}', '{"val_slice": "frames"}'}, qr/"frames" is not a (tracked )?slice/ ],
 	[ q{'r', 1, '{odd}', '{val_rest}', '{"val_slice": "nowhere"}'}, qr/relation "nowhere" does not exist/ ],
 	[ q{'r', 1, '{odd}', '{val_rest}', '{"seeds": [null]}'}, qr/option "seeds" of run_experiment must hold whole numbers from 0/ ],
-	[ q{'r', 1, '{odd}', '{val_rest}', '{"epoch": 3}'}, qr/train has no option "epoch"/ ])
+	[ q{'r', 1, '{odd}', '{val_rest}', '{"epoch": 3}'}, qr/run_experiment has no option "epoch".*batch_size.*seeds/s ])
 {
 	like(call($case->[0]), $case->[1], "refused: $case->[0]");
 }
