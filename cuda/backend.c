@@ -127,6 +127,7 @@ cuda_open(int device, int threads, EngStatus *status)
 	backend->state = cuda;
 	backend->name = "cuda";
 	backend->threads = threads;
+	backend->gpu = true;
 	eng_cuda_set_table(backend);
 	eng_cuda_kernel_operations(backend);
 	backend->close = cuda_close;

@@ -26,8 +26,8 @@ plan_work(EngKernel *kernel, const EngConvPlace *place,
 }
 
 /*
- * With all that follows the products in one kernel, if cuDNN has one that is
- * on the tensor cores where the products alone would be.  Its ReLU takes what
+ * With as much of what follows the products in the same kernel as there is
+ * one for, on the tensor cores where they can be used.  Its ReLU takes what
  * is not a number for 0, which training must see: there ReLUs are passes of
  * their own.
  */
@@ -35,27 +35,40 @@ static bool
 plan_forward(EngKernel *kernel, const EngConvPlace *place, EngStatus *status)
 {
 	const EngConvShape *s = &kernel->shape;
-	bool		training = s->need_data || s->need_weight;
-	EngConvWork whole = {.direction = ENG_CONV_FORWARD, .bias = true,
-	.relu = s->relu};
-	EngConvWork bare = {.direction = ENG_CONV_FORWARD};
-	EngStatus	ignored = {ENG_OK, ""};
-	EngConvPlan *plan = NULL;
-	EngConvPlan *other;
+	bool		bias = s->bias && !(s->relu && (s->need_data || s->need_weight));
+	const EngConvWork works[3] = {
+		{.direction = ENG_CONV_FORWARD, .sum = true, .bias = true,
+		.relu = true},
+		{.direction = ENG_CONV_FORWARD, .bias = true,
+		.relu = s->relu && !s->sum},
+		{.direction = ENG_CONV_FORWARD}
+	};
+	bool		possible[3] = {bias && s->sum, bias, true};
+	EngConvPlan *found = NULL;
+	int			i;
 
-	if (s->bias && !(s->relu && training))
-		plan = eng_conv_plan(place, s, &whole, &ignored);
-	if (plan != NULL && (s->x_type == ENG_F32 ||
-						 eng_conv_plan_tensor_cores(plan)))
-		return take(kernel, plan);
-	other = eng_conv_plan(place, s, &bare, plan == NULL ? status : &ignored);
-	if (plan != NULL && (other == NULL || !eng_conv_plan_tensor_cores(other)))
+	for (i = 0; i < 3; i++)
 	{
-		eng_conv_plan_free(other);
-		return take(kernel, plan);
+		EngStatus	own = {ENG_OK, ""};
+		EngConvPlan *plan;
+
+		if (!possible[i])
+			continue;
+		plan = eng_conv_plan(place, s, &works[i], found == NULL && i == 2 ?
+							 status : &own);
+		if (plan != NULL && (found == NULL ||
+							 eng_conv_plan_tensor_cores(plan)))
+		{
+			eng_conv_plan_free(found);
+			found = plan;
+		}
+		else
+			eng_conv_plan_free(plan);
+		if (found != NULL && (s->x_type == ENG_F32 ||
+							  eng_conv_plan_tensor_cores(found)))
+			break;
 	}
-	eng_conv_plan_free(plan);
-	return take(kernel, other);
+	return take(kernel, found);
 }
 
 /*

@@ -216,12 +216,33 @@ cuda_kernel_text(const EngKernel *kernel)
 
 /* ---- running ------------------------------------------------------------------- */
 
-static bool
-cuda_conv_forward(EngKernel *kernel, void *y, const void *x,
-				  const float *weight, const float *bias, uint64_t version,
-				  void *workspace, EngStatus *status)
+/* What the plan did not do of it: y = relu(y + add + bias), each if asked. */
+static void
+finish_forward(EngKernel *kernel, void *y, const void *add,
+			   const float *bias)
 {
 	const EngConvShape *s = &kernel->shape;
+	const EngConvWork *done = eng_conv_plan_work(kernel->conv[ENG_CONV_FORWARD]);
+	int64_t		cells = (int64_t) s->n * s->oh * s->ow;
+	bool		relu = s->relu && !done->relu;
+
+	if (done->bias)
+		bias = NULL;
+	if (done->sum)
+		add = NULL;
+	if (bias != NULL || (relu && add == NULL))
+		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, y, bias, cells, s->oc,
+						   relu && add == NULL);
+	if (add != NULL)
+		eng_cuda_add_relu(kernel->cuda, s->y_type, y, s->y_type, y, add,
+						  cells * s->oc);
+}
+
+static bool
+cuda_conv_forward_sum(EngKernel *kernel, void *y, const void *x,
+					  const void *add, const float *weight, const float *bias,
+					  uint64_t version, void *workspace, EngStatus *status)
+{
 	EngConvPlan *plan = kernel->conv[ENG_CONV_FORWARD];
 	EngConvArrays arrays = {.x = x, .y = y,
 	.w = eng_cuda_packed(kernel, weight, version, status)};
@@ -234,15 +255,24 @@ cuda_conv_forward(EngKernel *kernel, void *y, const void *x,
 	if (eng_conv_plan_work(plan)->bias)
 	{
 		arrays.bias = eng_cuda_packed_bias(kernel, bias, version, status);
-		return arrays.bias != NULL &&
-			eng_conv_plan_run(plan, &arrays, workspace, status);
+		if (arrays.bias == NULL)
+			return false;
 	}
+	if (eng_conv_plan_work(plan)->sum)
+		arrays.sum = add;
 	if (!eng_conv_plan_run(plan, &arrays, workspace, status))
 		return false;
-	if (bias != NULL || s->relu)
-		eng_cuda_bias_relu(kernel->cuda, s->y_type, y, y, bias,
-						   (int64_t) s->n * s->oh * s->ow, s->oc, s->relu);
+	finish_forward(kernel, y, add, bias);
 	return true;
+}
+
+static bool
+cuda_conv_forward(EngKernel *kernel, void *y, const void *x,
+				  const float *weight, const float *bias, uint64_t version,
+				  void *workspace, EngStatus *status)
+{
+	return cuda_conv_forward_sum(kernel, y, x, NULL, weight, bias, version,
+								 workspace, status);
 }
 
 static bool
@@ -304,6 +334,7 @@ eng_cuda_kernel_operations(EngBackend *backend)
 	backend->kernel_bytes = cuda_kernel_bytes;
 	backend->kernel_text = cuda_kernel_text;
 	backend->conv_forward = cuda_conv_forward;
+	backend->conv_forward_sum = cuda_conv_forward_sum;
 	backend->conv_backward_data = cuda_conv_backward_data;
 	backend->conv_backward_weight = cuda_conv_backward_weight;
 }

@@ -75,6 +75,7 @@ eng_cuda_open_planner(const char *json, EngStatus *status)
 	eng_cuda_set_table(backend);
 	eng_cuda_kernel_operations(backend);
 	backend->device = false;
+	backend->gpu = true;
 	backend->regions = NULL;
 	backend->close = planner_close;
 	backend->enter = planner_enter;

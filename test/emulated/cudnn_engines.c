@@ -65,6 +65,10 @@ proposals(const CudnnProblem *p, int mode)
 	if (p->beta != 0 && (p->x.type == CUDNN_DATA_HALF ||
 						 p->direction == CUDNN_FILTER))
 		return for_few[0];
+	/* nor is everything there for few channels */
+	if (p->w.size[0] < 8 &&
+		(p->has_add || (p->has_bias && p->x.type == CUDNN_DATA_HALF)))
+		return for_few[0];
 	if (p->w.size[0] < 8)
 		return for_few[m];
 	return p->x.type == CUDNN_DATA_FLOAT ? for_floats[m] : for_halves[m];

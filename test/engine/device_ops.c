@@ -384,6 +384,60 @@ test_conv(const ConvCase *c, EngType type)
 		drop(&gradient[i]);
 }
 
+/*
+ * Inference: bias and ReLU, and a sum before it, which the device may do in
+ * the same kernel.
+ */
+static void
+test_conv_ending(const ConvCase *c, EngType type, bool sum)
+{
+	EngConvShape s = conv_shape(c, type);
+	int64_t		in = (int64_t) s.n * s.h * s.w * s.c;
+	int64_t		out = (int64_t) s.n * s.oh * s.ow * s.oc;
+	Both		x = noise(type, in, -1);
+	Both		weight = noise(ENG_F32, (int64_t) s.oc * s.k * s.k * s.c, -1);
+	Both		bias = noise(ENG_F32, s.oc, -1);
+	Both		add = noise(type, out, -1);
+	Both		y = noise(type, out, -1);
+	EngKernel  *kernels[2];
+	void	   *workspace;
+	bool		ok;
+
+	s.y_type = type;
+	s.bias = true;
+	s.need_data = s.need_weight = s.add_data = false;
+	s.relu = !sum;
+	kernels[0] = ref->conv_plan(ref, &s, &status);
+	s.relu = true;
+	s.sum = sum;
+	kernels[1] = gpu->conv_plan(gpu, &s, &status);
+	ok = kernels[0] != NULL && kernels[1] != NULL;
+	workspace = room(gpu, kernels[1]);
+	ok = ok && ref->conv_forward(kernels[0], y.host, x.host, weight.host,
+								 bias.host, 5, NULL, &status);
+	if (sum)
+		ref->add_relu(ref, type, y.host, type, y.host, add.host, out);
+	ok = ok && (sum ?
+				gpu->conv_forward_sum(kernels[1], y.device, x.device,
+									  add.device, weight.device, bias.device,
+									  5, workspace, &status) :
+				gpu->conv_forward(kernels[1], y.device, x.device,
+								  weight.device, bias.device, 5, workspace,
+								  &status));
+	tap_ok(ok, "%d channels by %dx%d to %d, %sbias and ReLU, %s: %s", s.c,
+		   s.k, s.k, s.oc, sum ? "sum, " : "", eng_type_name(type),
+		   ok ? gpu->kernel_text(kernels[1]) : status.message);
+	same(&y, "  its result", type);
+	gpu->free(gpu, workspace, gpu->kernel_workspace(kernels[1]) + 1);
+	gpu->kernel_free(kernels[1]);
+	ref->kernel_free(kernels[0]);
+	drop(&x);
+	drop(&weight);
+	drop(&bias);
+	drop(&add);
+	drop(&y);
+}
+
 static void
 test_fold(void)
 {
@@ -477,7 +531,14 @@ test_type(EngType type)
 	test_roi_align(type, 40);
 	test_roi_align(type, 131);
 	for (i = 0; i < sizeof(conv_cases) / sizeof(conv_cases[0]); i++)
+	{
 		test_conv(&conv_cases[i], type);
+		if (!conv_cases[i].linear)
+		{
+			test_conv_ending(&conv_cases[i], type, false);
+			test_conv_ending(&conv_cases[i], type, true);
+		}
+	}
 }
 
 int

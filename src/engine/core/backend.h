@@ -52,6 +52,8 @@ typedef struct EngConvShape
 	int32_t		pad;
 	bool		bias;
 	bool		relu;			/* forward only: after the bias */
+	bool		sum;			/* forward only: conv_forward_sum will be called;
+								 * with bias and relu */
 	bool		need_data;		/* backward_data will be called */
 	bool		need_weight;	/* backward_weight will be called */
 	bool		sparse;			/* few rows of the output's gradient are not 0 */
@@ -264,6 +266,7 @@ struct EngBackend
 	int32_t		threads;
 	bool		device;			/* its memory is not the host's: nothing but
 								 * this table reads or writes it */
+	bool		gpu;			/* its kernels are a GPU's, though it may not be here */
 	bool		takes_f16;		/* ENG_F16 can be computed, or planned */
 	const char *lacks_bf16;		/* what the processor needs for it; NULL: it
 								 * can */
@@ -297,6 +300,15 @@ struct EngBackend
 								 const float *weight, const float *bias,
 								 uint64_t version, void *workspace,
 								 EngStatus *status);
+	/*
+	 * With a map of y's size and type added before the ReLU, for shapes that
+	 * say so.  NULL: a backend to which that is of no use.
+	 */
+	bool		(*conv_forward_sum) (EngKernel *kernel, void *y,
+									 const void *x, const void *add,
+									 const float *weight, const float *bias,
+									 uint64_t version, void *workspace,
+									 EngStatus *status);
 	bool		(*conv_backward_data) (EngKernel *kernel, void *dx,
 									   const void *dy, const float *weight,
 									   uint64_t version, void *workspace,

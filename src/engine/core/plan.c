@@ -121,6 +121,24 @@ plan_gradients(EngPlan *plan)
 }
 
 /*
+ * A folded norm's sum and ReLU become the convolution's, too, where the
+ * backend has kernels for that.
+ */
+static void
+fold_sum(EngPlan *plan, EngOp *conv, EngOp *norm)
+{
+	EngType		type = plan->tensors[conv->output[0]].type;
+
+	if (plan->backend->conv_forward_sum == NULL || norm->input_count != 2 ||
+		!norm->relu || plan->tensors[conv->input[0]].type != type ||
+		plan->tensors[norm->input[1]].type != type ||
+		plan->tensors[norm->output[0]].type != type)
+		return;
+	eng_op_input(conv, norm->input[1]);
+	norm->input_count = 1;
+}
+
+/*
  * Without training, a norm behind a convolution becomes part of it.  In bf16
  * that saves a rounding, so that what is kept to be looked at does it too.
  */
@@ -142,6 +160,7 @@ plan_folding(EngPlan *plan)
 			norm->input[0] != conv->output[0])
 			continue;
 		conv->folded = i + 1;
+		fold_sum(plan, conv, norm);
 		conv->relu = norm->relu && norm->input_count == 1;
 		norm->folded = i;
 		if (plan->tensors[norm->output[0]].type ==

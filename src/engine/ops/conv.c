@@ -1,8 +1,8 @@
 /*
  * engine/ops/conv.c
- *		Convolution, with bias and ReLU where asked.
+ *		Convolution, with bias, a sum and ReLU where asked.
  *
- * y[n, i, j, o] = relu(bias[o] + sum over (u, v, c) of
+ * y[n, i, j, o] = relu(bias[o] + add[n, i, j, o] + sum over (u, v, c) of
  *		x[n, i * stride + u - pad, j * stride + v - pad, c] * w[o, u, v, c])
  */
 #include <stdlib.h>
@@ -77,6 +77,7 @@ conv_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	shape.y_type = out->type;
 	shape.bias = op->bias >= 0 || op->folded >= 0;
 	shape.relu = op->relu;
+	shape.sum = op->input_count > 1;
 	shape.sparse = op->sparse;
 	shape.need_data = op->want_gradient[0];
 	shape.add_data = op->add_gradient[0];
@@ -133,6 +134,14 @@ conv_forward(EngPlan *plan, EngOp *op, EngStatus *status)
 		weight = folded->weight;
 		bias = folded->bias;
 	}
+	if (op->input_count > 1)
+		return plan->backend->conv_forward_sum(op->kernel,
+											   eng_op_out_value(plan, op, 0),
+											   eng_op_in_value(plan, op, 0),
+											   eng_op_in_value(plan, op, 1),
+											   weight, bias,
+											   plan->parameters->version,
+											   plan->scratch, status);
 	return plan->backend->conv_forward(op->kernel,
 									   eng_op_out_value(plan, op, 0),
 									   eng_op_in_value(plan, op, 0),
