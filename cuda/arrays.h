@@ -14,8 +14,13 @@ typedef struct EngCudaArrays
 {
 	EngCudaRegions r;
 	void	   *blocks[ENG_CUDA_BLOCKS];	/* on the device */
+	size_t		sizes[ENG_CUDA_BLOCKS];
 	int			block_count;
 	size_t		bytes;
+	uint8_t    *head;			/* the host's copy of the batch's block, */
+	size_t		images_at;		/* behind r.batch; as are */
+	size_t		labels_at;
+	size_t		boxes_at;
 	bool		failed;
 } EngCudaArrays;
 

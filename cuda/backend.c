@@ -20,6 +20,8 @@ cuda_close(EngBackend *backend)
 
 	if (cuda->step != NULL || cuda->sums != NULL)
 		eng_cuda_close_step(cuda);
+	eng_cuda_close_frames(cuda);
+	eng_cuda_close_staging(cuda);
 	eng_cuda_close_blas(cuda);
 	if (cuda->cudnn != NULL)
 		(void) cudnnDestroy(cuda->cudnn);
@@ -107,7 +109,9 @@ start(EngCuda *cuda, EngStatus *status)
 	cuda->cudnn = handle;
 	if (cudnnSetStream(handle, stream) != CUDNN_STATUS_SUCCESS)
 		return eng_fail(status, ENG_DEVICE, "cuDNN takes no stream");
-	return eng_cuda_open_blas(cuda, status) &&
+	return eng_cuda_open_staging(cuda, status) &&
+		eng_cuda_open_frames(cuda, status) &&
+		eng_cuda_open_blas(cuda, status) &&
 		eng_cuda_open_step(cuda, status);
 }
 
@@ -140,6 +144,11 @@ cuda_open(int device, int threads, EngStatus *status)
 	snprintf(backend->device_name, sizeof(backend->device_name), "%s",
 			 cuda->name);
 	backend->memory = cuda->memory;
+	backend->host_memory = (EngHostMemory) {
+		eng_device_host_alloc, eng_device_host_free, cuda->device
+	};
+	eng_cuda_set_graphs(backend);
+	eng_cuda_set_frames(backend);
 	if (cuda->compute < 80)
 		backend->lacks_bf16 = "compute capability 8.0";
 	return backend;

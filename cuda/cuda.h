@@ -40,6 +40,9 @@ typedef struct EngCudaStep
 	EngLossScale loss_scale;
 } EngCudaStep;
 
+typedef struct EngStaging EngStaging;
+typedef struct EngFrames EngFrames;
+
 typedef struct EngCuda
 {
 	void	   *stream;
@@ -53,24 +56,74 @@ typedef struct EngCuda
 	void	   *cudnn;			/* handles of the libraries */
 	void	   *cublas;
 	struct EngPacked *packed;	/* weights that kernels share */
+	EngStaging *staging;		/* device.c */
+	EngFrames  *frames;			/* frames.c; NULL: none are kept */
 } EngCuda;
 
 #define ENG_CUDA_SUMS	4096	/* partial sums of the norm of gradients */
 
-/* ---- device.c: memory; the emulation has its own --------------------------- */
+/* ---- device.c ---------------------------------------------------------------- */
 
-extern void *eng_device_alloc(EngCuda *cuda, size_t size);	/* zeroed */
+extern bool eng_cuda_open_staging(EngCuda *cuda, EngStatus *status);
+extern void eng_cuda_close_staging(EngCuda *cuda);
+
+/* zeroed; where memory is short, kept pictures make room */
+extern void *eng_device_alloc(EngCuda *cuda, size_t size);
+/* the same, but for what others hold */
+extern void *eng_device_try_alloc(EngCuda *cuda, size_t size);
 extern void eng_device_free(EngCuda *cuda, void *memory);
+extern size_t eng_device_left(EngCuda *cuda);	/* bytes; 0: not known */
 extern void eng_device_zero(EngCuda *cuda, void *memory, size_t size);
 /* from is free again when this returns */
 extern bool eng_device_upload(EngCuda *cuda, void *to, const void *from,
 							  size_t size, EngStatus *status);
-/* waits for what came before */
-extern bool eng_device_download(EngCuda *cuda, void *to, const void *from,
-								size_t size, EngStatus *status);
+/* from must stay as it is until the device was waited for, or settle */
+extern bool eng_device_send(EngCuda *cuda, void *to, const void *from,
+							size_t size, EngStatus *status);
+extern void eng_device_settle(EngCuda *cuda);
 extern void eng_device_copy(EngCuda *cuda, void *to, const void *from,
 							size_t size);
+
+/* Copies to the host: waits for them, and for what came before. */
+typedef struct EngFetch
+{
+	void	   *to;
+	const void *from;
+	size_t		size;
+} EngFetch;
+
+extern bool eng_device_fetch(EngCuda *cuda, const EngFetch *parts, int count,
+							 EngStatus *status);
+extern bool eng_device_download(EngCuda *cuda, void *to, const void *from,
+								size_t size, EngStatus *status);
 extern bool eng_device_check(EngCuda *cuda, EngStatus *status);
+
+/* pinned memory of the host's: EngHostMemory */
+extern void *eng_device_host_alloc(int device, size_t size);
+extern void eng_device_host_free(void *memory);
+
+/* ---- frames.c: pictures that the device keeps ---------------------------------- */
+
+typedef struct EngCudaFrame
+{
+	uint8_t    *pixels;			/* on the device */
+	bool		ready;			/* they are there for whoever comes next */
+} EngCudaFrame;
+
+extern bool eng_cuda_open_frames(EngCuda *cuda, EngStatus *status);
+extern void eng_cuda_close_frames(EngCuda *cuda);
+/*
+ * The picture of a key, held until it is released.  Not ready: a place of
+ * size bytes to be filled and then called ready, or lost with its release.
+ * NULL: it is not there, and there is no place for it.
+ */
+extern EngCudaFrame *eng_cuda_frame_take(EngCuda *cuda,
+										 const EngFrameKey *key, size_t size);
+extern void eng_cuda_frame_release(EngCuda *cuda, EngCudaFrame *frame);
+/* Free all that is not held, and keep no more; false: there was nothing. */
+extern bool eng_cuda_frames_give_up(EngCuda *cuda);
+/* The backend's calls. */
+extern void eng_cuda_set_frames(EngBackend *backend);
 
 /* ---- norm.cu ---------------------------------------------------------------- */
 

@@ -53,7 +53,7 @@ image_kernel(T *out, EngCudaRegions r)
 	int64_t		cell = (int64_t) blockIdx.x * blockDim.x + threadIdx.x;
 	int32_t		x = (int32_t) (cell % width);
 	int32_t		y = (int32_t) (cell / width);
-	const uint8_t *rgb = r.pixels + image.pixels;
+	const uint8_t *rgb = image.pixels;
 	int64_t		pitch = 3 * (int64_t) image.original.width;
 	bool		inside;
 	Tap			across = {};

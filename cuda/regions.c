@@ -30,8 +30,9 @@ block(EngCuda *cuda, EngCudaArrays *a, size_t count, size_t size)
 		a->failed = true;
 	else
 	{
+		a->sizes[a->block_count] = (count + 1) * size;
+		a->bytes += a->sizes[a->block_count];
 		a->blocks[a->block_count++] = memory;
-		a->bytes += (count + 1) * size;
 	}
 	return memory;
 }
@@ -46,7 +47,9 @@ larger_block(EngCuda *cuda, EngCudaArrays *a, void *old, size_t count, size_t si
 		if (old != NULL && a->blocks[i] == old)
 		{
 			eng_device_free(cuda, old);
+			a->bytes -= a->sizes[i];
 			a->blocks[i] = a->blocks[--a->block_count];
+			a->sizes[i] = a->sizes[a->block_count];
 			break;
 		}
 	return block(cuda, a, count, size);
@@ -209,20 +212,47 @@ upload_anchors(EngCuda *cuda, const EngCudaArrays *a, const EngRegions *regions,
 	return ok;
 }
 
-/* What grows with the ground truth of a batch. */
+/* Where the parts of the batch's block lie, for so many boxes. */
+static void
+place_head(EngCudaArrays *a)
+{
+	EngCudaRegions *r = &a->r;
+	size_t		images = (sizeof(EngCudaBatch) + 15) / 16 * 16;
+	size_t		labels = images + sizeof(EngCudaImage) * r->images;
+
+	a->images_at = images;
+	a->labels_at = labels;
+	a->boxes_at = (labels + sizeof(int32_t) * r->truth_room + 15) / 16 * 16;
+}
+
+/*
+ * What is the batch's, and what grows with its ground truth.
+ */
 static void
 make_truth(EngCuda *cuda, EngCudaArrays *a, int32_t boxes)
 {
 	EngCudaRegions *r = &a->r;
 	size_t		images = r->images;
+	uint8_t    *head;
+	size_t		size;
 
 	r->truth_room = boxes + boxes / 2 + 64;
-	r->truth_boxes = larger_block(cuda, a, r->truth_boxes, r->truth_room,
-								  4 * sizeof(float));
-	r->truth_labels = larger_block(cuda, a, r->truth_labels, r->truth_room,
-								   sizeof(int32_t));
+	place_head(a);
+	size = a->boxes_at + sizeof(float) * 4 * r->truth_room;
+	free(a->head);
+	a->head = calloc(1, size);
+	head = larger_block(cuda, a, r->batch, size, 1);
 	r->truth_high = larger_block(cuda, a, r->truth_high, r->truth_room,
 								 sizeof(uint32_t));
+	if (a->head == NULL || head == NULL)
+	{
+		a->failed = true;
+		return;
+	}
+	r->batch = (EngCudaBatch *) head;
+	r->image = (EngCudaImage *) (head + a->images_at);
+	r->truth_labels = (int32_t *) (head + a->labels_at);
+	r->truth_boxes = (float *) (head + a->boxes_at);
 	if (!r->train)
 		return;
 	r->roi_room = r->post_top_n + r->truth_room;
@@ -256,6 +286,8 @@ regions_close(EngBackend *backend, EngRegions *regions)
 
 	for (i = 0; a != NULL && i < a->block_count; i++)
 		eng_device_free(backend->state, a->blocks[i]);
+	if (a != NULL)
+		free(a->head);
 	free(a);
 	regions->device = NULL;
 }
@@ -270,8 +302,6 @@ regions_open(EngPlan *plan, EngRegions *regions, EngStatus *status)
 	if (a == NULL)
 		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
 	set_rules(&a->r, regions);
-	a->r.batch = block(cuda, a, 1, sizeof(EngCudaBatch));
-	a->r.image = block(cuda, a, a->r.images, sizeof(EngCudaImage));
 	a->r.roi_boxes = block(cuda, a, a->r.rows, 4 * sizeof(float));
 	a->r.roi_image = block(cuda, a, a->r.rows, sizeof(int32_t));
 	a->r.roi_level = block(cuda, a, a->r.rows, sizeof(int32_t));
@@ -291,100 +321,168 @@ regions_open(EngPlan *plan, EngRegions *regions, EngStatus *status)
 
 /* ---- the batch -------------------------------------------------------------- */
 
-static bool
-upload_truth(EngCuda *cuda, EngCudaArrays *a, const EngRegions *regions,
-			 EngStatus *status)
+static void
+release_pictures(EngCuda *cuda, int32_t count, EngCudaFrame **taken)
 {
-	EngCudaRegions *r = &a->r;
-	int32_t		total = 0;
-	int32_t		at = 0;
 	int32_t		i;
 
-	for (i = 0; r->train && i < r->images; i++)
-		total += regions->truth[i].count;
-	if (total > r->truth_room)
-		make_truth(cuda, a, total);
-	if (a->failed)
-		return no_room(status, r);
-	if (total > 0 &&
-		!eng_device_upload(cuda, r->truth_boxes, regions->truth_boxes,
-						   sizeof(float) * 4 * total, status))
-		return false;
-	for (i = 0; total > 0 && i < r->images; i++)
-	{
-		const EngGroundTruth *truth = &regions->truth[i];
-
-		if (truth->count > 0 &&
-			!eng_device_upload(cuda, r->truth_labels + at, truth->labels,
-							   sizeof(int32_t) * truth->count, status))
-			return false;
-		at += truth->count;
-	}
-	return true;
+	for (i = 0; i < count; i++)
+		if (taken[i] != NULL)
+			eng_cuda_frame_release(cuda, taken[i]);
+	free(taken);
 }
 
+static size_t
+picture_bytes(const EngFrame *frame)
+{
+	return (size_t) frame->width * frame->height * 3;
+}
+
+/* Room for the pictures that have no place of their own. */
 static bool
-upload_pixels(EngCuda *cuda, EngCudaArrays *a, const EngFrame *frames,
-			  EngStatus *status)
+room_for_pixels(EngCuda *cuda, EngCudaArrays *a, const EngFrame *frames,
+				EngCudaFrame *const *taken, EngStatus *status)
 {
 	EngCudaRegions *r = &a->r;
 	size_t		total = 0;
 	int32_t		i;
 
 	for (i = 0; i < r->images; i++)
-		total += (size_t) frames[i].width * frames[i].height * 3;
-	if (total > r->pixel_room)
-	{
-		r->pixel_room = total;
-		r->pixels = larger_block(cuda, a, r->pixels, total, 1);
-		if (a->failed)
-			return no_room(status, r);
-	}
-	total = 0;
+		if (taken[i] == NULL)
+			total += picture_bytes(&frames[i]);
+	if (total <= r->pixel_room)
+		return true;
+	r->pixel_room = total;
+	r->pixels = larger_block(cuda, a, r->pixels, total, 1);
+	return !a->failed || no_room(status, r);
+}
+
+/*
+ * The pictures on the device: those kept there as they are, the others sent.
+ */
+static bool
+send_pictures(EngCuda *cuda, EngCudaArrays *a, const EngFrame *frames,
+			  EngCudaFrame **taken, EngStatus *status)
+{
+	EngCudaRegions *r = &a->r;
+	EngCudaImage *images = (EngCudaImage *) (a->head + a->images_at);
+	uint8_t    *pixels;
+	int32_t		i;
+
+	for (i = 0; i < r->images; i++)
+		taken[i] = eng_cuda_frame_take(cuda, &frames[i].key,
+									   picture_bytes(&frames[i]));
+	if (!room_for_pixels(cuda, a, frames, taken, status))
+		return false;
+	pixels = r->pixels;
 	for (i = 0; i < r->images; i++)
 	{
-		size_t		size = (size_t) frames[i].width * frames[i].height * 3;
+		uint8_t    *to = taken[i] != NULL ? taken[i]->pixels : pixels;
 
-		if (!eng_device_upload(cuda, r->pixels + total, frames[i].rgb, size,
-							   status))
+		images[i].pixels = to;
+		if (taken[i] == NULL)
+			pixels += picture_bytes(&frames[i]);
+		else if (taken[i]->ready)
+			continue;
+		if (frames[i].rgb == NULL)
+			return eng_fail(status, ENG_INTERNAL,
+							"a frame is no longer on the device");
+		if (!eng_device_send(cuda, to, frames[i].rgb,
+							 picture_bytes(&frames[i]), status))
 			return false;
-		total += size;
+		/* what comes after on the stream finds it there */
+		if (taken[i] != NULL)
+			taken[i]->ready = true;
 	}
 	return true;
 }
 
-static bool
-upload_images(EngCuda *cuda, const EngCudaArrays *a, const EngRegions *regions,
-			  const EngFrame *frames, EngStatus *status)
+static void
+fill_images(EngCudaArrays *a, const EngRegions *regions,
+			const EngFrame *frames)
 {
 	const EngCudaRegions *r = &a->r;
-	EngCudaBatch batch = {regions->seed, regions->step, regions->loss_scale};
-	EngCudaImage *images = calloc(r->images, sizeof(EngCudaImage));
-	int64_t		pixels = 0;
+	EngCudaImage *images = (EngCudaImage *) (a->head + a->images_at);
+	int32_t    *labels = (int32_t *) (a->head + a->labels_at);
 	int32_t		truth = 0;
 	int32_t		i;
-	bool		ok;
 
-	if (images == NULL)
-		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
 	for (i = 0; i < r->images; i++)
 	{
 		EngCudaImage *image = &images[i];
+		int32_t		count = r->train ? regions->truth[i].count : 0;
 
 		image->resized = regions->resized[i];
 		image->original = regions->original[i];
 		image->position = regions->position[i];
-		image->pixels = pixels;
 		image->flip = frames[i].flip;
 		image->truth_first = truth;
-		image->truth_count = r->train ? regions->truth[i].count : 0;
-		truth += image->truth_count;
-		pixels += (int64_t) frames[i].width * frames[i].height * 3;
+		image->truth_count = count;
+		if (count > 0)
+			memcpy(labels + truth, regions->truth[i].labels,
+				   sizeof(int32_t) * count);
+		truth += count;
 	}
-	ok = eng_device_upload(cuda, r->image, images,
-						   sizeof(EngCudaImage) * r->images, status) &&
-		eng_device_upload(cuda, r->batch, &batch, sizeof(batch), status);
-	free(images);
+}
+
+/*
+ * Sizes, ground truth and numbers of the batch, in one piece.
+ */
+static bool
+upload_head(EngCuda *cuda, EngCudaArrays *a, const EngRegions *regions,
+			const EngFrame *frames, int32_t boxes, EngStatus *status)
+{
+	EngCudaBatch *batch = (EngCudaBatch *) a->head;
+
+	*batch = (EngCudaBatch) {
+		regions->seed, regions->step, regions->loss_scale
+	};
+	fill_images(a, regions, frames);
+	if (boxes > 0)
+		memcpy(a->head + a->boxes_at, regions->truth_boxes,
+			   sizeof(float) * 4 * boxes);
+	return eng_device_upload(cuda, a->r.batch, a->head, a->boxes_at +
+							 sizeof(float) * 4 * boxes, status);
+}
+
+/* Room for the boxes of the batch, which are *boxes. */
+static bool
+room_for_truth(EngCuda *cuda, EngCudaArrays *a, EngRegions *regions,
+			   int32_t *boxes, EngStatus *status)
+{
+	int32_t		i;
+
+	*boxes = 0;
+	for (i = 0; a->r.train && i < a->r.images; i++)
+		*boxes += regions->truth[i].count;
+	if (*boxes > a->r.truth_room)
+	{
+		make_truth(cuda, a, *boxes);
+		regions->moves++;
+	}
+	return !a->failed || no_room(status, &a->r);
+}
+
+static bool
+set_batch(EngPlan *plan, EngRegions *regions, const EngFrame *frames,
+		  EngStatus *status)
+{
+	EngCuda    *cuda = cuda_of(plan);
+	EngCudaArrays *a = eng_cuda_arrays(regions);
+	EngCudaFrame **taken = calloc(a->r.images, sizeof(*taken));
+	int32_t		boxes;
+	bool		ok;
+
+	if (taken == NULL)
+		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
+	ok = room_for_truth(cuda, a, regions, &boxes, status) &&
+		send_pictures(cuda, a, frames, taken, status) &&
+		upload_head(cuda, a, regions, frames, boxes, status);
+	if (ok)
+		eng_cuda_image_input(cuda, eng_plan_value(plan, plan->input),
+							 plan->tensors[plan->input].type, &a->r);
+	/* memory that is freed from here on is freed behind the input */
+	release_pictures(cuda, a->r.images, taken);
 	return ok;
 }
 
@@ -392,21 +490,18 @@ static bool
 regions_input(EngPlan *plan, EngRegions *regions, const EngFrame *frames,
 			  EngStatus *status)
 {
-	EngCuda    *cuda = cuda_of(plan);
 	EngCudaArrays *a = eng_cuda_arrays(regions);
+	size_t		before = a->bytes;
+	bool		ok;
 
 	/* from here on the draws are the device's */
 	if (a->r.train && eng_regions_in_order(regions) &&
-		!eng_device_upload(cuda, a->r.mt, regions->mt, sizeof(EngMt19937),
-						   status))
+		!eng_device_upload(cuda_of(plan), a->r.mt, regions->mt,
+						   sizeof(EngMt19937), status))
 		return false;
-	if (!upload_truth(cuda, a, regions, status) ||
-		!upload_pixels(cuda, a, frames, status) ||
-		!upload_images(cuda, a, regions, frames, status))
-		return false;
-	eng_cuda_image_input(cuda, eng_plan_value(plan, plan->input),
-						 plan->tensors[plan->input].type, &a->r);
-	return true;
+	ok = set_batch(plan, regions, frames, status);
+	regions->bytes += a->bytes - before;
+	return ok;
 }
 
 /* ---- what recorded runs give instead ---------------------------------------- */
@@ -600,26 +695,26 @@ regions_postprocess(EngPlan *plan, EngRegions *regions, const float *logits,
 
 static bool
 read_detections(EngCuda *cuda, const EngCudaRegions *r, EngRegions *regions,
-				EngStatus *status)
+				int32_t *live, EngStatus *status)
 {
 	size_t		most = (size_t) r->images * r->detections;
 	int32_t    *counts = calloc(r->images, sizeof(int32_t));
+	EngFetch	parts[] = {
+		{live, r->live, sizeof(*live)},
+		{counts, r->detection_count, sizeof(int32_t) * r->images},
+		{regions->detection_boxes, r->detection_boxes,
+		sizeof(float) * 4 * most},
+		{regions->detection_scores, r->detection_scores,
+		sizeof(float) * most},
+		{regions->detection_labels, r->detection_labels,
+		sizeof(int32_t) * most}
+	};
 	int32_t		i;
 	bool		ok;
 
 	if (counts == NULL)
 		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
-	ok = eng_device_download(cuda, counts, r->detection_count,
-							 sizeof(int32_t) * r->images, status) &&
-		eng_device_download(cuda, regions->detection_boxes,
-							r->detection_boxes, sizeof(float) * 4 * most,
-							status) &&
-		eng_device_download(cuda, regions->detection_scores,
-							r->detection_scores, sizeof(float) * most,
-							status) &&
-		eng_device_download(cuda, regions->detection_labels,
-							r->detection_labels, sizeof(int32_t) * most,
-							status);
+	ok = eng_device_fetch(cuda, parts, 5, status);
 	for (i = 0; ok && i < r->images; i++)
 		regions->detections[i].count = counts[i];
 	free(counts);
@@ -627,22 +722,32 @@ read_detections(EngCuda *cuda, const EngCudaRegions *r, EngRegions *regions,
 }
 
 static bool
+read_losses(EngCuda *cuda, const EngCudaRegions *r, EngRegions *regions,
+			int32_t *live, EngStatus *status)
+{
+	EngCudaStep step;
+	EngFetch	parts[] = {
+		{live, r->live, sizeof(*live)}, {&step, cuda->step, sizeof(step)}
+	};
+
+	if (!eng_device_fetch(cuda, parts, 2, status))
+		return false;
+	regions->rpn_loss = (EngRpnLoss) {step.rpn_loss[0], step.rpn_loss[1]};
+	regions->roi_loss = (EngRoiLoss) {step.roi_loss[0], step.roi_loss[1]};
+	return true;
+}
+
+static bool
 regions_results(EngPlan *plan, EngRegions *regions, EngStatus *status)
 {
 	EngCuda    *cuda = cuda_of(plan);
 	const EngCudaRegions *r = &eng_cuda_arrays(regions)->r;
-	EngCudaStep step;
 	int32_t		live;
 
-	if (!eng_device_download(cuda, &live, r->live, sizeof(live), status))
+	if (!(r->train ? read_losses(cuda, r, regions, &live, status) :
+		  read_detections(cuda, r, regions, &live, status)))
 		return false;
 	plan->live_rois = regions->live = live;
-	if (!r->train)
-		return read_detections(cuda, r, regions, status);
-	if (!eng_device_download(cuda, &step, cuda->step, sizeof(step), status))
-		return false;
-	regions->rpn_loss = (EngRpnLoss) {step.rpn_loss[0], step.rpn_loss[1]};
-	regions->roi_loss = (EngRoiLoss) {step.roi_loss[0], step.roi_loss[1]};
 	return true;
 }
 

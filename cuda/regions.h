@@ -15,7 +15,10 @@ extern "C"
 {
 #endif
 
-/* What is the batch's: one block that goes to the device at its start. */
+/*
+ * What is the batch's goes to the device at its start in one block: this, the
+ * images, labels and boxes of the ground truth.
+ */
 typedef struct EngCudaBatch
 {
 	uint64_t	seed;
@@ -28,7 +31,7 @@ typedef struct EngCudaImage
 	EngSize		resized;
 	EngSize		original;
 	uint64_t	position;
-	int64_t		pixels;			/* where its pixels start */
+	const uint8_t *pixels;		/* (height, width, 3) of the original */
 	int32_t		truth_first;	/* box */
 	int32_t		truth_count;
 	int32_t		flip;
@@ -62,7 +65,7 @@ typedef struct EngCudaRegions
 	/* of the batch */
 	EngCudaBatch *batch;
 	EngCudaImage *image;		/* (P) */
-	uint8_t    *pixels;
+	uint8_t    *pixels;			/* of pictures that are not kept */
 	size_t		pixel_room;		/* bytes */
 	float	   *truth_boxes;	/* (truth_room, 4) */
 	int32_t    *truth_labels;

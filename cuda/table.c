@@ -46,6 +46,12 @@ cuda_copy(EngBackend *backend, void *to, const void *from, size_t size)
 }
 
 static void
+cuda_settle(EngBackend *backend)
+{
+	eng_device_settle(cuda_of(backend));
+}
+
+static void
 cuda_fill(EngBackend *backend, float *x, int64_t count)
 {
 	eng_device_zero(cuda_of(backend), x, sizeof(float) * count);
@@ -278,6 +284,7 @@ eng_cuda_set_table(EngBackend *backend)
 	backend->upload = cuda_upload;
 	backend->download = cuda_download;
 	backend->copy = cuda_copy;
+	backend->settle = cuda_settle;
 	backend->fold = cuda_fold;
 	backend->norm_workspace = norm_workspace;
 	backend->norm_forward = norm_forward;

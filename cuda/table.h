@@ -17,4 +17,7 @@ extern void eng_cuda_set_table(EngBackend *backend);
 extern bool eng_cuda_open_step(EngCuda *cuda, EngStatus *status);
 extern void eng_cuda_close_step(EngCuda *cuda);
 
+/* graph.c */
+extern void eng_cuda_set_graphs(EngBackend *backend);
+
 #endif

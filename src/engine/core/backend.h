@@ -246,6 +246,18 @@ typedef enum EngSumType
 	ENG_SUM_F64
 } EngSumType;
 
+/*
+ * Memory of the host's from which a device copies without help, for any
+ * thread, also after the backend is closed.  alloc gives NULL where no more of
+ * it is to be had, and is NULL where there is none.
+ */
+typedef struct EngHostMemory
+{
+	void	   *(*alloc) (int device, size_t size);
+	void		(*free) (void *memory);
+	int			device;
+} EngHostMemory;
+
 /* What a picture shows: equal keys, equal pixels.  Zeroes: not known. */
 typedef struct EngFrameKey
 {
@@ -459,14 +471,9 @@ struct EngBackend
 	void		(*graph_free) (EngBackend *backend, EngGraph *graph);
 	size_t		(*graph_bytes) (const EngGraph *graph);
 
-	/*
-	 * Of a device that can, else NULL: memory of the host's that the device
-	 * reads by itself; NULL: no more of it is to be had.  For any thread; to
-	 * be freed also after close.
-	 */
-	void	   *(*host_alloc) (EngBackend *backend, size_t size);
-	void		(*host_free) (void *memory);
-	/* wait until pictures given to regions->input have been read */
+	/* memory of the host's that the device reads by itself */
+	EngHostMemory host_memory;
+	/* of a device: wait until pictures given to regions->input were read */
 	void		(*settle) (EngBackend *backend);
 
 	/*

@@ -284,7 +284,14 @@ check_limit(const EngDetector *detector, const EngPlan *plan,
 		m.workspace = plan->workspace;
 	snprintf(what, sizeof(what), "batch of %d at %dx%d", plan->request.n,
 			 plan->request.w, plan->request.h);
-	return check_memory(detector, &m, what, status);
+	if (!check_memory(detector, &m, what, status))
+		return false;
+	/* pictures that a device keeps have what the limit leaves */
+	if (detector->backend->frame_room != NULL && detector->memory_limit > 0)
+		detector->backend->frame_room(detector->backend,
+									  detector->memory_limit -
+									  eng_memory_total(&m));
+	return true;
 }
 
 /*

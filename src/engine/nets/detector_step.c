@@ -31,7 +31,9 @@ check_size(const EngDetector *detector, const EngFrame *frame, bool train,
 	EngResizeRule rule = eng_detector_resize(c, train);
 	int32_t		i;
 
-	if (frame->rgb == NULL || frame->width < 1 || frame->height < 1 ||
+	if ((frame->rgb == NULL && (detector->backend->frame_hold == NULL ||
+								!eng_frame_key_is_set(&frame->key))) ||
+		frame->width < 1 || frame->height < 1 ||
 		frame->width > MOST_SIDE || frame->height > MOST_SIDE)
 		return eng_fail(status, ENG_BAD_ARGUMENT,
 						"frame %" PRId64 " of %dx%d pixels cannot be used",
@@ -505,10 +507,9 @@ go_on(EngDetector *detector, EngKeptPlan *kept, const EngShare *share,
 	return true;
 }
 
-bool
-eng_detector_train_share(EngDetector *detector, const EngShare *share,
-						 const EngStepInfo *info, EngStepResult *result,
-						 EngStatus *status)
+static bool
+train_share(EngDetector *detector, const EngShare *share,
+			const EngStepInfo *info, EngStepResult *result, EngStatus *status)
 {
 	EngKeptPlan *kept = NULL;
 	int			i;
@@ -537,6 +538,26 @@ eng_detector_train_share(EngDetector *detector, const EngShare *share,
 		status->code != ENG_NUMERIC)
 		eng_ranks_break(detector->backend->ranks);
 	return false;
+}
+
+/*
+ * The caller may use the frames' memory again after a failure, too.
+ */
+static bool
+settled(EngDetector *detector, bool ok)
+{
+	if (detector->backend->settle != NULL)
+		detector->backend->settle(detector->backend);
+	return ok;
+}
+
+bool
+eng_detector_train_share(EngDetector *detector, const EngShare *share,
+						 const EngStepInfo *info, EngStepResult *result,
+						 EngStatus *status)
+{
+	return settled(detector, train_share(detector, share, info, result,
+										 status));
 }
 
 bool
@@ -585,9 +606,9 @@ eng_detector_check_finite(const EngDetector *detector, EngStatus *status)
 	return true;
 }
 
-bool
-eng_detector_infer_share(EngDetector *detector, const EngShare *share,
-						 EngDetections *out, EngStatus *status)
+static bool
+infer_share(EngDetector *detector, const EngShare *share,
+			EngDetections *out, EngStatus *status)
 {
 	EngKeptPlan *kept;
 	int			i;
@@ -602,6 +623,13 @@ eng_detector_infer_share(EngDetector *detector, const EngShare *share,
 	for (i = 0; i < share->n; i++)
 		out[i] = kept->regions->detections[i];
 	return true;
+}
+
+bool
+eng_detector_infer_share(EngDetector *detector, const EngShare *share,
+						 EngDetections *out, EngStatus *status)
+{
+	return settled(detector, infer_share(detector, share, out, status));
 }
 
 bool
