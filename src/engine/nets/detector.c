@@ -509,6 +509,14 @@ eng_detector_set_pictures(EngDetector *detector, size_t bytes)
 	(void) eng_group_each(detector->group, set_pictures, &bytes, &ignored);
 }
 
+EngBackend *
+eng_detector_keeper(EngDetector *detector)
+{
+	/* which rank a frame goes to is not known before its batch is */
+	return detector->backend->frame_hold != NULL && detector->group == NULL ?
+		detector->backend : NULL;
+}
+
 const EngBackend *
 eng_detector_backend(const EngDetector *detector)
 {

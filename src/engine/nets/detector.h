@@ -236,6 +236,11 @@ extern int32_t eng_detector_threads(const EngDetector *detector);
 extern int64_t eng_detector_graphs_run(const EngDetector *detector,
 									   const char **note);
 
+/*
+ * What keeps pictures for it (frame_hold, frame_release); NULL: nothing does.
+ */
+extern EngBackend *eng_detector_keeper(EngDetector *detector);
+
 /* What computes it. */
 extern const EngBackend *eng_detector_backend(const EngDetector *detector);
 extern const EngDetectorConfig *eng_detector_config(const EngDetector *detector);
