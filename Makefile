@@ -237,7 +237,7 @@ GPU_LIB        = $(GPU_KIT)/usr/lib/x86_64-linux-gnu
 ENGINE_LIBS   := -L$(GPU_LIB) -Wl,--disable-new-dtags -Wl,-rpath,$(GPU_LIB) -Wl,-rpath-link,$(GPU_LIB) $(ENGINE_LIBS)
 PLAIN_LIBS    := -L$(GPU_LIB) $(PLAIN_LIBS)
 endif
-GPU_TESTS = device_ops device_tokens net_backends net_training net_repeat net_f16 \
+GPU_TESTS = device_ops device_tokens net_backends net_training net_repeat net_f16 net_graphs \
             golden devices
 gpu-tests: $(ENGINE) $(GPU_TESTS:%=build/test/%) $(EMULATED) build/emulated/other.so
 check-gpu:
