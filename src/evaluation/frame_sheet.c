@@ -22,8 +22,18 @@
 
 PG_FUNCTION_INFO_V1(avc_contact_sheet_frames);
 
-static const EngColour green = {40, 220, 60, 255};
-static const EngColour grey = {170, 170, 170, 255};
+#define MAX_KEYS 24				/* of a legend */
+
+/* Classes that are found everywhere look alike in all sheets. */
+static const AvcSheetKey known_keys[] = {
+	{"car", {40, 220, 60, 255}}, {"person", {255, 60, 60, 255}},
+	{"rider", {255, 150, 30, 255}}, {"truck", {0, 200, 255, 255}},
+	{"bus", {80, 130, 255, 255}}, {"train", {180, 110, 255, 255}},
+	{"motorcycle", {255, 90, 220, 255}}, {"bicycle", {250, 230, 40, 255}},
+	{"traffic light", {255, 255, 255, 255}}, {"traffic sign", {0, 235, 190, 255}}
+};
+static const AvcSheetKey ignored_key = {"ignored", {140, 140, 140, 255}};
+static const AvcSheetKey other_key = {"others", {255, 190, 170, 255}};
 
 /* Arguments. */
 enum
@@ -39,6 +49,8 @@ typedef struct FrameSheet
 	SPIPlanPtr	plan;
 	bool		has_boxes;
 	int			side;			/* pixels */
+	AvcSheetKey keys[MAX_KEYS];
+	int			key_count;
 } FrameSheet;
 
 static void
@@ -52,19 +64,63 @@ refuse_argument(const char *message, const char *hint)
 
 /* ---- one frame ------------------------------------------------------- */
 
-/* Outline the labelled boxes, those that are ignored in grey. */
-static void
-draw_labels(EngImage *cell, float scale)
+/* The colour of the boxes of that name, which enters the legend. */
+static EngColour
+add_key(FrameSheet *sheet, const char *name, MemoryContext keep)
+{
+	AvcSheetKey key = {name, other_key.colour};
+	int			i;
+
+	for (i = 0; i < sheet->key_count; i++)
+		if (strcmp(sheet->keys[i].name, name) == 0)
+			return sheet->keys[i].colour;
+	for (i = 0; i < lengthof(known_keys); i++)
+		if (strcmp(known_keys[i].name, name) == 0)
+			key.colour = known_keys[i].colour;
+	if (strcmp(name, ignored_key.name) == 0)
+		key.colour = ignored_key.colour;
+	/* the last place is for all that have none */
+	if (sheet->key_count >= MAX_KEYS - 1)
+		key.name = other_key.name;
+	if (sheet->key_count < MAX_KEYS)
+	{
+		key.name = MemoryContextStrdup(keep, key.name);
+		sheet->keys[sheet->key_count++] = key;
+	}
+	return key.colour;
+}
+
+/* Elements of an array column of the row; 0 for NULL. */
+static int
+read_elements(const char *column, Oid type, int width, bool by_value, char align,
+			  Datum **elements, bool **nulls)
 {
 	bool		is_null;
-	bool		is_unknown;
+	Datum		array = avc_spi_column(0, column, &is_null);
+	int			count = 0;
+
+	if (!is_null)
+		deconstruct_array(DatumGetArrayTypeP(array), type, width, by_value,
+						  align, elements, nulls, &count);
+	return count;
+}
+
+/* Outline the labelled boxes in the colours of their categories. */
+static void
+draw_labels(FrameSheet *sheet, EngImage *cell, float scale, MemoryContext keep)
+{
+	bool		is_null;
 	Datum		boxes = avc_spi_column(0, "ann_bboxes", &is_null);
-	Datum		ignored = avc_spi_column(0, "ann_ignored", &is_unknown);
 	ArrayType  *array;
-	Datum	   *flags = NULL;
-	bool	   *nulls = NULL;
+	Datum	   *flags;
+	bool	   *no_flag;
+	Datum	   *names;
+	bool	   *no_name;
 	const float4 *corners;
-	int			flag_count = 0;
+	int			flag_count = read_elements("ann_ignored", BOOLOID, 1, true,
+										   TYPALIGN_CHAR, &flags, &no_flag);
+	int			name_count = read_elements("ann_categories", TEXTOID, -1, false,
+										   TYPALIGN_INT, &names, &no_name);
 	int			count;
 	int			i;
 
@@ -75,19 +131,18 @@ draw_labels(EngImage *cell, float scale)
 	corners = (const float4 *) ARR_DATA_PTR(array);
 	if (array_contains_nulls(array))
 		return;
-	if (!is_unknown)
-		deconstruct_array(DatumGetArrayTypeP(ignored), BOOLOID, 1, true,
-						  TYPALIGN_CHAR, &flags, &nulls, &flag_count);
 	for (i = 0; i < count; i++)
 	{
-		bool		is_ignored = i < flag_count && !nulls[i] &&
-		DatumGetBool(flags[i]);
+		const char *name = i < name_count && !no_name[i] ?
+		TextDatumGetCString(names[i]) : other_key.name;
 		EngRectangle box = {
 			corners[4 * i] * scale, corners[4 * i + 1] * scale,
 			corners[4 * i + 2] * scale, corners[4 * i + 3] * scale
 		};
 
-		eng_draw_outline(cell, box, 1, is_ignored ? grey : green);
+		if (i < flag_count && !no_flag[i] && DatumGetBool(flags[i]))
+			name = ignored_key.name;
+		eng_draw_outline(cell, box, 1, add_key(sheet, name, keep));
 	}
 }
 
@@ -99,7 +154,7 @@ tell_frame(void *argument)
 
 /* A frame as a small picture; its own context is reset by the caller. */
 static EngImage
-make_cell(const FrameSheet *sheet, int64 frame_id, MemoryContext keep)
+make_cell(FrameSheet *sheet, int64 frame_id, MemoryContext keep)
 {
 	ErrorContextCallback callback = {error_context_stack, tell_frame, &frame_id};
 	Datum		value = Int64GetDatum(frame_id);
@@ -127,7 +182,7 @@ make_cell(const FrameSheet *sheet, int64 frame_id, MemoryContext keep)
 	cell = avc_sheet_shrink(sheet->tools, DatumGetByteaPP(image), sheet->side,
 							&scale);
 	if (sheet->has_boxes)
-		draw_labels(&cell, scale);
+		draw_labels(sheet, &cell, scale, keep);
 	error_context_stack = callback.previous;
 	kept = cell;
 	kept.pixels = MemoryContextAlloc(keep, eng_image_bytes(&cell));
@@ -266,7 +321,7 @@ avc_contact_sheet_frames(PG_FUNCTION_ARGS)
 	sheet.sql = psprintf("SELECT image_bytes::pg_catalog.bytea%s FROM %s WHERE frame_id "
 						 "OPERATOR(pg_catalog.=) $1",
 						 sheet.has_boxes ? ", ann_bboxes::pg_catalog.float4[], "
-						 "ann_ignored::pg_catalog.bool[]" : "",
+						 "ann_ignored::pg_catalog.bool[], ann_categories::pg_catalog.text[]" : "",
 						 sheet.dataset->quoted_name);
 	sheet.tools = avc_sheet_tools();
 	cells = make_cells(&sheet, ids, count);
@@ -274,6 +329,7 @@ avc_contact_sheet_frames(PG_FUNCTION_ARGS)
 	title = PG_ARGISNULL(ARG_TITLE) ?
 		psprintf("%s: %d frames", sheet.dataset->table_name, count) :
 		text_to_cstring(PG_GETARG_TEXT_PP(ARG_TITLE));
-	image = avc_sheet_compose(cells, count, title);
+	image = avc_sheet_compose(cells, count, title,
+							  (AvcSheetLegend) {sheet.keys, sheet.key_count});
 	PG_RETURN_BYTEA_P(avc_sheet_encode(sheet.tools, &image));
 }

@@ -435,6 +435,7 @@ avc_contact_sheet(PG_FUNCTION_ARGS)
 	sheet = avc_sheet_compose(cells, count,
 							  psprintf("evaluation %lld, %s, checkpoint %lld: %s",
 									   (long long) info.evaluation, info.model,
-									   (long long) info.checkpoint, kind));
+									   (long long) info.checkpoint, kind),
+							  (AvcSheetLegend) {NULL, 0});
 	PG_RETURN_BYTEA_P(avc_sheet_encode(tools, &sheet));
 }

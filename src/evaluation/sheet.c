@@ -9,7 +9,6 @@
 #include "utils/memutils.h"
 
 #include "evaluation/sheet.h"
-#include "image/draw.h"
 #include "image/jpeg.h"
 #include "image/resize.h"
 
@@ -18,6 +17,7 @@
 #define MAX_LINES 3				/* of a caption */
 #define LINE_HEIGHT (ENG_FONT_HEIGHT + 2)
 #define TITLE_HEIGHT 14
+#define KEY_SIDE 8				/* of the square of a colour */
 
 static const EngColour white = {255, 255, 255, 255};
 
@@ -178,8 +178,43 @@ draw_caption(EngImage *sheet, const Caption *caption, int x, int y)
 					  pnstrdup(caption->starts[i], caption->lengths[i]), white);
 }
 
+/*
+ * Draw the legend below the title, in lines of that many pixels; returns their
+ * number.  Without a sheet it only counts them.
+ */
+static int
+put_legend(EngImage *sheet, AvcSheetLegend legend, int width)
+{
+	int			lines = legend.count > 0;
+	int			x = 6;
+	int			i;
+
+	for (i = 0; i < legend.count; i++)
+	{
+		const AvcSheetKey *key = &legend.keys[i];
+		int			needs = KEY_SIDE + 3 + eng_draw_text_width(key->name, 1) + 10;
+
+		if (x + needs > width && x > 6)
+		{
+			x = 6;
+			lines++;
+		}
+		if (sheet != NULL)
+		{
+			int			y = 4 + lines * TITLE_HEIGHT;
+			EngRectangle square = {x, y, x + KEY_SIDE, y + KEY_SIDE};
+
+			eng_draw_filled(sheet, square, key->colour);
+			eng_draw_text(sheet, x + KEY_SIDE + 3, y, 1, key->name, white);
+		}
+		x += needs;
+	}
+	return lines;
+}
+
 EngImage
-avc_sheet_compose(const AvcSheetCell *cells, int count, const char *title)
+avc_sheet_compose(const AvcSheetCell *cells, int count, const char *title,
+				  AvcSheetLegend legend)
 {
 	EngImage	sheet = {.channels = 3};
 	Caption    *captions = palloc_array(Caption, count);
@@ -188,6 +223,7 @@ avc_sheet_compose(const AvcSheetCell *cells, int count, const char *title)
 	int			width = 0;
 	int			height = 0;
 	int			lines = 1;
+	int			top;
 	int			i;
 
 	for (i = 0; i < count; i++)
@@ -205,14 +241,16 @@ avc_sheet_compose(const AvcSheetCell *cells, int count, const char *title)
 	sheet.width = Max(columns * (width + GAP) + GAP,
 					  eng_draw_text_width(title, 1) + 12);
 	sheet.width = Min(sheet.width, ENG_JPEG_MAX_SIDE);
-	sheet.height = rows * (height + GAP) + TITLE_HEIGHT + GAP;
+	top = TITLE_HEIGHT * (1 + put_legend(NULL, legend, sheet.width)) + GAP;
+	sheet.height = rows * (height + GAP) + top;
 	sheet.pixels = palloc_extended(eng_image_bytes(&sheet), MCXT_ALLOC_HUGE);
 	memset(sheet.pixels, 32, eng_image_bytes(&sheet));
 	eng_draw_text(&sheet, 6, 4, 1, title, white);
+	put_legend(&sheet, legend, sheet.width);
 	for (i = 0; i < count; i++)
 	{
 		int			x = GAP + i % columns * (width + GAP);
-		int			y = TITLE_HEIGHT + GAP + i / columns * (height + GAP);
+		int			y = top + i / columns * (height + GAP);
 
 		paste(&sheet, &cells[i].image, x, y);
 		draw_caption(&sheet, &captions[i], x, y + cells[i].image.height + 3);

@@ -6,7 +6,7 @@
 #define AVC_EVALUATION_SHEET_H
 
 #include "engine/status.h"
-#include "image/image.h"
+#include "image/draw.h"
 
 #define AVC_SHEET_SIDE 320		/* pixels of a cell's longer side */
 #define AVC_SHEET_MAX_SIDE 640
@@ -20,6 +20,20 @@ typedef struct AvcSheetCell
 	EngImage	image;			/* RGB */
 	const char *caption;		/* lines; what does not fit is cut off */
 } AvcSheetCell;
+
+/* What a colour stands for. */
+typedef struct AvcSheetKey
+{
+	const char *name;
+	EngColour	colour;
+} AvcSheetKey;
+
+/* The colours of a sheet, explained below its title. */
+typedef struct AvcSheetLegend
+{
+	const AvcSheetKey *keys;
+	int			count;
+} AvcSheetLegend;
 
 extern AvcSheetTools *avc_sheet_tools(void);
 
@@ -41,8 +55,8 @@ extern EngImage avc_sheet_shrink(AvcSheetTools *tools, const bytea *jpeg,
 /* The picture as a JPEG. */
 extern bytea *avc_sheet_encode(AvcSheetTools *tools, const EngImage *image);
 
-/* The cells below a title, about as many columns as rows. */
+/* The cells below title and legend, about as many columns as rows. */
 extern EngImage avc_sheet_compose(const AvcSheetCell *cells, int count,
-								  const char *title);
+								  const char *title, AvcSheetLegend legend);
 
 #endif							/* AVC_EVALUATION_SHEET_H */

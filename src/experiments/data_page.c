@@ -35,7 +35,7 @@ show_contents(void *argument)
 				   "SELECT coalesce(weather, 'not known') AS weather, "
 				   "coalesce(timeofday, 'not known') AS \"time of day\", "
 				   "coalesce(scene, 'not known') AS scene, frames, "
-				   "round(pct::numeric, 1) AS \"%\", labelled, boxes "
+				   "round(pct::numeric, 1) AS \"%\", labelled, boxes, ignored "
 				   "FROM avcurate.scene_counts($1, $2) LIMIT 20",
 				   lengthof(params), params);
 	avc_page_table(page, "Boxes by category and size (COCO: small below 32 x 32 pixels, medium below 96 x 96), "
@@ -68,7 +68,7 @@ show_drift(void *argument)
 				   psprintf("Drift from %s: Jensen-Shannon divergence, 0 = the same, 1 = nothing in common",
 							version->first->title),
 				   "SELECT variable, before, after, round(divergence::numeric, 4) AS divergence, "
-				   "most AS \"most of it\" FROM avcurate.slice_drift($1, $2, $3, $4)",
+				   "CASE WHEN divergence > 0 THEN coalesce(most, 'not known') END AS \"most of it\" FROM avcurate.slice_drift($1, $2, $3, $4)",
 				   lengthof(params), params);
 }
 

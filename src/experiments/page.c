@@ -21,7 +21,7 @@ static const char style[] =
 "body{font:16px/1.45 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1rem;color:#1b1b1b;background:#fff}"
 "h1{font-size:1.6rem}h2{font-size:1.3rem;border-top:2px solid #ccc;padding-top:1rem;margin-top:2.5rem}h3{font-size:1.05rem}"
 "figure{margin:1rem 0}figcaption,caption{color:#555;font-size:.9rem;text-align:left;padding-bottom:.3rem}"
-".scroll{overflow-x:auto;margin-bottom:1rem}table{border-collapse:collapse;font-size:.9rem}th,td{padding:.2rem .7rem .2rem 0;"
+".scroll{overflow-x:auto;margin-bottom:1rem}.facts{margin-bottom:1rem}table{border-collapse:collapse;font-size:.9rem}th,td{padding:.2rem .7rem .2rem 0;"
 "border-bottom:1px solid #ddd;text-align:left;vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}"
 ".facts td{overflow-wrap:anywhere}.facts th{white-space:nowrap}td.n{white-space:nowrap}img,svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#333}"
 ".note{color:#555}"

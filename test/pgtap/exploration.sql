@@ -86,6 +86,9 @@ SELECT results_eq($$SELECT avcurate.jpeg_height(avcurate.contact_sheet('explored
 SELECT ok(avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[]) <> avcurate.contact_sheet('explored', ARRAY[2,1]::bigint[]), 'in the order given');
 SELECT ok(avcurate.contact_sheet('explored', ARRAY[f]) <> avcurate.contact_sheet('explored', ARRAY[f], boxes => true), 'boxes are drawn where asked')
 FROM (SELECT min(frame_id) AS f FROM explored WHERE cardinality(ann_categories) > 0) q;
+SELECT results_eq($$SELECT avcurate.jpeg_height(avcurate.contact_sheet('explored', ARRAY[f], boxes => true)) - avcurate.jpeg_height(avcurate.contact_sheet('explored', ARRAY[f]))
+	FROM (SELECT min(frame_id) AS f FROM explored WHERE cardinality(ann_categories) > 0) q$$, 'VALUES (14)', 'and their colours explained in a line');
+SELECT lives_ok($$SELECT avcurate.contact_sheet('explored', ARRAY[1::bigint], ARRAY[repeat(E'é漢\n', 500)], title => repeat('ü', 50000))$$, 'long texts of any letters');
 SELECT ok(avcurate.contact_sheet('explored', ARRAY[11::bigint]) = avcurate.contact_sheet('explored', ARRAY[11::bigint], boxes => true), 'a frame without labels has none');
 SELECT ok(avcurate.contact_sheet('explored', '{1,2}') = avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[]), 'two literals are a dataset and its frames');
 SELECT ok(avcurate.contact_sheet('explored', '{1,2}', '{a,b}', boxes => true, side => 160) = avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[], ARRAY['a', 'b'], true, side => 160), 'with all that there is');
