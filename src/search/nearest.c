@@ -111,27 +111,17 @@ plan(const AvcSearch *search, const char *sql, ParamListInfo params)
 									raw_parser(sql, RAW_PARSE_DEFAULT));
 	const char *source = search->filter ? search->filter : sql;
 	Oid			type = FLOAT4ARRAYOID;
-	ErrorContextCallback callback;
-	PlannedStmt *planned;
 	List	   *queries;
 	int			guc_level;
 
-	callback.callback = point_into_filter;
-	callback.arg = search->filter;
-	callback.previous = error_context_stack;
 	if (search->filter)
-	{
-		error_context_stack = &callback;
 		castNode(SelectStmt, raw->stmt)->whereClause =
 			avc_filter_parse(search->filter);
-	}
 	guc_level = avc_path_with_avcurate();
 	queries = pg_analyze_and_rewrite_fixedparams(raw, source, &type, 1, NULL);
 	AtEOXact_GUC(false, guc_level);
-	planned = pg_plan_query(linitial_node(Query, queries), source,
-							CURSOR_OPT_PARALLEL_OK, params);
-	error_context_stack = callback.previous;
-	return planned;
+	return pg_plan_query(linitial_node(Query, queries), source,
+						 CURSOR_OPT_PARALLEL_OK, params);
 }
 
 /* Run it under the caller's snapshot. */
@@ -139,8 +129,14 @@ static void
 run(const AvcSearch *search, const char *sql, DestReceiver *receiver)
 {
 	ParamListInfo params = makeParamList(1);
+	ErrorContextCallback callback;
 	QueryDesc  *desc;
 
+	callback.callback = point_into_filter;
+	callback.arg = search->filter;
+	callback.previous = error_context_stack;
+	if (search->filter)
+		error_context_stack = &callback;
 	params->params[0].value = search->query;
 	params->params[0].isnull = false;
 	params->params[0].pflags = PARAM_FLAG_CONST;
@@ -152,6 +148,7 @@ run(const AvcSearch *search, const char *sql, DestReceiver *receiver)
 	ExecutorRun(desc, ForwardScanDirection, 0, true);
 	ExecutorFinish(desc);
 	ExecutorEnd(desc);
+	error_context_stack = callback.previous;
 	FreeQueryDesc(desc);
 }
 

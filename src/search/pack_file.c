@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/pg_shmem.h"
+#include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -224,6 +225,24 @@ reserve(int fd, Size size)
 	return rc == 0;
 }
 
+/*
+ * Does temp_file_limit of this session let it make a file of that size?  If
+ * not, the one that there is stays for the others.
+ */
+static bool
+check_limit(const PackFile *file, Size size)
+{
+	if (temp_file_limit < 0 || size <= (Size) temp_file_limit * 1024)
+		return true;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("packed vectors of table \"%s\" need %zu kB, but temp_file_limit is %d kB",
+					RelationGetRelationName(file->rel),
+					(size + 1023) / 1024, temp_file_limit),
+			 errhint("Raise temp_file_limit; vectors are read from the dataset instead, which takes much longer.")));
+	return false;
+}
+
 /* ---- copying into a larger file ---- */
 
 /* Slots of the old file in the new one; AVC_NO_SLOT for the dead. */
@@ -337,7 +356,6 @@ copy_contents(PackFile *new, const PackFile *old)
 static bool
 make_beside(PackFile *file, const char *path, const char *keep)
 {
-	file->parts = divide(&file->header);
 	(void) unlink(path);
 	file->fd = OpenTransientFile(path, O_RDWR | O_CREAT | O_EXCL | PG_BINARY);
 	if (file->fd < 0 || !reserve(file->fd, file->parts.size) ||
@@ -393,6 +411,9 @@ remake(PackFile *file, uint32 numbers, uint32 slot_room, uint32 block_room,
 		new.header.blocks = new.header.map_pages = 0;
 		new.header.odd = 0;
 	}
+	new.parts = divide(&new.header);
+	if (!check_limit(file, new.parts.size))
+		return false;
 	if (make_beside(&new, path, file->map) && with_contents)
 		(void) copy_contents(&new, file);
 	return replace(file, &new, path);

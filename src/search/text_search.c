@@ -56,6 +56,22 @@ embed(Datum text, int64 checkpoint)
 							text, Int64GetDatum(checkpoint));
 }
 
+/* CLIP has an embedding of no words, too, but nothing is near to it. */
+static void
+check_words(const text *query)
+{
+	const char *bytes = VARDATA_ANY(query);
+	int			i;
+
+	for (i = 0; i < VARSIZE_ANY_EXHDR(query); i++)
+		if (strchr(" \t\n\r\f\v", bytes[i]) == NULL)
+			return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("query has no words"),
+			 errhint("Say what is to be seen in the frames.")));
+}
+
 Datum
 avc_search_frames(PG_FUNCTION_ARGS)
 {
@@ -65,6 +81,7 @@ avc_search_frames(PG_FUNCTION_ARGS)
 		!avc_search_has_embedding(avc_dataset_find(PG_GETARG_OID(0), false)))
 		require_model();
 	avc_search_arguments(fcinfo, &search);
+	check_words(PG_GETARG_TEXT_PP(1));
 	search.query = embed(PG_GETARG_DATUM(1),
 						 avc_search_checkpoint(search.dataset,
 											   search.feature));

@@ -57,6 +57,12 @@ is(ask("SELECT avcurate.alter_feature('drives', 'clip', 'avcurate.clip_embedding
 is(ask("SELECT count(*) FROM avcurate.search_frames('drives', '$text', 5, feature => 'clip')"), '5', 'the feature can be named');
 my (undef, undef, $err) = $node->psql('postgres', q{SELECT * FROM avcurate.search_frames('drives', NULL)});
 like($err, qr/query must not be null/, 'a text there must be');
+refused(qq{SELECT * FROM avcurate.search_frames('drives', '$_')}, 'query has no words', 'Say what', 'and words in it') foreach '', " \t\n ";
+my $long = "ein Radfahrer im Regen, \x{1F6B2} \x{591C}\x{306E}\x{96E8} " x 500;
+utf8::encode($long);
+is(ask("SELECT count(*) FROM avcurate.search_frames('drives', '$long', 5)"), '5', 'many words, in any script');
+(undef, undef, $err) = $node->psql('postgres', qq{SELECT * FROM avcurate.search_frames('drives', '$text', 5, 'frame_id / (frame_id - 7) > 0')});
+like($err, qr/ERROR: +division by zero\nCONTEXT: +filter of a search/, 'an error of the filter while it runs says that it is one');
 
 # README's query that ranks by words and by pictures
 my $document = q{to_tsvector('english', avcurate.scene_text(weather, scene, timeofday, ann_categories))};

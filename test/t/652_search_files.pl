@@ -90,6 +90,19 @@ SKIP:
 chmod 0700, $folder;
 is_exact($primary, 'where it can again');
 
+# ---- a file that a session may not make, and one that others have made ----
+unlink files($primary);
+{
+	local $ENV{PGOPTIONS} = '-c temp_file_limit=100kB';
+	my $err = is_exact($primary, 'where temp_file_limit is less than a file', 1);
+	like($err, qr/WARNING: +packed vectors of table "frames" need \d+ kB, but temp_file_limit is 100 kB\nHINT: +Raise temp_file_limit/, '... which it warns of');
+}
+is_exact($primary, 'where it is not');
+{
+	local $ENV{PGOPTIONS} = '-c temp_file_limit=100kB';
+	is_exact($primary, 'and where somebody else has made the file');
+}
+
 # ---- a dump ----
 my $dump = $primary->basedir . '/search.dump';
 $primary->command_ok([ 'pg_dump', '-Fc', '-f', $dump, '-d', $primary->connstr('postgres') ], 'a dump');
