@@ -54,6 +54,10 @@ struct EngFeed
 	size_t		limit;			/* of pixels, bytes; 0: none */
 	size_t		most_pixels;	/* bytes of the largest message's pictures */
 	int			threads;		/* that may decode, 1 to MOST_HANDS */
+	EngHostMemory memory;		/* where pixels go; alloc NULL: anywhere */
+	pthread_mutex_t keeping;	/* of the next two, while the keeper works */
+	EngBackend *keeper;			/* of pictures, or NULL */
+	uint64_t	keepers;		/* how many there were */
 	Hand		hands[MOST_HANDS];	/* the thread's; made when first used */
 	EngFeedItem items[ENG_PROTOCOL_AHEAD];
 };
@@ -196,43 +200,111 @@ pixel_limit(EngFeed *feed)
 	return limit;
 }
 
+/* Room for the pixels of a message. */
+static bool
+make_pixel_room(EngFeed *feed, EngFeedItem *item, size_t bytes,
+				EngStatus *status)
+{
+	EngHostMemory memory;
+
+	pthread_mutex_lock(&feed->lock);
+	memory = feed->memory;
+	pthread_mutex_unlock(&feed->lock);
+	return eng_pixel_room(&item->pixels, bytes, &memory, status);
+}
+
+/*
+ * Whether the keeper has the picture, which it then holds for the item.
+ */
+static bool
+hold_picture(EngFeed *feed, EngFeedItem *item, EngPicture *picture,
+			 const uint8_t *jpeg, size_t bytes)
+{
+	pthread_mutex_lock(&feed->keeping);
+	if (feed->keeper != NULL && item->keeper == feed->keepers)
+	{
+		picture->key = eng_frame_key(jpeg, bytes);
+		picture->held = eng_frame_key_is_set(&picture->key) &&
+			feed->keeper->frame_hold(feed->keeper, &picture->key);
+	}
+	pthread_mutex_unlock(&feed->keeping);
+	return picture->held;
+}
+
+static void
+release_pictures(EngFeed *feed, EngFeedItem *item)
+{
+	int32_t		count = item->batch.frame_count;
+	int32_t		i;
+
+	/* a message that could not be read may have more than there is room for */
+	if (count > item->picture_capacity)
+		count = item->picture_capacity;
+	pthread_mutex_lock(&feed->keeping);
+	for (i = 0; i < count; i++)
+	{
+		EngPicture *picture = &item->pictures[i];
+
+		if (picture->held && item->keeper == feed->keepers)
+			feed->keeper->frame_release(feed->keeper, &picture->key);
+		picture->held = false;
+	}
+	pthread_mutex_unlock(&feed->keeping);
+}
+
+/*
+ * Read the size of a picture; *total is where its pixels go, if it has any
+ * that are to be decoded.
+ */
+static bool
+place_picture(EngFeed *feed, EngFeedItem *item, int32_t i, size_t *total,
+			  EngStatus *status)
+{
+	const EngFrameRequest *frame = &item->batch.frames[i];
+	const uint8_t *jpeg = item->message.blob.data + frame->offset;
+	EngPicture *picture = &item->pictures[i];
+
+	if (!measure_picture(picture, jpeg, frame->bytes, status))
+		return false;
+	if (item->message.kind == ENG_KIND_STEP &&
+		hold_picture(feed, item, picture, jpeg, frame->bytes))
+		return true;
+	picture->offset = *total;
+	*total += (size_t) picture->width * picture->height * 3;
+	return true;
+}
+
 /*
  * Read the sizes of all pictures, and say where in item->pixels each goes.
  */
 static bool
-measure_pictures(EngFeedItem *item, size_t limit, EngStatus *status)
+measure_pictures(EngFeed *feed, EngFeedItem *item, size_t limit,
+				 EngStatus *status)
 {
 	EngBatchRequest *batch = &item->batch;
 	size_t		total = 0;
 	int32_t		i;
 
+	pthread_mutex_lock(&feed->keeping);
+	item->keeper = feed->keepers;
+	pthread_mutex_unlock(&feed->keeping);
 	for (i = 0; i < batch->frame_count; i++)
 	{
-		const EngFrameRequest *frame = &batch->frames[i];
-		EngPicture *picture = &item->pictures[i];
 		EngStatus	why = {0};
 
-		memset(picture, 0, sizeof(*picture));
-		if (!measure_picture(picture,
-							 item->message.blob.data + frame->offset,
-							 frame->bytes, &why))
-		{
-			spoil(picture, &why);
-			continue;
-		}
-		picture->offset = total;
-		total += (size_t) picture->width * picture->height * 3;
+		if (!place_picture(feed, item, i, &total, &why))
+			spoil(&item->pictures[i], &why);
 		if (total > limit)
 		{
 			batch->has_bad_frame = true;
-			batch->bad_frame = frame->frame_id;
+			batch->bad_frame = batch->frames[i].frame_id;
 			return eng_fail(status, ENG_NO_MEMORY,
 							"decoded pictures need more than %zu bytes, all that one of %d messages may take",
 							limit, ENG_PROTOCOL_AHEAD);
 		}
 	}
 	return check_pictures(item, status) &&
-		make_room(&item->pixels, total, status);
+		make_pixel_room(feed, item, total, status);
 }
 
 /* ---- decoding ------------------------------------------------------------- */
@@ -319,7 +391,7 @@ decode_pictures(EngFeed *feed, EngFeedItem *item, int threads, Decode decode,
 		EngPicture *picture = &item->pictures[i];
 		EngStatus	why = {0};
 
-		if (picture->code == ENG_OK &&
+		if (picture->code == ENG_OK && !picture->held &&
 			!decode(feed, &feed->hands[omp_get_thread_num()], item, i, &why))
 			spoil(picture, &why);
 	}
@@ -359,7 +431,6 @@ prepare_squares(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 		EngStatus	why = {0};
 		size_t		need;
 
-		memset(picture, 0, sizeof(*picture));
 		picture->offset = eng_image_bytes(&square) * (size_t) i;
 		if (!measure_picture(picture, item->message.blob.data + frame->offset,
 							 frame->bytes, &why))
@@ -383,15 +454,15 @@ prepare_squares(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 	if (threads < 1)
 		threads = 1;
 	return check_pictures(item, status) &&
-		make_room(&item->pixels, eng_image_bytes(&square) * (size_t) count,
-				  status) &&
+		make_pixel_room(feed, item, eng_image_bytes(&square) * (size_t) count,
+						status) &&
 		decode_pictures(feed, item, threads, decode_square, status);
 }
 
 static bool
 prepare_wholes(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 {
-	return measure_pictures(item, pixel_limit(feed), status) &&
+	return measure_pictures(feed, item, pixel_limit(feed), status) &&
 		decode_pictures(feed, item,
 						count_threads(feed, item->batch.frame_count),
 						decode_whole, status);
@@ -415,6 +486,7 @@ prepare_batch(EngFeed *feed, EngFeedItem *item, EngStatus *status)
 							count);
 		item->picture_capacity = count;
 	}
+	memset(item->pictures, 0, sizeof(*item->pictures) * count);
 	if (item->message.kind == ENG_KIND_EMBED_IMAGES)
 		return prepare_squares(feed, item, status);
 	return prepare_wholes(feed, item, status);
@@ -507,7 +579,7 @@ feed_free(EngFeed *feed)
 
 		eng_message_free(&item->message);
 		eng_batch_request_free(&item->batch);
-		eng_buffer_free(&item->pixels);
+		eng_pixel_room_free(&item->pixels);
 		free(item->pictures);
 	}
 	for (i = 0; i < MOST_HANDS; i++)
@@ -517,6 +589,7 @@ feed_free(EngFeed *feed)
 		eng_buffer_free(&feed->hands[i].whole);
 	}
 	pthread_mutex_destroy(&feed->lock);
+	pthread_mutex_destroy(&feed->keeping);
 	pthread_cond_destroy(&feed->changed);
 	free(feed);
 }
@@ -538,6 +611,7 @@ eng_feed_start(int fd, const EngFeedEnd *end, EngStatus *status)
 	feed->fd = fd;
 	feed->end = *end;
 	pthread_mutex_init(&feed->lock, NULL);
+	pthread_mutex_init(&feed->keeping, NULL);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&feed->changed, &attributes);
@@ -571,6 +645,7 @@ eng_feed_done(EngFeed *feed)
 {
 	EngFeedItem *item = &feed->items[feed->first];
 
+	release_pictures(feed, item);
 	/* weights are not kept until the ring comes round again */
 	if (item->message.blob.capacity > KEPT_BLOB)
 		eng_buffer_free(&item->message.blob);
@@ -607,6 +682,23 @@ eng_feed_set_threads(EngFeed *feed, int threads)
 	feed->threads = threads < 1 ? 1 :
 		threads > MOST_HANDS ? MOST_HANDS : threads;
 	pthread_mutex_unlock(&feed->lock);
+}
+
+void
+eng_feed_set_memory(EngFeed *feed, const EngHostMemory *memory)
+{
+	pthread_mutex_lock(&feed->lock);
+	feed->memory = *memory;
+	pthread_mutex_unlock(&feed->lock);
+}
+
+void
+eng_feed_set_keeper(EngFeed *feed, EngBackend *keeper)
+{
+	pthread_mutex_lock(&feed->keeping);
+	feed->keeper = keeper;
+	feed->keepers++;
+	pthread_mutex_unlock(&feed->keeping);
 }
 
 void

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "engine/channel.h"
+#include "engine/frame_key.h"
 #include "engine/request.h"
 #include "engine/status.h"
 
@@ -20,12 +21,14 @@ typedef struct EngFeed EngFeed;
 
 typedef struct EngPicture
 {
-	const uint8_t *rgb;			/* (height, width, 3), NULL: failed */
+	const uint8_t *rgb;			/* (height, width, 3); NULL: failed or held */
 	size_t		offset;			/* of its pixels, in the item's */
 	int32_t		width;
 	int32_t		height;
 	EngCode		code;			/* why it failed, where that is its own matter */
 	char		message[200];
+	EngFrameKey key;			/* where a device keeps pictures, else zeroes */
+	bool		held;			/* it has this one, until eng_feed_done */
 } EngPicture;
 
 /* One message, prepared.  EMBED_IMAGES: pictures are the squares of CLIP. */
@@ -36,7 +39,8 @@ typedef struct EngFeedItem
 	EngBatchRequest batch;		/* of a STEP, DETECT or EMBED_IMAGES */
 	EngPicture *pictures;		/* (batch.frame_count) */
 	EngStatus	status;			/* why reading or preparing failed */
-	EngBuffer	pixels;			/* what pictures point into */
+	EngPixelRoom pixels;		/* what pictures point into */
+	uint64_t	keeper;			/* which one holds the held ones */
 	int32_t		picture_capacity;
 } EngFeedItem;
 
@@ -73,6 +77,16 @@ extern size_t eng_feed_pictures(EngFeed *feed);
  * limit bytes so counted; 0: no limit.
  */
 extern void eng_feed_set_limit(EngFeed *feed, size_t limit);
+
+/* Memory that a device reads by itself for pixels from now on. */
+extern void eng_feed_set_memory(EngFeed *feed, const EngHostMemory *memory);
+
+/*
+ * What keeps the pictures of STEPs, or NULL: those it has are not decoded.
+ * To be called before it is closed; what it held for messages that came
+ * before is not there any more.
+ */
+extern void eng_feed_set_keeper(EngFeed *feed, EngBackend *keeper);
 
 /* Decode with so many threads, from the next message on; 1 at the start. */
 extern void eng_feed_set_threads(EngFeed *feed, int threads);

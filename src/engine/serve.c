@@ -63,7 +63,20 @@ handle_hello(Session *session, EngFeedItem *item, double wait_s,
 static void
 unload(Session *session)
 {
+	/* the feed is gone before the last network is */
+	if (session->feed != NULL)
+		eng_feed_set_keeper(session->feed, NULL);
 	eng_net_free(&session->net);
+}
+
+/* Pictures are prepared as the network wants them. */
+static void
+feed_for(Session *session, const EngNet *net)
+{
+	const EngBackend *backend = eng_net_backend(net);
+
+	eng_feed_set_threads(session->feed, backend->threads);
+	eng_feed_set_memory(session->feed, &backend->host_memory);
 }
 
 /*
@@ -84,7 +97,7 @@ load_kept(Session *session, EngLoadRequest *request,
 	if (!eng_load_network(&net, request, message, &answer->json, status))
 		return false;
 	session->shelf.limit = eng_load_limit(request, eng_net_backend(&net));
-	eng_feed_set_threads(session->feed, eng_net_backend(&net)->threads);
+	feed_for(session, &net);
 	return eng_shelf_put(&session->shelf, request->weights, &net, status);
 }
 
@@ -98,8 +111,10 @@ load_alone(Session *session, EngLoadRequest *request,
 	if (!eng_load_network(&session->net, request, message, &answer->json,
 						  status))
 		return false;
-	eng_feed_set_threads(session->feed,
-						 eng_net_backend(&session->net)->threads);
+	feed_for(session, &session->net);
+	if (session->train && session->net.detector != NULL)
+		eng_feed_set_keeper(session->feed,
+							eng_detector_keeper(session->net.detector));
 	return true;
 }
 
@@ -154,6 +169,7 @@ collect_frames(Session *session, const EngFeedItem *item)
 		EngFrame   *to = &session->frames[i];
 
 		to->rgb = item->pictures[i].rgb;
+		to->key = item->pictures[i].key;
 		to->width = item->pictures[i].width;
 		to->height = item->pictures[i].height;
 		to->boxes = batch->boxes + 4 * (size_t) from->first_box;
@@ -654,6 +670,7 @@ eng_serve(int fd, const EngFeedEnd *end, EngStatus *status)
 	while (fine && !over)
 		fine = serve_one(session, &over, status);
 	eng_feed_stop(session->feed);
+	session->feed = NULL;
 	unload(session);
 	eng_shelf_clear(&session->shelf);
 	free(session);
