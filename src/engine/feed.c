@@ -684,6 +684,17 @@ eng_feed_set_threads(EngFeed *feed, int threads)
 	pthread_mutex_unlock(&feed->lock);
 }
 
+int32_t
+eng_feed_held(const EngFeedItem *item)
+{
+	int32_t		count = 0;
+	int32_t		i;
+
+	for (i = 0; i < item->batch.frame_count; i++)
+		count += item->pictures[i].held;
+	return count;
+}
+
 void
 eng_feed_set_memory(EngFeed *feed, const EngHostMemory *memory)
 {

@@ -88,6 +88,9 @@ extern void eng_feed_set_memory(EngFeed *feed, const EngHostMemory *memory);
  */
 extern void eng_feed_set_keeper(EngFeed *feed, EngBackend *keeper);
 
+/* Pictures of an item that are held. */
+extern int32_t eng_feed_held(const EngFeedItem *item);
+
 /* Decode with so many threads, from the next message on; 1 at the start. */
 extern void eng_feed_set_threads(EngFeed *feed, int threads);
 

@@ -98,9 +98,10 @@
  *			weights change after the last one.
  *			OK {"step", "loss", "loss_classifier", "loss_box_reg",
  *			"loss_objectness", "loss_rpn_box_reg", "grad_norm", "frames",
- *			"skipped": bool, "wait_s", "busy_s"}; in f16, where the weights
- *			would change, also "loss_scale" and "overflow": bool, true where
- *			gradients were too large for it: the weights stayed, grad_norm is 0
+ *			"skipped": bool, "kept": frames that the GPU had already, "wait_s",
+ *			"busy_s"}; in f16, where the weights would change, also "loss_scale"
+ *			and "overflow": bool, true where gradients were too large for it: the
+ *			weights stayed, grad_norm is 0
  * DETECT	{"min_score", "frames": [{"frame_id", "bytes"}]} and the JPEGs
  *			OK {"frames": [{"frame_id", "labels": [], "scores": [],
  *			"boxes": [[x1, y1, x2, y2]]}], "wait_s", "busy_s"}

@@ -229,6 +229,8 @@ handle_step(Session *session, EngFeedItem *item, double wait_s,
 								 batch->frame_count, &info, &result, status))
 		return false;
 	answer->json = eng_answer_step(batch, &result);
+	json_object_set_new(answer->json, "kept", json_integer(
+							eng_feed_held(item)));
 	if (answer->json != NULL)
 		eng_answer_times(answer->json, wait_s, eng_feed_clock() - start);
 	return true;

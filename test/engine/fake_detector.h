@@ -260,6 +260,12 @@ eng_detector_set_memory_limit(EngDetector *detector, size_t limit)
 	detector->limit = limit;
 }
 
+EngBackend *
+eng_detector_keeper(EngDetector *detector)
+{
+	return NULL;
+}
+
 const EngBackend *
 eng_detector_backend(const EngDetector *detector)
 {

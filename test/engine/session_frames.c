@@ -70,9 +70,12 @@ send_step(int fd, int step)
 	eng_buffer_free(&blob);
 }
 
-/* LOAD, the steps, two of them sent ahead, SAVE; false with a note. */
+/*
+ * LOAD, the steps, two of them sent ahead, SAVE; false with a note.  *kept:
+ * pictures that the device had already.
+ */
 static bool
-train(int fd, EngBuffer *weights)
+train(int fd, EngBuffer *weights, int *kept)
 {
 	char		load[800];
 	Reply		reply;
@@ -93,6 +96,7 @@ train(int fd, EngBuffer *weights)
 			continue;
 		reply = client_receive(fd);
 		ok = reply.kind == ENG_KIND_OK;
+		*kept += (int) reply_number(&reply, "kept");
 		if (!ok)
 			tap_note("STEP: %s", reply_text(&reply, "message"));
 		reply_free(&reply);
@@ -110,9 +114,10 @@ train(int fd, EngBuffer *weights)
 /* Two trainings in one session, both to end with the expected weights. */
 static void
 check_session(const char *name, const char *variable, const char *value,
-			  EngBuffer *expected)
+			  EngBuffer *expected, bool keeps)
 {
 	Server		server;
+	int			kept = 0;
 	int			i;
 
 	if (variable != NULL)
@@ -121,7 +126,7 @@ check_session(const char *name, const char *variable, const char *value,
 	for (i = 0; i < 2; i++)
 	{
 		EngBuffer	weights = {0};
-		bool		ok = train(server.fd, &weights);
+		bool		ok = train(server.fd, &weights, &kept);
 
 		if (expected->size == 0)
 		{
@@ -134,6 +139,8 @@ check_session(const char *name, const char *variable, const char *value,
 			   "%s: equal weights", name);
 		eng_buffer_free(&weights);
 	}
+	tap_ok(keeps ? kept >= 4 : kept == 0, "%s: %d pictures were there", name,
+		   kept);
 	server_stop(&server);
 	if (variable != NULL)
 		unsetenv(variable);
@@ -143,12 +150,14 @@ int
 main(void)
 {
 	EngBuffer	expected = {0};
+	bool		keeps = strncmp(tap_backend(), "cuda", 4) == 0;
 
 	test_hash();
-	check_session("nothing kept", "AVC_GPU_FRAME_CACHE", "0", &expected);
-	check_session("pictures kept", NULL, NULL, &expected);
+	check_session("nothing kept", "AVC_GPU_FRAME_CACHE", "0", &expected,
+				  false);
+	check_session("pictures kept", NULL, NULL, &expected, keeps);
 	check_session("memory cannot be pinned", "AVC_EMULATED_FAIL",
-				  "host_alloc", &expected);
+				  "host_alloc", &expected, keeps);
 	eng_buffer_free(&expected);
 	return tap_done();
 }
