@@ -4,6 +4,7 @@
  */
 #include "engine/choice.h"
 
+#include "engine/core/backend.h"
 #include "engine/core/devices.h"
 #include "engine/nets/constructor.h"
 
@@ -44,6 +45,22 @@ eng_choice_read(EngChoice *choice, const EngOption *options,
 		eng_option_integer(options, "seed", INT64_MIN, INT64_MAX,
 						   &choice->seed, status) &&
 		eng_choice_precision(options, &choice->type, status);
+}
+
+bool
+eng_choice_planned(EngChoice *choice, const EngOption *options,
+				   char room[ENG_CHOICE_DEVICE], EngStatus *status)
+{
+	const char *file = eng_option_value(options, "device-properties");
+
+	if (file == NULL)
+		return true;
+	if (snprintf(room, ENG_CHOICE_DEVICE, ENG_PLAN_PREFIX "%s", file) >=
+		ENG_CHOICE_DEVICE)
+		return eng_fail(status, ENG_BAD_ARGUMENT,
+						"option \"device-properties\" is too long");
+	choice->device = room;
+	return true;
 }
 
 bool

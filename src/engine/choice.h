@@ -50,6 +50,15 @@ typedef struct EngChoice
 extern bool eng_choice_read(EngChoice *choice, const EngOption *options,
 							EngStatus *status);
 
+/*
+ * The option "device-properties" in place of the device, whose name it puts
+ * into room.
+ */
+#define ENG_CHOICE_DEVICE	4200
+extern bool eng_choice_planned(EngChoice *choice, const EngOption *options,
+							   char room[ENG_CHOICE_DEVICE],
+							   EngStatus *status);
+
 /* The option "precision"; *out stays as it is if it is not given. */
 extern bool eng_choice_precision(const EngOption *options, EngType *out,
 								 EngStatus *status);

@@ -17,6 +17,7 @@ typedef struct ClipChoice
 	int64_t		frames;
 	int64_t		texts;			/* 0: pictures */
 	int64_t		tokens;
+	char		planned[ENG_CHOICE_DEVICE]; /* device that is not here */
 	EngClip    *clip;
 } ClipChoice;
 
@@ -55,6 +56,8 @@ choose(ClipChoice *choice, int argc, char **argv, EngOption *options,
 	choice->tokens = 77;
 	if (!eng_arguments_read(&arguments, argc, argv, options, 1, 1, status) ||
 		!eng_choice_read(&choice->machine, options, status) ||
+		!eng_choice_planned(&choice->machine, options, choice->planned,
+							status) ||
 		!eng_option_integer(options, "frames", 1, ENG_CLIP_MOST,
 							&choice->frames, status) ||
 		!eng_option_integer(options, "texts", 1, ENG_CLIP_MOST,
@@ -104,7 +107,7 @@ eng_clip_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 {
 	EngOption	options[] = {
 		{"options"}, ENG_CHOICE_MACHINE, {"frames"},
-		ENG_CLIP_OPTIONS, {"limit"}, {NULL}
+		ENG_CLIP_OPTIONS, {"limit"}, {"device-properties"}, {NULL}
 	};
 	ClipChoice	choice = {{0}};
 	bool		fine;

@@ -131,23 +131,15 @@ eng_explain_run(int argc, char **argv, FILE *out, EngStatus *status)
 	};
 	EngChoice	choice = {0};
 	EngArguments arguments;
-	char		device[4200];
-	const char *properties;
+	char		device[ENG_CHOICE_DEVICE];
 
 	if (eng_clip_is_named(argc, argv))
 		return eng_clip_explain_run(argc, argv, out, status);
 	if (!eng_arguments_read(&arguments, argc, argv, options, 1, 1, status) ||
 		!eng_clip_refuse_options(options, status) ||
-		!eng_choice_read(&choice, options, status))
+		!eng_choice_read(&choice, options, status) ||
+		!eng_choice_planned(&choice, options, device, status))
 		return false;
 	choice.architecture = arguments.places[0];
-	properties = eng_option_value(options, "device-properties");
-	if (properties != NULL &&
-		snprintf(device, sizeof(device), ENG_PLAN_PREFIX "%s", properties) >=
-		(int) sizeof(device))
-		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"option \"device-properties\" is too long");
-	if (properties != NULL)
-		choice.device = device;
 	return explain(&choice, options, out, status);
 }

@@ -1,6 +1,7 @@
 /*
  * test/engine/clip.c
- *		CLIP: cpu against ref, groups against single entries, repetition.
+ *		CLIP: cpu (or the backend named in the environment) against ref, groups
+ *		against single entries, repetition.
  */
 #include <omp.h>
 #include <sched.h>
@@ -193,44 +194,74 @@ test_operations(void)
 
 /* ---- whole networks --------------------------------------------------------------- */
 
+static bool
+on_device(void)
+{
+	return strncmp(tap_backend(), "cuda", 4) == 0;
+}
+
+/* In a narrow type, beside what ref gives in float. */
+static void
+check_narrow(const EngClipConfig *config, EngType type, const float *want,
+			 int texts)
+{
+	EngClip    *clip = make_clip(config, tap_backend(), 2, type);
+	float	   *got;
+	double		cosine;
+
+	if (clip == NULL)
+	{
+		tap_skip(eng_type_name(type), "the backend lacks it");
+		return;
+	}
+	got = ask(clip, &questions, 5, texts);
+	cosine = least_cosine(got, want, 5, config->dimensions);
+	tap_ok(cosine > 0.999, "and in %s: cosine %.6f", eng_type_name(type),
+		   cosine);
+	free(got);
+	eng_clip_free(clip);
+}
+
 static void
 test_backends(bool quick_gelu)
 {
 	EngClipConfig config = tiny;
 	EngClip    *ref;
-	EngClip    *cpu;
-	EngClip    *half;
+	EngClip    *own;
 	int			texts;
 
 	config.quick_gelu = quick_gelu;
 	ref = make_clip(&config, "ref", 2, ENG_F32);
-	cpu = make_clip(&config, "cpu", 2, ENG_F32);
-	half = make_clip(&config, "cpu", 2, ENG_BF16);
+	own = make_clip(&config, tap_backend(), 2, ENG_F32);
 	for (texts = 0; texts < 2; texts++)
 	{
 		float	   *want = ask(ref, &questions, 5, texts);
-		float	   *got = ask(cpu, &questions, 5, texts);
+		float	   *got = ask(own, &questions, 5, texts);
 		double		worst = difference(got, want, 5 * config.dimensions);
 
-		tap_ok(worst < 1e-5, "%s, %s GELU, cpu against ref: %.1e",
+		tap_ok(worst < 1e-5, "%s, %s GELU, %s against ref: %.1e",
 			   texts ? "texts" : "pictures", quick_gelu ? "quick" : "exact",
-			   worst);
+			   tap_backend(), worst);
 		free(got);
-		if (half != NULL)
-		{
-			got = ask(half, &questions, 5, texts);
-			tap_ok(least_cosine(got, want, 5, config.dimensions) > 0.999,
-				   "and in bf16: cosine %.6f",
-				   least_cosine(got, want, 5, config.dimensions));
-			free(got);
-		}
-		else
-			tap_skip("bf16", "the processor lacks it");
+		check_narrow(&config, ENG_BF16, want, texts);
+		if (on_device())
+			check_narrow(&config, ENG_F16, want, texts);
 		free(want);
 	}
 	eng_clip_free(ref);
-	eng_clip_free(cpu);
-	eng_clip_free(half);
+	eng_clip_free(own);
+}
+
+/* Where there is a GPU, "auto" is that. */
+static void
+test_auto(void)
+{
+	EngClip    *clip = make_clip(&tiny, "auto", 2, ENG_F32);
+
+	tap_ok(clip != NULL && eng_clip_backend(clip)->device == on_device() &&
+		   eng_clip_backend(clip)->note[0] == '\0', "auto gives %s",
+		   clip != NULL ? eng_clip_backend(clip)->name : "nothing");
+	eng_clip_free(clip);
 }
 
 /* The activations differ, so the flag must matter. */
@@ -238,13 +269,13 @@ static void
 test_flag(void)
 {
 	EngClipConfig config = tiny;
-	EngClip    *quick = make_clip(&config, "cpu", 2, ENG_F32);
+	EngClip    *quick = make_clip(&config, tap_backend(), 2, ENG_F32);
 	EngClip    *exact;
 	float	   *a;
 	float	   *b;
 
 	config.quick_gelu = false;
-	exact = make_clip(&config, "cpu", 2, ENG_F32);
+	exact = make_clip(&config, tap_backend(), 2, ENG_F32);
 	a = ask(quick, &questions, 2, false);
 	b = ask(exact, &questions, 2, false);
 	tap_ok(difference(a, b, 2 * config.dimensions) > 1e-4,
@@ -259,7 +290,7 @@ test_flag(void)
 static void
 test_groups(EngType type)
 {
-	EngClip    *clip = make_clip(&tiny, "cpu", 2, type);
+	EngClip    *clip = make_clip(&tiny, tap_backend(), 2, type);
 	int32_t		dimensions = tiny.dimensions;
 	int			texts;
 
@@ -298,7 +329,7 @@ test_groups(EngType type)
 static void
 test_pinning(void)
 {
-	EngClip    *clip = make_clip(&tiny, "cpu", 2, ENG_F32);
+	EngClip    *clip = make_clip(&tiny, tap_backend(), 2, ENG_F32);
 	float	   *free_ones = ask(clip, &questions, 9, false);
 	float	   *pinned;
 	cpu_set_t	before;
@@ -311,7 +342,7 @@ test_pinning(void)
 			CPU_SET(i, &one);
 	eng_clip_free(clip);
 	sched_setaffinity(0, sizeof(one), &one);
-	clip = make_clip(&tiny, "cpu", 2, ENG_F32);
+	clip = make_clip(&tiny, tap_backend(), 2, ENG_F32);
 	pinned = ask(clip, &questions, 9, false);
 	sched_setaffinity(0, sizeof(before), &before);
 	tap_ok(memcmp(free_ones, pinned,
@@ -326,7 +357,7 @@ test_pinning(void)
 static void
 test_padding(void)
 {
-	EngClip    *clip = make_clip(&tiny, "cpu", 2, ENG_F32);
+	EngClip    *clip = make_clip(&tiny, tap_backend(), 2, ENG_F32);
 	int32_t		ids[3][21] = {{3, 9, 4, 102}};
 	EngClipText texts[3];
 	float		out[3][24];
@@ -365,7 +396,7 @@ check_text(const EngClip *clip, const int32_t *ids, int32_t count,
 static void
 test_refusals(void)
 {
-	EngClip    *clip = make_clip(&tiny, "cpu", 1, ENG_F32);
+	EngClip    *clip = make_clip(&tiny, tap_backend(), 1, ENG_F32);
 	int32_t		ids[22] = {-1, 103};
 	EngClipConfig config = tiny;
 	EngStatus	status = {0};
@@ -421,6 +452,8 @@ main(void)
 	test_operations();
 	test_backends(true);
 	test_backends(false);
+	if (on_device())
+		test_auto();
 	test_flag();
 	test_groups(ENG_F32);
 	test_groups(ENG_BF16);

@@ -274,7 +274,7 @@ static EngClip *
 load_into(const EngClipConfig *config, const EngBuffer *bytes,
 		  EngStatus *status)
 {
-	EngClip    *clip = eng_clip_create(config, "cpu", 2, status);
+	EngClip    *clip = eng_clip_create(config, tap_backend(), 2, status);
 	EngTensorFile *file = eng_tensor_file_open(bytes->data, bytes->size,
 											   status);
 	int32_t		unused;
@@ -422,7 +422,7 @@ main(void)
 	/* a square projection hides that it is turned */
 	config.dimensions = config.text.width;
 	make_questions(&questions, &config);
-	clip = make_clip(&config, "cpu", 2, ENG_F32);
+	clip = make_clip(&config, tap_backend(), 2, ENG_F32);
 	want[0] = ask(clip, &questions, 3, false);
 	want[1] = ask(clip, &questions, 3, true);
 	tap_ok(eng_clip_save(clip, &saved, &status), "save");

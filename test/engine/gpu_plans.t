@@ -1,6 +1,7 @@
 #!/usr/bin/perl
 # Every convolution of every architecture has a deterministic, precompiled plan
-# of cuDNN's on every generation of GPUs, found from the GPU's properties.
+# of cuDNN's on every generation of GPUs, found from the GPU's properties; CLIP
+# is planned without one.
 use strict;
 use warnings;
 use Test::More;
@@ -55,6 +56,25 @@ foreach my $device (qw(75 80 86 89 90 100 120))
 		'fasterrcnn_resnet50_fpn_v2', '--frames', 8);
 	check($device, "fasterrcnn_resnet50_fpn_v2 looks in $narrow", 1, 1,
 		'fasterrcnn_resnet50_fpn_v2', '--frames', 1, '--precision', $narrow);
+}
+
+# CLIP's products are all linear layers; a GPU's weights are packed once for
+# every group in what is multiplied, beside the floats that they come from.
+foreach my $device (qw(75 90))
+{
+	my $narrow = $device == 75 ? 'f16' : 'bf16';
+	foreach my $side ([ '--frames', 50, 41, 175 ], [ '--texts', 49, 40, 76 ])
+	{
+		my ($what, $linear, $rest, $megabytes) = @$side;
+		my $out = `$engine explain clip_vit_b32 $what 32 --precision $narrow --device-properties test/gpu/sm_$device.json 2>&1`;
+		my $products = () = $out =~ /^linear .* cuBLASLt/mg;
+		my $others = () = $out =~ /^(layer norm|attention|pick token|join tokens|embed tokens) /mg;
+		my ($kernels) = $out =~ /kernels (\d+)/;
+		ok($products == $linear && $others == $rest
+			  && $kernels == $megabytes,
+			"sm_$device: clip_vit_b32 $what in $narrow: $products products, $others others, $kernels MB of weights")
+		  or diag($out);
+	}
 }
 check(90, 'fasterrcnn_resnet50_fpn_v2 trains in f32, strictly', 3, 0,
 	'fasterrcnn_resnet50_fpn_v2', '--train');

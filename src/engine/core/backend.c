@@ -9,13 +9,14 @@
 #include <stdio.h>
 #include <string.h>
 
-EngBackend *
-eng_backend_open_instead(int threads, const char *why, EngStatus *status)
+/* The processor instead of a GPU, and why. */
+static EngBackend *
+open_instead(int threads, const char *why, EngStatus *status)
 {
-	EngBackend *backend = eng_backend_open("cpu", threads, status);
+	EngBackend *backend = eng_backend_open_cpu(threads, status);
 
 	if (backend != NULL)
-		snprintf(backend->note, sizeof(backend->note), "%s", why);
+		snprintf(backend->note, sizeof(backend->note), "%.500s", why);
 	return backend;
 }
 
@@ -29,7 +30,7 @@ open_auto(int threads, EngStatus *status)
 		return eng_backend_open_cpu(threads, status);
 	backend = eng_plugin_open("cuda", threads, &why);
 	return backend != NULL ? backend :
-		eng_backend_open_instead(threads, why.message, status);
+		open_instead(threads, why.message, status);
 }
 
 int

@@ -525,9 +525,6 @@ extern bool eng_backend_check_type(const EngBackend *backend, EngType type,
 extern bool eng_backend_grow(EngBackend *backend, uint8_t **memory,
 							 size_t *have, size_t size, EngStatus *status);
 
-/* The processor instead of what "auto" gave, which the message explains. */
-extern EngBackend *eng_backend_open_instead(int threads, const char *why,
-											EngStatus *status);
 extern EngBackend *eng_backend_open_ref(int threads, EngStatus *status);
 extern EngBackend *eng_backend_open_cpu(int threads, EngStatus *status);
 

@@ -65,8 +65,7 @@ extern bool eng_clip_is_architecture(const char *name);
 
 /*
  * backend: name of a device (core/devices.h); threads 0: all processors.
- * "auto" leaves a GPU alone whose backend lacks transformers.  Weights are
- * zero.
+ * Weights are zero.
  */
 extern EngClip *eng_clip_create(const EngClipConfig *config,
 								const char *backend, int threads,

@@ -10,35 +10,6 @@
 #include "engine/nets/clip_private.h"
 #include "engine/nets/plan_row.h"
 
-/* Plugins may be made for detectors alone. */
-static bool
-check_backend(const EngBackend *backend, EngStatus *status)
-{
-	if (backend->layer_norm == NULL || backend->attention == NULL ||
-		backend->join_tokens == NULL || backend->embed_tokens == NULL ||
-		backend->pick_tokens == NULL)
-		return eng_fail(status, ENG_UNSUPPORTED,
-						"backend \"%s\" cannot run the transformers of CLIP; device cpu can",
-						backend->name);
-	return true;
-}
-
-static EngBackend *
-open_backend(const char *name, int threads, EngStatus *status)
-{
-	EngBackend *backend = eng_backend_open(name, threads, status);
-	EngStatus	why = {0};
-
-	if (backend == NULL || check_backend(backend, &why))
-		return backend;
-	threads = backend->threads;
-	backend->close(backend);
-	if (strcmp(name, "auto") == 0)
-		return eng_backend_open_instead(threads, why.message, status);
-	eng_fail(status, why.code, "%s", why.message);
-	return NULL;
-}
-
 EngClip *
 eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 				EngStatus *status)
@@ -57,7 +28,7 @@ eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 		return NULL;
 	}
 	clip->config = *config;
-	clip->backend = open_backend(backend, threads, status);
+	clip->backend = eng_backend_open(backend, threads, status);
 	ok = clip->backend != NULL;
 	for (side = 0; ok && side < 2; side++)
 		for (all = 0; ok && all < 2; all++)

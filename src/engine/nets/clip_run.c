@@ -106,6 +106,14 @@ normalize_bf16(void *out, int64_t first, const uint8_t *rgb,
 	normalize_row(out, first, rgb, mean, std, count, ENG_BF16);
 }
 
+/* For a device: the processor only stores it. */
+static void
+normalize_f16(void *out, int64_t first, const uint8_t *rgb,
+			  const float *mean, const float *std, int32_t count)
+{
+	normalize_row(out, first, rgb, mean, std, count, ENG_F16);
+}
+
 /*
  * A picture as rows of its patches' pixels: patches row by row, each (y, x,
  * channel), from element `first` of out on.
@@ -136,6 +144,8 @@ fill_picture(void *out, int64_t first, const uint8_t *rgb,
 
 			if (type == ENG_BF16)
 				normalize_bf16(out, at, from, mean, std, row);
+			else if (type == ENG_F16)
+				normalize_f16(out, at, from, mean, std, row);
 			else
 				normalize_f32(out, at, from, mean, std, row);
 		}
