@@ -238,6 +238,7 @@ ENGINE_LIBS   := -L$(GPU_LIB) -Wl,--disable-new-dtags -Wl,-rpath,$(GPU_LIB) -Wl,
 PLAIN_LIBS    := -L$(GPU_LIB) $(PLAIN_LIBS)
 endif
 GPU_TESTS = device_ops device_tokens net_backends net_training net_repeat net_f16 net_graphs \
+            clip clip_weights clip_golden \
             golden devices
 gpu-tests: $(ENGINE) $(GPU_TESTS:%=build/test/%) $(EMULATED) build/emulated/other.so
 check-gpu:

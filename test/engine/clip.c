@@ -252,18 +252,6 @@ test_backends(bool quick_gelu)
 	eng_clip_free(own);
 }
 
-/* Where there is a GPU, "auto" is that. */
-static void
-test_auto(void)
-{
-	EngClip    *clip = make_clip(&tiny, "auto", 2, ENG_F32);
-
-	tap_ok(clip != NULL && eng_clip_backend(clip)->device == on_device() &&
-		   eng_clip_backend(clip)->note[0] == '\0', "auto gives %s",
-		   clip != NULL ? eng_clip_backend(clip)->name : "nothing");
-	eng_clip_free(clip);
-}
-
 /* The activations differ, so the flag must matter. */
 static void
 test_flag(void)
@@ -452,8 +440,6 @@ main(void)
 	test_operations();
 	test_backends(true);
 	test_backends(false);
-	if (on_device())
-		test_auto();
 	test_flag();
 	test_groups(ENG_F32);
 	test_groups(ENG_BF16);

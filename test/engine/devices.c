@@ -273,9 +273,15 @@ test_clip(void)
 
 	use_plugin(emulated);
 	clip = eng_clip_create(&tiny, "auto", 1, &status);
-	tap_ok(clip != NULL && strcmp(eng_clip_backend(clip)->name, "cpu") == 0 &&
-		   strstr(eng_clip_backend(clip)->note, "transformers") != NULL,
-		   "auto takes the processor for what the GPU's backend lacks");
+	tap_ok(clip != NULL && eng_clip_backend(clip)->device &&
+		   eng_clip_backend(clip)->note[0] == '\0',
+		   "auto takes the GPU for CLIP, too %s", status.message);
+	eng_clip_free(clip);
+	use_plugin(other);
+	clip = eng_clip_create(&tiny, "auto", 1, &status);
+	tap_ok(clip != NULL && !eng_clip_backend(clip)->device &&
+		   strstr(eng_clip_backend(clip)->note, "version") != NULL,
+		   "or the processor, and why");
 	eng_clip_free(clip);
 	tap_ok(eng_clip_create(&tiny, "cuda", 1, &status) == NULL &&
 		   status.code == ENG_UNSUPPORTED, "cuda does not: %s",

@@ -106,12 +106,18 @@ normalize_bf16(void *out, int64_t first, const uint8_t *rgb,
 	normalize_row(out, first, rgb, mean, std, count, ENG_BF16);
 }
 
-/* For a device: the processor only stores it. */
+/* For a device, beside which any processor may stand. */
 static void
-normalize_f16(void *out, int64_t first, const uint8_t *rgb,
-			  const float *mean, const float *std, int32_t count)
+normalize_for_device(void *out, int64_t first, const uint8_t *rgb,
+					 const float *mean, const float *std, int32_t count,
+					 EngType type)
 {
-	normalize_row(out, first, rgb, mean, std, count, ENG_F16);
+	if (type == ENG_BF16)
+		normalize_row(out, first, rgb, mean, std, count, ENG_BF16);
+	else if (type == ENG_F16)
+		normalize_row(out, first, rgb, mean, std, count, ENG_F16);
+	else
+		normalize_row(out, first, rgb, mean, std, count, ENG_F32);
 }
 
 /*
@@ -120,8 +126,9 @@ normalize_f16(void *out, int64_t first, const uint8_t *rgb,
  */
 static void
 fill_picture(void *out, int64_t first, const uint8_t *rgb,
-			 const EngClipConfig *c, EngType type)
+			 const EngClip *clip, EngType type)
 {
+	const EngClipConfig *c = &clip->config;
 	float		mean[3 * MOST_PATCH];
 	float		std[3 * MOST_PATCH];
 	int32_t		across = c->side / c->patch;
@@ -142,10 +149,10 @@ fill_picture(void *out, int64_t first, const uint8_t *rgb,
 			int64_t		at = first + (patch * c->patch + y % c->patch) * row;
 			const uint8_t *from = rgb + ((int64_t) y * across + x) * row;
 
-			if (type == ENG_BF16)
+			if (clip->backend->device)
+				normalize_for_device(out, at, from, mean, std, row, type);
+			else if (type == ENG_BF16)
 				normalize_bf16(out, at, from, mean, std, row);
-			else if (type == ENG_F16)
-				normalize_f16(out, at, from, mean, std, row);
 			else
 				normalize_f32(out, at, from, mean, std, row);
 		}
@@ -170,7 +177,7 @@ run_pictures(EngClip *clip, const uint8_t *const *pictures, int32_t n,
 		return false;
 #pragma omp parallel for schedule(static, 1)
 	for (i = 0; i < n; i++)
-		fill_picture(input, i * size, pictures[i], c, type);
+		fill_picture(input, i * size, pictures[i], clip, type);
 	return run(clip, plan, out, status);
 }
 
