@@ -31,6 +31,7 @@ sub check
 	my ($rows, $out) = kernels($device, @arguments);
 	return fail("sm_$device: $name: $out") if !$rows;
 	my @convolutions = grep { /engine/ } @$rows;
+	my @whole = grep { /with (sum, )?bias, ReLU/ } @$rows;
 	my $plans = 0;
 	my $with = 0;
 	foreach my $row (@convolutions)
@@ -39,9 +40,11 @@ sub check
 		$with += () = $row =~ /tensor cores/g;
 	}
 	ok(@convolutions > 10 && $plans >= $directions * @convolutions / 2
-		  && ($cores ? $with >= 0.8 * $plans : $with == 0),
+		  && ($cores ? $with >= 0.8 * $plans : $with == 0)
+		  && ($directions > 1 || @whole >= 0.7 * @convolutions),
 		"sm_$device: $name: " . @convolutions
-		  . " convolutions, $plans plans, $with on tensor cores");
+		  . " convolutions, $plans plans, $with on tensor cores"
+		  . ($directions > 1 ? '' : ', ' . @whole . ' end with their ReLU'));
 }
 
 foreach my $device (qw(75 80 86 89 90 100 120))
