@@ -163,13 +163,13 @@ CUDA_KERNELS = $(wildcard cuda/*.cu)
 CUDA_SRCS    = $(wildcard cuda/*.c)
 # functions of the engine that it uses: copies of its own
 CUDA_SHARED_OBJS = $(addprefix build/obj/src/engine/,status.o core/arena.o \
-                     core/random.o ops/anchors.o ops/sampler.o nets/regions.o)
+                     core/random.o core/ranks.o ops/anchors.o ops/sampler.o nets/regions.o)
 EMULATED      = build/emulated/avcurate_cuda.so
 # stand-ins for the runtime and the libraries
 EMULATED_SRCS = $(filter-out test/emulated/other.c,$(wildcard test/emulated/*.c)) \
                 $(wildcard test/emulated/*.cc)
 EMULATED_OBJS = $(CUDA_KERNELS:%.cu=build/emulated/%.o) \
-                $(CUDA_SRCS:%.c=build/emulated/%.o) \
+                $(patsubst %.c,build/emulated/%.o,$(filter-out cuda/nccl.c,$(CUDA_SRCS))) \
                 $(addprefix build/emulated/,$(addsuffix .o,$(basename $(EMULATED_SRCS))))
 # the libraries' own headers where they are
 EMULATED_INCLUDE = $(if $(CUDA_LIBRARIES_FOUND),$(CUDA_INCLUDE),-Itest/emulated/include)

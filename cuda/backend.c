@@ -18,6 +18,8 @@ cuda_close(EngBackend *backend)
 {
 	EngCuda    *cuda = backend->state;
 
+	/* what is freed below waits for the device */
+	eng_cuda_leave(cuda);
 	if (cuda->step != NULL || cuda->sums != NULL)
 		eng_cuda_close_step(cuda);
 	eng_cuda_close_frames(cuda);
@@ -154,6 +156,15 @@ cuda_open(int device, int threads, EngStatus *status)
 	return backend;
 }
 
+static int
+cuda_count(EngStatus *status)
+{
+	int			count = 0;
+
+	return count_devices(&count, status) ? count : 0;
+}
+
 const EngPlugin avcurate_cuda_plugin = {
-	ENG_BACKEND_VERSION, sizeof(EngBackend), cuda_open, eng_cuda_open_planner
+	ENG_BACKEND_VERSION, sizeof(EngBackend), cuda_open, eng_cuda_open_planner,
+	cuda_count
 };

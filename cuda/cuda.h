@@ -33,6 +33,8 @@ typedef struct EngCudaStep
 	/* found on the way */
 	float		rpn_loss[2];	/* objectness, box */
 	float		roi_loss[2];	/* classifier, box */
+	double		rpn_sums[3];	/* of ranks: both losses before the division, */
+	double		roi_sums[3];	/* by the last */
 	double		norm;			/* of the gradients without the loss scale */
 	float		scale;			/* of the gradients, for the updates */
 	int32_t		go;				/* losses and norm are finite */
@@ -58,6 +60,7 @@ typedef struct EngCuda
 	struct EngPacked *packed;	/* weights that kernels share */
 	EngStaging *staging;		/* device.c */
 	EngFrames  *frames;			/* frames.c; NULL: none are kept */
+	struct EngCudaRanks *ranks; /* of several GPUs (collective.c), or NULL */
 } EngCuda;
 
 #define ENG_CUDA_SUMS	4096	/* partial sums of the norm of gradients */
@@ -125,9 +128,23 @@ extern bool eng_cuda_frames_give_up(EngCuda *cuda);
 /* The backend's calls. */
 extern void eng_cuda_set_frames(EngBackend *backend);
 
+/* ---- collective.c: several GPUs --------------------------------------------- */
+
+/* EngBackend.join: the backends sum by NCCL from now on. */
+extern bool eng_cuda_join(EngBackend *const *backends, int32_t world,
+						  EngStatus *status);
+extern void eng_cuda_leave(EngCuda *cuda);
+/* x = the sum over all ranks, on the stream; nothing once a rank has failed */
+extern void eng_cuda_all_reduce(EngCuda *cuda, void *x, int64_t count,
+								EngSumType type);
+/* Wait for the stream; false: a rank has failed, whose status says why. */
+extern bool eng_cuda_wait(EngCuda *cuda, EngStatus *status);
+
 /* ---- norm.cu ---------------------------------------------------------------- */
 
 extern size_t eng_cuda_norm_workspace(int64_t rows, int32_t channels);
+/* What ranks need behind it. */
+extern size_t eng_cuda_norm_shared(int32_t channels);
 extern void eng_cuda_norm_forward(EngCuda *cuda, const EngNormArgs *args);
 extern void eng_cuda_norm_backward(EngCuda *cuda, const EngNormArgs *args);
 /* sum[c] += sum over rows of x[r, c]; workspace as of a norm */

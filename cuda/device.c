@@ -228,7 +228,11 @@ eng_device_send(EngCuda *cuda, void *to, const void *from, size_t size,
 void
 eng_device_settle(EngCuda *cuda)
 {
-	if (cuda->staging->sending)
+	EngStatus	ignored = {ENG_OK, ""};
+
+	if (cuda->staging->sending && cuda->ranks != NULL)
+		(void) eng_cuda_wait(cuda, &ignored);
+	else if (cuda->staging->sending)
 		(void) cudaStreamSynchronize(cuda->stream);
 	cuda->staging->sending = false;
 }
@@ -246,6 +250,9 @@ eng_device_fetch(EngCuda *cuda, const EngFetch *parts, int count,
 	for (i = 0; i < count; i++)
 		total += parts[i].size;
 	slot = take_slot(cuda, total);
+	/* a copy to memory that is not pinned would wait, whatever happens */
+	if (slot == NULL && cuda->ranks != NULL && !eng_cuda_wait(cuda, status))
+		return false;
 	total = 0;
 	for (i = 0; i < count; i++)
 	{
@@ -282,6 +289,7 @@ bool
 eng_device_check(EngCuda *cuda, EngStatus *status)
 {
 	if (!check(cuda, cudaGetLastError(), status) ||
+		(cuda->ranks != NULL && !eng_cuda_wait(cuda, status)) ||
 		!check(cuda, cudaStreamSynchronize(cuda->stream), status))
 		return false;
 	if (cuda->staging != NULL)

@@ -62,6 +62,39 @@ block_sums(double *a, double *b)
 	*b = shared[1][0];
 }
 
+/*
+ * Two sums and what they are divided by, of all ranks: the losses.
+ */
+static __global__ void
+shared_loss(float *loss, const double *sums)
+{
+	for (int i = 0; i < 2; i++)
+		loss[i] = sums[2] > 0 ? (float) (sums[i] / sums[2]) : 0.0f;
+}
+
+static void
+sum_over_ranks(EngCuda *cuda, float *loss, double *sums)
+{
+	if (cuda->ranks == NULL)
+		return;
+	eng_cuda_all_reduce(cuda, sums, 3, ENG_SUM_F64);
+	ENG_LAUNCH(shared_loss, 1, 1, cuda, loss, sums);
+}
+
+void
+eng_cuda_no_rpn_loss(EngCuda *cuda)
+{
+	eng_device_zero(cuda, cuda->step->rpn_sums, sizeof(double) * 3);
+	sum_over_ranks(cuda, cuda->step->rpn_loss, cuda->step->rpn_sums);
+}
+
+void
+eng_cuda_no_roi_loss(EngCuda *cuda)
+{
+	eng_device_zero(cuda, cuda->step->roi_sums, sizeof(double) * 3);
+	sum_over_ranks(cuda, cuda->step->roi_loss, cuda->step->roi_sums);
+}
+
 /* ---- region proposals -------------------------------------------------------- */
 
 /* Element of an anchor in its level's maps. */
@@ -135,12 +168,14 @@ add_anchor(double sum[2], const EngCudaRegions &r, const EngRpnMaps &maps,
 
 static __global__ void __launch_bounds__(LIST_THREADS)
 rpn_kernel(EngCudaRegions r, EngRpnMaps maps, EngRpnGradients gradients,
-		   EngCudaStep *step)
+		   EngCudaStep *step, bool ranks)
 {
-	int32_t		sampled = all_sampled(r);
+	bool		with_gradients = gradients.logits[0] != NULL;
+	double		sampled = ranks && with_gradients ? step->rpn_sums[2] :
+		(double) all_sampled(r);
 	int32_t		batch = r.rpn_sample.batch_size;
 	double		factor = sampled > 0 ? (double) loss_scale_of(step) *
-		r.batch->loss_scale / (double) sampled : 0.0;
+		r.batch->loss_scale / sampled : 0.0;
 	double		sum[2] = {0.0, 0.0};
 
 	for (int32_t k = threadIdx.x; k < 2 * r.images * batch; k += LIST_THREADS)
@@ -152,10 +187,14 @@ rpn_kernel(EngCudaRegions r, EngRpnMaps maps, EngRpnGradients gradients,
 					   list % 2, factor);
 	}
 	block_sums(&sum[0], &sum[1]);
-	if (threadIdx.x == 0 && gradients.logits[0] == NULL)
-		for (int i = 0; i < 2; i++)
-			step->rpn_loss[i] = sampled > 0 ?
-				(float) (sum[i] / (double) sampled) : 0.0f;
+	if (threadIdx.x != 0 || with_gradients)
+		return;
+	for (int i = 0; i < 2; i++)
+	{
+		step->rpn_loss[i] = sampled > 0 ? (float) (sum[i] / sampled) : 0.0f;
+		step->rpn_sums[i] = sum[i];
+	}
+	step->rpn_sums[2] = sampled;
 }
 
 void
@@ -175,7 +214,9 @@ eng_cuda_rpn_loss(EngCuda *cuda, const EngCudaRegions *r,
 	if (gradients != NULL)
 		to = *gradients;
 	ENG_LAUNCH_MEETING(rpn_kernel, 1, LIST_THREADS, cuda, *r, *maps, to,
-					   cuda->step);
+					   cuda->step, cuda->ranks != NULL);
+	if (gradients == NULL)
+		sum_over_ranks(cuda, cuda->step->rpn_loss, cuda->step->rpn_sums);
 }
 
 /* ---- regions of interest ------------------------------------------------------ */
@@ -236,24 +277,30 @@ roi_kernel(EngCudaRegions r, const float *logits, const float *deltas,
 	for (int32_t row = threadIdx.x; row < live; row += LIST_THREADS)
 		add_row(sum, r, logits, deltas, to, row, factor);
 	block_sums(&sum[0], &sum[1]);
-	if (threadIdx.x == 0)
-		for (int i = 0; i < 2; i++)
-			step->roi_loss[i] = live > 0 ? (float) (sum[i] / live) : 0.0f;
+	if (threadIdx.x != 0)
+		return;
+	for (int i = 0; i < 2; i++)
+	{
+		step->roi_loss[i] = live > 0 ? (float) (sum[i] / live) : 0.0f;
+		step->roi_sums[i] = sum[i];
+	}
+	step->roi_sums[2] = live;
 }
 
 /* The gradients alone need no sums, and are shared out among blocks. */
 static __global__ void
 roi_gradient_kernel(EngCudaRegions r, const float *logits,
 					const float *deltas, RoiGradients to,
-					const EngCudaStep *step)
+					const EngCudaStep *step, bool ranks)
 {
 	int32_t		row = blockIdx.x * blockDim.x + threadIdx.x;
 	int32_t		live = *r.live;
+	double		divisor = ranks ? step->roi_sums[2] : (double) live;
 	double		sum[2] = {0.0, 0.0};
 
 	if (row < live)
 		add_row(sum, r, logits, deltas, to, row,
-				(double) loss_scale_of(step) * r.batch->loss_scale / live);
+				(double) loss_scale_of(step) * r.batch->loss_scale / divisor);
 }
 
 void
@@ -268,10 +315,11 @@ eng_cuda_roi_loss(EngCuda *cuda, const EngCudaRegions *r,
 	{
 		ENG_LAUNCH_MEETING(roi_kernel, 1, LIST_THREADS, cuda, *r, logits,
 						   deltas, to, cuda->step);
+		sum_over_ranks(cuda, cuda->step->roi_loss, cuda->step->roi_sums);
 		return;
 	}
 	eng_device_zero(cuda, dlogits, cells * sizeof(float));
 	eng_device_zero(cuda, ddeltas, 4 * cells * sizeof(float));
 	ENG_LAUNCH(roi_gradient_kernel, blocks_for(r->rows, 64), 64, cuda, *r,
-			   logits, deltas, to, cuda->step);
+			   logits, deltas, to, cuda->step, cuda->ranks != NULL);
 }

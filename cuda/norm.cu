@@ -178,20 +178,51 @@ finish_sums(double out[2], const float *partial, int32_t spans,
 	}
 }
 
+/* Mean, deviation and running statistics of a channel; var is biased. */
+static __device__ void
+set_statistics(const EngNormArgs &a, int32_t c, double mean, double var,
+			   double rows)
+{
+	a.mean[c] = (float) mean;
+	a.rstd[c] = (float) (1 / sqrt(var + a.eps));
+	if (rows > 1)
+		var *= rows / (rows - 1);
+	a.running_mean[c] = (float) (a.running_mean[c] +
+								 a.momentum * (mean - a.running_mean[c]));
+	a.running_var[c] = (float) (a.running_var[c] +
+								a.momentum * (var - a.running_var[c]));
+}
+
+/*
+ * shared NULL: the statistics; else what ranks sum for them, (2, channels) of
+ * x and its squares, and the rows.
+ */
 template <typename T>
 static __global__ void
-finish_statistics(EngNormArgs a, int32_t spans, const float *partial)
+finish_statistics(EngNormArgs a, int32_t spans, const float *partial,
+				  double *shared)
 {
 	int32_t		c = blockIdx.x * FINISH_CHANNELS + threadIdx.x / FINISH_LANES;
 	bool		mine = c < a.channels;
 	int64_t		live = live_rows(a);
 	double		sums[2];
+	double		pivot;
 	double		mean;
 	double		var;
 
 	finish_sums(sums, partial, spans, a.channels, c, mine);
 	if (!mine || threadIdx.x % FINISH_LANES != 0)
 		return;
+	pivot = live > 0 ? (double) get((const T *) a.x, c) : 0;
+	if (shared != NULL)
+	{
+		shared[c] = sums[0] + live * pivot;
+		shared[a.channels + c] = sums[1] + 2 * pivot * sums[0] +
+			live * pivot * pivot;
+		if (c == 0)
+			shared[2 * a.channels] = (double) live;
+		return;
+	}
 	if (live == 0)
 	{
 		a.mean[c] = a.rstd[c] = 0;
@@ -200,15 +231,28 @@ finish_statistics(EngNormArgs a, int32_t spans, const float *partial)
 	mean = sums[0] / live;
 	var = sums[1] / live - mean * mean;
 	var = var < 0 ? 0 : var;	/* but what is not a number stays so */
-	mean += get((const T *) a.x, c);
-	a.mean[c] = (float) mean;
-	a.rstd[c] = (float) (1 / sqrt(var + a.eps));
-	if (live > 1)
-		var *= (double) live / (live - 1);
-	a.running_mean[c] = (float) (a.running_mean[c] +
-								 a.momentum * (mean - a.running_mean[c]));
-	a.running_var[c] = (float) (a.running_var[c] +
-								a.momentum * (var - a.running_var[c]));
+	set_statistics(a, c, mean + pivot, var, (double) live);
+}
+
+/* The statistics from the sums of all ranks. */
+static __global__ void
+shared_statistics(EngNormArgs a, const double *shared)
+{
+	int32_t		c = blockIdx.x * blockDim.x + threadIdx.x;
+	double		rows = shared[2 * a.channels];
+	double		mean;
+	double		var;
+
+	if (c >= a.channels)
+		return;
+	if (rows == 0)
+	{
+		a.mean[c] = a.rstd[c] = 0;
+		return;
+	}
+	mean = shared[c] / rows;
+	var = shared[a.channels + c] / rows - mean * mean;
+	set_statistics(a, c, mean, var < 0 ? 0 : var, rows);
 }
 
 static __global__ void
@@ -336,10 +380,26 @@ gradient_sums(EngNormArgs a, Spread s, float *partial)
 	store_partial<V>(partial, s, p, a.channels, sum, moment);
 }
 
-/* mean (2, channels): the sums of gradients divided by the live rows */
+/*
+ * mean (2, channels): the sums of gradients divided by the live rows, the
+ * second of x without its mean, not yet divided by the deviation
+ */
+static __device__ void
+set_mean(float *mean, const EngNormArgs &a, int32_t c, double sum,
+		 double moment, double rows)
+{
+	mean[c] = rows > 0 ? (float) (sum / rows) : 0;
+	mean[a.channels + c] = rows > 0 ?
+		(float) (moment * a.rstd[c] / rows) : 0;
+}
+
+/*
+ * The gradients of weight and bias, and the means; shared: what ranks sum for
+ * these instead, as in finish_statistics.
+ */
 static __global__ void
 finish_gradients(EngNormArgs a, int32_t spans, const float *partial,
-				 float *mean)
+				 float *mean, double *shared)
 {
 	int32_t		c = blockIdx.x * FINISH_CHANNELS + threadIdx.x / FINISH_LANES;
 	bool		mine = c < a.channels;
@@ -354,10 +414,25 @@ finish_gradients(EngNormArgs a, int32_t spans, const float *partial,
 		a.dweight[c] = (float) (a.dweight[c] + sums[1]);
 	if (a.dbias != NULL)
 		a.dbias[c] = (float) (a.dbias[c] + sums[0]);
-	mean[c] = live > 0 ? (float) (sums[0] / live) : 0;
-	/* of x without its mean, not yet divided by the deviation */
-	mean[a.channels + c] = live > 0 ?
-		(float) (sums[1] * a.rstd[c] / live) : 0;
+	if (shared == NULL)
+	{
+		set_mean(mean, a, c, sums[0], sums[1], (double) live);
+		return;
+	}
+	shared[c] = sums[0];
+	shared[a.channels + c] = sums[1];
+	if (c == 0)
+		shared[2 * a.channels] = (double) live;
+}
+
+static __global__ void
+shared_gradients(EngNormArgs a, const double *shared, float *mean)
+{
+	int32_t		c = blockIdx.x * blockDim.x + threadIdx.x;
+
+	if (c < a.channels)
+		set_mean(mean, a, c, shared[c], shared[a.channels + c],
+				 shared[2 * a.channels]);
 }
 
 template <typename T, int V>
@@ -421,12 +496,51 @@ backward_kernel(EngNormArgs a, Spread s, const float *mean, bool keep_hidden)
 	}
 }
 
+size_t
+eng_cuda_norm_workspace(int64_t rows, int32_t channels)
+{
+	Spread		s = spread_of(rows, channels, 1);
+	int32_t		spans = s.spans;
+
+	for (int v = 4; v <= 8; v *= 2)
+		if (channels % v == 0)
+		{
+			s = spread_of(rows, channels, v);
+			spans = s.spans > spans ? s.spans : spans;
+		}
+	/* doubles may lie behind */
+	return (((size_t) spans * 2 + 2) * channels * sizeof(float) + 7) / 8 * 8;
+}
+
+size_t
+eng_cuda_norm_shared(int32_t channels)
+{
+	return (2 * (size_t) channels + 1) * sizeof(double);
+}
+
+/* Behind the partial sums and their means. */
+static double *
+shared_of(const EngCuda *cuda, const EngNormArgs *a)
+{
+	return cuda->ranks == NULL ? NULL :
+		(double *) ((char *) a->workspace +
+					eng_cuda_norm_workspace(a->rows, a->channels));
+}
+
+static void
+sum_over_ranks(EngCuda *cuda, const EngNormArgs *a, double *shared)
+{
+	eng_cuda_all_reduce(cuda, shared, 2 * (int64_t) a->channels + 1,
+						ENG_SUM_F64);
+}
+
 template <typename T, int V>
 static void
 forward(EngCuda *cuda, const EngNormArgs *a)
 {
 	Spread		s = spread_of(a->rows, a->channels, V);
 	float	   *partial = (float *) a->workspace;
+	double	   *shared = shared_of(cuda, a);
 
 	if (a->batch && !a->again)
 	{
@@ -435,7 +549,14 @@ forward(EngCuda *cuda, const EngNormArgs *a)
 		ENG_LAUNCH_MEETING((finish_statistics<T>),
 						   blocks_for(a->channels, FINISH_CHANNELS),
 						   FINISH_LANES * FINISH_CHANNELS, cuda, *a, s.spans,
-						   partial);
+						   partial, shared);
+		if (shared != NULL)
+		{
+			sum_over_ranks(cuda, a, shared);
+			ENG_LAUNCH(shared_statistics,
+					   blocks_for(a->channels, ENG_THREADS), ENG_THREADS,
+					   cuda, *a, shared);
+		}
 	}
 	else if (!a->again)
 		ENG_LAUNCH(take_running, blocks_for(a->channels, ENG_THREADS),
@@ -451,6 +572,7 @@ backward(EngCuda *cuda, const EngNormArgs *a)
 	Spread		s = spread_of(a->rows, a->channels, V);
 	float	   *partial = (float *) a->workspace;
 	float	   *mean = partial + (int64_t) s.spans * 2 * a->channels;
+	double	   *shared = a->batch && a->dx != NULL ? shared_of(cuda, a) : NULL;
 
 	if (a->batch || a->dweight != NULL || a->dbias != NULL)
 	{
@@ -459,31 +581,23 @@ backward(EngCuda *cuda, const EngNormArgs *a)
 		ENG_LAUNCH_MEETING(finish_gradients,
 						   blocks_for(a->channels, FINISH_CHANNELS),
 						   FINISH_LANES * FINISH_CHANNELS, cuda, *a, s.spans,
-						   partial, mean);
+						   partial, mean, shared);
+	}
+	if (shared != NULL)
+	{
+		sum_over_ranks(cuda, a, shared);
+		ENG_LAUNCH(shared_gradients, blocks_for(a->channels, ENG_THREADS),
+				   ENG_THREADS, cuda, *a, shared, mean);
 	}
 	ENG_LAUNCH((backward_kernel<T, V>), blocks_of(&s), ENG_THREADS, cuda, *a,
 			   s, mean, a->relu && a->add != NULL && a->dx != a->dy);
 }
 
-size_t
-eng_cuda_norm_workspace(int64_t rows, int32_t channels)
-{
-	Spread		s = spread_of(rows, channels, 1);
-	int32_t		spans = s.spans;
-
-	for (int v = 4; v <= 8; v *= 2)
-		if (channels % v == 0)
-		{
-			s = spread_of(rows, channels, v);
-			spans = s.spans > spans ? s.spans : spans;
-		}
-	return ((size_t) spans * 2 + 2) * channels * sizeof(float);
-}
-
 void
 eng_cuda_norm_forward(EngCuda *cuda, const EngNormArgs *args)
 {
-	if (args->rows == 0)
+	/* a rank without rows takes part in the sums */
+	if (args->rows == 0 && cuda->ranks == NULL)
 		return;
 	ENG_WITH_TYPE(args->type,
 				  if (args->channels % V == 0)
@@ -495,7 +609,8 @@ eng_cuda_norm_forward(EngCuda *cuda, const EngNormArgs *args)
 void
 eng_cuda_norm_backward(EngCuda *cuda, const EngNormArgs *args)
 {
-	if (args->rows == 0)
+	/* a rank without rows takes part in the sums */
+	if (args->rows == 0 && cuda->ranks == NULL)
 		return;
 	ENG_WITH_TYPE(args->type,
 				  if (args->channels % V == 0)

@@ -585,9 +585,15 @@ regions_rpn_loss(EngPlan *plan, EngRegions *regions, const EngRpnMaps *maps,
 				 EngStatus *status)
 {
 	EngCuda    *cuda = cuda_of(plan);
-	const EngCudaRegions *r = &eng_cuda_arrays(regions)->r;
+	const EngCudaRegions *r;
 	int32_t		i;
 
+	if (plan->request.idle)
+	{
+		eng_cuda_no_rpn_loss(cuda);
+		return true;
+	}
+	r = &eng_cuda_arrays(regions)->r;
 	eng_cuda_rpn_match(cuda, r);
 	if (!are_given(regions))
 		eng_cuda_rpn_sample(cuda, r, eng_regions_in_order(regions));
@@ -665,8 +671,11 @@ regions_roi_loss(EngPlan *plan, EngRegions *regions, const float *logits,
 				 const float *deltas, EngStatus *status)
 {
 	(void) status;
-	eng_cuda_roi_loss(cuda_of(plan), &eng_cuda_arrays(regions)->r, logits, deltas,
-					  NULL, NULL);
+	if (plan->request.idle)
+		eng_cuda_no_roi_loss(cuda_of(plan));
+	else
+		eng_cuda_roi_loss(cuda_of(plan), &eng_cuda_arrays(regions)->r,
+						  logits, deltas, NULL, NULL);
 	return true;
 }
 
@@ -727,10 +736,12 @@ read_losses(EngCuda *cuda, const EngCudaRegions *r, EngRegions *regions,
 {
 	EngCudaStep step;
 	EngFetch	parts[] = {
-		{live, r->live, sizeof(*live)}, {&step, cuda->step, sizeof(step)}
+		{&step, cuda->step, sizeof(step)},
+		{live, r == NULL ? NULL : r->live, sizeof(*live)}
 	};
 
-	if (!eng_device_fetch(cuda, parts, 2, status))
+	/* a rank without frames has no arrays */
+	if (!eng_device_fetch(cuda, parts, r == NULL ? 1 : 2, status))
 		return false;
 	regions->rpn_loss = (EngRpnLoss) {step.rpn_loss[0], step.rpn_loss[1]};
 	regions->roi_loss = (EngRoiLoss) {step.roi_loss[0], step.roi_loss[1]};
@@ -741,11 +752,13 @@ static bool
 regions_results(EngPlan *plan, EngRegions *regions, EngStatus *status)
 {
 	EngCuda    *cuda = cuda_of(plan);
-	const EngCudaRegions *r = &eng_cuda_arrays(regions)->r;
-	int32_t		live;
+	const EngCudaArrays *a = eng_cuda_arrays(regions);
+	int32_t		live = 0;
 
-	if (!(r->train ? read_losses(cuda, r, regions, &live, status) :
-		  read_detections(cuda, r, regions, &live, status)))
+	if (!(plan->request.train ?
+		  read_losses(cuda, a == NULL ? NULL : &a->r, regions, &live,
+					  status) :
+		  read_detections(cuda, &a->r, regions, &live, status)))
 		return false;
 	plan->live_rois = regions->live = live;
 	return true;

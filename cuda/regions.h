@@ -161,6 +161,9 @@ extern void eng_cuda_roi_rows(EngCuda *cuda, const EngCudaRegions *r);
 extern void eng_cuda_rpn_loss(EngCuda *cuda, const EngCudaRegions *r,
 							  const EngRpnMaps *maps,
 							  const EngRpnGradients *gradients);
+/* of a rank without frames: its part in the losses of all */
+extern void eng_cuda_no_rpn_loss(EngCuda *cuda);
+extern void eng_cuda_no_roi_loss(EngCuda *cuda);
 /* dlogits NULL: the losses alone */
 extern void eng_cuda_roi_loss(EngCuda *cuda, const EngCudaRegions *r,
 							  const float *logits, const float *deltas,

@@ -68,8 +68,8 @@ cuda_fold(EngBackend *backend, const EngFold *fold)
 static size_t
 norm_workspace(const EngBackend *backend, int64_t rows, int32_t channels)
 {
-	(void) backend;
-	return eng_cuda_norm_workspace(rows, channels);
+	return eng_cuda_norm_workspace(rows, channels) +
+		(cuda_of(backend)->ranks != NULL ? eng_cuda_norm_shared(channels) : 0);
 }
 
 static void
@@ -306,6 +306,7 @@ eng_cuda_set_table(EngBackend *backend)
 	backend->step_begin = step_begin;
 	backend->step_norm = step_norm;
 	backend->step_end = step_end;
+	backend->join = eng_cuda_join;
 	backend->regions = &eng_cuda_region_ops;
 	backend->layer_norm = layer_norm;
 	backend->attention = attention;

@@ -304,8 +304,8 @@ cudaDeviceSynchronize(void)
 static bool
 has_run(Stream *stream, uint64_t upto)
 {
-	if (stream->done < upto)
-		(void) try_next(stream);
+	while (stream->done < upto && try_next(stream))
+		;
 	return stream->done >= upto;
 }
 

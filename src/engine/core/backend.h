@@ -449,7 +449,7 @@ struct EngBackend
 	/*
 	 * x (count) = the sum of all ranks' x, the same bits on all, in the order
 	 * of the other calls.  All ranks must call it alike.  Once a rank has
-	 * failed it does nothing: eng_ranks_check tells.
+	 * failed it only gives up what waits for others: eng_ranks_check tells.
 	 */
 	void		(*all_reduce) (EngBackend *backend, void *x, int64_t count,
 							   EngSumType type);

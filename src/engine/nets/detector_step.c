@@ -536,7 +536,12 @@ train_share(EngDetector *detector, const EngShare *share,
 	/* what is not finite is so for all ranks */
 	if (eng_backend_is_rank(detector->backend) &&
 		status->code != ENG_NUMERIC)
+	{
 		eng_ranks_break(detector->backend->ranks);
+		/* and nothing that is queued waits for the others any more */
+		detector->backend->all_reduce(detector->backend, NULL, 0,
+									  ENG_SUM_F32);
+	}
 	return false;
 }
 
