@@ -57,9 +57,8 @@ static EngFrame pool[POOL];
 static const int sizes[STEPS] = {5, 1, 3, 4};
 
 /*
- * What may differ.  On a GPU sums of norms are rounded to float, and over the
- * few cells of these maps a ReLU that flips moves much: there only the first
- * loss is the same.
+ * What may differ from ref or cpu alone.  A GPU's sums of norms are rounded to
+ * float, and over the few cells of these maps a ReLU that flips moves much.
  */
 typedef struct Bounds
 {
@@ -71,7 +70,7 @@ typedef struct Bounds
 } Bounds;
 
 static const Bounds host_bounds = {STEPS, 1e-5, 2e-3, 2e-3, 5e-3};
-static const Bounds gpu_bounds = {2, 1e-5, 5e-2, 0.1, 0.5};
+static const Bounds gpu_bounds = {2, 1e-4, 2e-2, 0.2, 0.5};
 static const Bounds *bounds = &host_bounds;
 
 static EngDetector *
@@ -195,7 +194,8 @@ test_variant(const Variant *variant, const EngDeviceName *names, int world)
 	EngStatus	status = {ENG_OK, ""};
 	EngStepResult alone_results[2 * STEPS];
 	EngStepResult group_results[2 * STEPS];
-	EngDetector *alone = make(variant, names, 1, &status);
+	EngDetector *alone = make(variant, names == gpu_names ? host_names : names,
+							  1, &status);
 	EngDetector *group = make(variant, names, world, &status);
 	EngBuffer	image = {0};
 	double		gradient;
@@ -243,7 +243,7 @@ same(const EngBuffer *a, const EngBuffer *b)
 static void
 test_resume(const EngDeviceName *names)
 {
-	const Variant *variant = &variants[1];
+	const Variant *variant = &variants[names == gpu_names ? 0 : 1];
 	EngStatus	status = {ENG_OK, ""};
 	EngLoadOptions options = {.strict = true};
 	EngStepResult results[2 * STEPS];
@@ -290,7 +290,7 @@ test_infer(const EngDeviceName *names, int world)
 	int			i;
 	int32_t		j;
 
-	for (n = POOL; alone != NULL && group != NULL && n >= 1; n -= POOL - 1)
+	for (n = 3; alone != NULL && group != NULL && n >= 1; n -= 2)
 	{
 		if (!eng_detector_infer(alone, pool, n, a, &status) ||
 			!eng_detector_infer(group, pool, n, b, &status))
@@ -525,6 +525,9 @@ main(void)
 				   i == 0 ? 0 : FRAME_BOXES, CLASSES);
 	for (v = 0; v < sizeof(variants) / sizeof(variants[0]); v++)
 	{
+		/* an emulated GPU takes its time */
+		if (gpu && v % 2 == 1)
+			continue;
 		if (!gpu || v > 0)
 			test_variant(&variants[v], names, 2);
 		if (v < (gpu ? 1 : 2))
