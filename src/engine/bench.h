@@ -46,6 +46,13 @@ extern void eng_bench_report(FILE *out, const EngBenchTimes *times,
 							 const EngPeak *peak);
 
 /*
+ * bench_feed.c: prints the rates at which pictures of a size are decoded, sent
+ * to the device, and found to be there.
+ */
+extern bool eng_bench_feed(const EngChoice *choice, EngSize size, FILE *out,
+						   EngStatus *status);
+
+/*
  * bench_save.c: a safetensors file of the detector's weights and, as
  * bench.frames (n, h, w, 3) bytes, bench.boxes (n, m, 4) and bench.labels
  * (n, m), the frames, which have one size and number of boxes.
