@@ -56,8 +56,11 @@ fill(EngBackend *backend, const Place *place, EngType type,
 		uint32_t	bits;
 
 		memcpy(&bits, &value, sizeof(bits));
-		/* the weights, behind the other two matrices, are always float */
-		if (type == ENG_BF16 && i < count / 3 * 2)
+		/*
+		 * The weights, behind the other two matrices, are always float; the
+		 * upper halves are finite in either narrow type.
+		 */
+		if (type != ENG_F32 && i < count / 3 * 2)
 		{
 			half[2 * i] = (uint16_t) (bits >> 16);
 			half[2 * i + 1] = (uint16_t) (bits >> 16);
@@ -146,7 +149,8 @@ bool
 eng_bench_peak_device(EngPeak *peak, EngBackend *backend, EngType type,
 					  EngStatus *status)
 {
-	bool		real = strcmp(backend->name, "cuda") == 0;
+	/* the emulation says what it is */
+	bool		real = strstr(backend->device_name, "plays a GPU") == NULL;
 	Place		place = {.side = real ? SIDE : EMULATED_SIDE};
 	double		product = 0;
 	double		copy = 0;
