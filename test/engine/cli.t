@@ -244,5 +244,12 @@ ok( $status == 0
 	'bench prints times by operation') or diag("$status $out $err");
 like(slurp("$dir/bench.safetensors"), qr/"bench\.frames":\{"dtype":"U8","shape":\[2,180,320,3\]/,
 	'bench keeps what it worked on');
+($status, $out, $err) =
+  run_engine('bench', 'small', '--feed', '--threads', '1', '--size', '64x48');
+ok( $status == 0
+	  && $out =~ /^feed: pictures of 64x48, \d+ KB as JPEG$/m
+	  && $out =~ /^feed: [\d.]+ images\/s decoded by 1 thread$/m
+	  && $out =~ /^feed: [\d.]+ images\/s by 1 thread where the device has them$/m,
+	'bench prints what the processor can feed') or diag("$status $out $err");
 
 done_testing();
