@@ -123,10 +123,12 @@ static bool
 fill_clip(EngClip *clip, const EngLoadRequest *request,
 		  const EngTensorFile *file, int32_t *unused, EngStatus *status)
 {
-	const EngBackend *backend = eng_clip_backend(clip);
+	EngType		type = request->usual ? eng_clip_usual_type(clip) :
+		request->precision;
 
-	eng_clip_set_memory_limit(clip, eng_load_limit(request, backend));
-	if (!eng_clip_set_precision(clip, precision(request, backend), status) ||
+	eng_clip_set_memory_limit(clip, eng_load_limit(request,
+												   eng_clip_backend(clip)));
+	if (!eng_clip_set_precision(clip, type, status) ||
 		!eng_clip_check_memory(clip, status))
 		return false;
 	if (request->init)

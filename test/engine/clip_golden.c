@@ -27,11 +27,12 @@ static const struct
 /*
  * Least cosines in bf16, and of f16 no less.  The weights are drawn, not
  * learnt, and twelve layers of them spread an error: PyTorch's own bf16 (2.15,
- * autocast, on a CPU) comes to 0.9973 for the worst picture.  That less a
- * thousandth is asked for.
+ * autocast, on a CPU) comes to 0.9973 for the worst picture, and a GPU, which
+ * rounds from the first product on, may come to that less a thousandth.
  */
-#define LEAST_IMAGE	0.9963
-#define LEAST_TEXT	0.999
+#define LEAST_IMAGE		0.999
+#define LEAST_ON_GPU	0.9963
+#define LEAST_TEXT		0.999
 
 static double
 allowed_noise(const Case *c, const char *name)
@@ -116,7 +117,8 @@ judge(Case *c, const char *backend, const char *precision)
 {
 	static const char *const embeddings[] = {"out.image_embedding",
 	"out.text_embedding"};
-	static const double least[] = {LEAST_IMAGE, LEAST_TEXT};
+	bool		gpu = strncmp(backend, "cuda", 4) == 0;
+	double		least[] = {gpu ? LEAST_ON_GPU : LEAST_IMAGE, LEAST_TEXT};
 	bool		is_f32 = strcmp(precision, "f32") == 0;
 	int32_t		i;
 

@@ -33,6 +33,7 @@ typedef struct Tower
 	EngActivation activation;
 	bool		causal;
 	bool		all;			/* every token to the end */
+	bool		float_start;	/* the first products are of floats */
 	int32_t		ids;			/* tensor that tells the token, -1: first */
 } Tower;
 
@@ -101,6 +102,13 @@ block_vector(const Tower *tower, int32_t layer, const char *name,
 					  name);
 }
 
+/* What is rounded first costs most (README): how far floats are multiplied. */
+static bool
+is_start(const Tower *tower, int32_t layer)
+{
+	return tower->float_start && layer == 0;
+}
+
 /* Tokens of `add` (-1: none) are added to *x; norm NAME of the block. */
 static int32_t
 block_norm(const Tower *tower, int32_t layer, const char *name, int32_t add,
@@ -115,7 +123,10 @@ block_norm(const Tower *tower, int32_t layer, const char *name, int32_t add,
 
 	/* the first norm adds what the block before has left */
 	if (strcmp(name, "ln_1") == 0)
+	{
 		snprintf(sum, sizeof(sum), "block%d", layer);
+		spec.full = is_start(tower, layer);
+	}
 	snprintf(weight, sizeof(weight), "%s.weight", name);
 	snprintf(bias, sizeof(bias), "%s.bias", name);
 	spec.weight = block_vector(tower, layer, weight, tower->size->width, 1);
@@ -163,7 +174,8 @@ block(const Tower *tower, int32_t layer, int32_t add, int32_t *x)
 	double		narrow = 1 / sqrt(width);
 	double		deep = narrow / sqrt(2.0 * tower->size->layers);
 	Product		qkv = {"attn.in_proj_weight", "attn.in_proj_bias",
-		3 * width, width, narrow, ENG_ACTIVATION_NONE, false};
+		3 * width, width, narrow, ENG_ACTIVATION_NONE,
+		is_start(tower, layer)};
 	Product		join = {"attn.out_proj.weight", "attn.out_proj.bias",
 		width, width, deep, ENG_ACTIVATION_NONE, true};
 	Product		widen = {"mlp.c_fc.weight", "mlp.c_fc.bias",
@@ -260,6 +272,7 @@ image_tower(Tower *tower, const EngClipConfig *c)
 	int32_t		positions;
 	int32_t		x;
 
+	tower->model->tensors[tower->model->input].full = tower->float_start;
 	class = add_weight(tower->model, &first, "visual.class_embedding");
 	positions = add_weight(tower->model, &position,
 						   "visual.positional_embedding");
@@ -295,7 +308,8 @@ text_tower(Tower *tower, const EngClipConfig *c)
 
 bool
 eng_clip_describe(EngModel *model, const EngClipConfig *config,
-				  EngClipSide side, bool all, EngStatus *status)
+				  EngClipSide side, bool all, bool float_start,
+				  EngStatus *status)
 {
 	bool		is_image = side == ENG_CLIP_IMAGE;
 	Tower		tower = {
@@ -304,7 +318,8 @@ eng_clip_describe(EngModel *model, const EngClipConfig *config,
 		.final_norm = is_image ? "ln_post" : "ln_final",
 		.activation = config->quick_gelu ? ENG_ACTIVATION_QUICK_GELU :
 			ENG_ACTIVATION_GELU,
-		.causal = !is_image, .all = all, .ids = -1
+		.causal = !is_image, .all = all,
+		.float_start = is_image && float_start, .ids = -1
 	};
 
 	model->input = eng_model_tensor(model, "input");

@@ -84,6 +84,12 @@ extern void eng_clip_init(EngClip *clip, uint64_t seed);
 extern bool eng_clip_set_precision(EngClip *clip, EngType type,
 								   EngStatus *status);
 extern EngType eng_clip_precision(const EngClip *clip);
+
+/*
+ * Precision where none is asked for: on a GPU f16, in which OpenAI trained and
+ * ran its networks, and which keeps three bits more than bf16; else float.
+ */
+extern EngType eng_clip_usual_type(const EngClip *clip);
 extern int32_t eng_clip_threads(const EngClip *clip);
 extern const EngBackend *eng_clip_backend(const EngClip *clip);
 extern const EngClipConfig *eng_clip_config(const EngClip *clip);

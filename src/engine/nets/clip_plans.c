@@ -36,7 +36,9 @@ eng_clip_create(const EngClipConfig *config, const char *backend, int threads,
 			EngModel   *model = &clip->models[side][all];
 
 			model->parameters = &clip->parameters;
-			ok = eng_clip_describe(model, config, side, all != 0, status);
+			/* a GPU multiplies floats without its tensor cores */
+			ok = eng_clip_describe(model, config, side, all != 0,
+								   !clip->backend->gpu, status);
 		}
 	if (!ok || !eng_parameters_layout(&clip->parameters, false, status) ||
 		!eng_mirror_open(&clip->parameters, clip->backend, status))
@@ -108,6 +110,12 @@ EngType
 eng_clip_precision(const EngClip *clip)
 {
 	return clip->precision;
+}
+
+EngType
+eng_clip_usual_type(const EngClip *clip)
+{
+	return clip->backend->gpu ? ENG_F16 : ENG_F32;
 }
 
 const EngBackend *

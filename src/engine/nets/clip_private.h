@@ -46,9 +46,13 @@ struct EngClip
 	EngPlanRow *rows;			/* of the last explain */
 };
 
-/* clip.c: the operations of one tower; all: of every token to the end */
+/*
+ * clip.c: the operations of one tower.  all: of every token to the end;
+ * float_start: pictures' first products stay float in every precision.
+ */
 extern bool eng_clip_describe(EngModel *model, const EngClipConfig *config,
-							  EngClipSide side, bool all, EngStatus *status);
+							  EngClipSide side, bool all, bool float_start,
+							  EngStatus *status);
 
 /* clip_run.c: tokens at which a group is run whose longest text has so many */
 extern int32_t eng_clip_tokens(const EngClipConfig *config, int32_t longest);

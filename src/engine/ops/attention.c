@@ -75,6 +75,8 @@ eng_layer_attention(EngModel *model, const char *name, int32_t heads,
 	int32_t		output = eng_model_tensor(model, name);
 	EngOp	   *op = eng_model_op(model, &eng_attention_class, name);
 
+	/* one type of queries, keys, values and result */
+	model->tensors[output].full = model->tensors[input].full;
 	op->heads = heads;
 	op->causal = causal;
 	eng_op_input(op, input);
