@@ -40,6 +40,18 @@ eng_cuda_given(const EngRegions *regions, int32_t i)
 	return &regions->hooks->given[i];
 }
 
+/* regions.c: give a block back and take a larger one in its place */
+extern void *eng_cuda_larger_block(EngCuda *cuda, EngCudaArrays *a, void *old,
+								   size_t count, size_t size);
+/* what is the batch's, and what grows with its ground truth */
+extern void eng_cuda_make_truth(EngCuda *cuda, EngCudaArrays *a,
+								int32_t boxes);
+extern bool eng_cuda_no_room(const EngCudaRegions *r, EngStatus *status);
+
+/* batch.c: the batch's pixels into the plan's input, its truth beside it */
+extern bool eng_cuda_input(EngPlan *plan, EngRegions *regions,
+						   const EngFrame *frames, EngStatus *status);
+
 /* look.c: proposals, matches, samples, RoIs into the host's regions */
 extern bool eng_cuda_look(EngPlan *plan, EngRegions *regions,
 						  EngStatus *status);

@@ -37,9 +37,9 @@ block(EngCuda *cuda, EngCudaArrays *a, size_t count, size_t size)
 	return memory;
 }
 
-/* Give one back and take a larger one in its place. */
-static void *
-larger_block(EngCuda *cuda, EngCudaArrays *a, void *old, size_t count, size_t size)
+void *
+eng_cuda_larger_block(EngCuda *cuda, EngCudaArrays *a, void *old,
+					  size_t count, size_t size)
 {
 	int			i;
 
@@ -225,11 +225,8 @@ place_head(EngCudaArrays *a)
 	a->boxes_at = (labels + sizeof(int32_t) * r->truth_room + 15) / 16 * 16;
 }
 
-/*
- * What is the batch's, and what grows with its ground truth.
- */
-static void
-make_truth(EngCuda *cuda, EngCudaArrays *a, int32_t boxes)
+void
+eng_cuda_make_truth(EngCuda *cuda, EngCudaArrays *a, int32_t boxes)
 {
 	EngCudaRegions *r = &a->r;
 	size_t		images = r->images;
@@ -241,9 +238,9 @@ make_truth(EngCuda *cuda, EngCudaArrays *a, int32_t boxes)
 	size = a->boxes_at + sizeof(float) * 4 * r->truth_room;
 	free(a->head);
 	a->head = calloc(1, size);
-	head = larger_block(cuda, a, r->batch, size, 1);
-	r->truth_high = larger_block(cuda, a, r->truth_high, r->truth_room,
-								 sizeof(uint32_t));
+	head = eng_cuda_larger_block(cuda, a, r->batch, size, 1);
+	r->truth_high = eng_cuda_larger_block(cuda, a, r->truth_high,
+										  r->truth_room, sizeof(uint32_t));
 	if (a->head == NULL || head == NULL)
 	{
 		a->failed = true;
@@ -259,19 +256,21 @@ make_truth(EngCuda *cuda, EngCudaArrays *a, int32_t boxes)
 	r->list_room = r->pyramid.first[ENG_RPN_LEVELS];
 	if (r->list_room < r->roi_room)
 		r->list_room = r->roi_room;
-	r->best = larger_block(cuda, a, r->best, images * r->list_room,
-						   sizeof(int32_t));
-	r->list = larger_block(cuda, a, r->list, images * 2 * r->list_room,
-						   sizeof(int32_t));
-	r->roi_candidates = larger_block(cuda, a, r->roi_candidates,
-									 images * r->roi_room,
-									 4 * sizeof(float));
-	r->roi_match_of = larger_block(cuda, a, r->roi_match_of,
-								   images * r->roi_room, sizeof(int32_t));
+	r->best = eng_cuda_larger_block(cuda, a, r->best, images * r->list_room,
+									sizeof(int32_t));
+	r->list = eng_cuda_larger_block(cuda, a, r->list,
+									images * 2 * r->list_room,
+									sizeof(int32_t));
+	r->roi_candidates = eng_cuda_larger_block(cuda, a, r->roi_candidates,
+											  images * r->roi_room,
+											  4 * sizeof(float));
+	r->roi_match_of = eng_cuda_larger_block(cuda, a, r->roi_match_of,
+											images * r->roi_room,
+											sizeof(int32_t));
 }
 
-static bool
-no_room(EngStatus *status, const EngCudaRegions *r)
+bool
+eng_cuda_no_room(const EngCudaRegions *r, EngStatus *status)
 {
 	return eng_fail(status, ENG_NO_MEMORY,
 					"out of memory on the device for boxes and scores of %d frames",
@@ -311,197 +310,12 @@ regions_open(EngPlan *plan, EngRegions *regions, EngStatus *status)
 		make_training(cuda, a);
 	else
 		make_detections(cuda, a);
-	make_truth(cuda, a, 0);
+	eng_cuda_make_truth(cuda, a, 0);
 	if (a->failed)
-		return no_room(status, &a->r);
+		return eng_cuda_no_room(&a->r, status);
 	regions->bytes += a->bytes;
 	plan->live_entries = a->r.live;
 	return upload_anchors(cuda, a, regions, status);
-}
-
-/* ---- the batch -------------------------------------------------------------- */
-
-static void
-release_pictures(EngCuda *cuda, int32_t count, EngCudaFrame **taken)
-{
-	int32_t		i;
-
-	for (i = 0; i < count; i++)
-		if (taken[i] != NULL)
-			eng_cuda_frame_release(cuda, taken[i]);
-	free(taken);
-}
-
-static size_t
-picture_bytes(const EngFrame *frame)
-{
-	return (size_t) frame->width * frame->height * 3;
-}
-
-/* Room for the pictures that have no place of their own. */
-static bool
-room_for_pixels(EngCuda *cuda, EngCudaArrays *a, const EngFrame *frames,
-				EngCudaFrame *const *taken, EngStatus *status)
-{
-	EngCudaRegions *r = &a->r;
-	size_t		total = 0;
-	int32_t		i;
-
-	for (i = 0; i < r->images; i++)
-		if (taken[i] == NULL)
-			total += picture_bytes(&frames[i]);
-	if (total <= r->pixel_room)
-		return true;
-	r->pixel_room = total;
-	r->pixels = larger_block(cuda, a, r->pixels, total, 1);
-	return !a->failed || no_room(status, r);
-}
-
-/*
- * The pictures on the device: those kept there as they are, the others sent.
- */
-static bool
-send_pictures(EngCuda *cuda, EngCudaArrays *a, const EngFrame *frames,
-			  EngCudaFrame **taken, EngStatus *status)
-{
-	EngCudaRegions *r = &a->r;
-	EngCudaImage *images = (EngCudaImage *) (a->head + a->images_at);
-	uint8_t    *pixels;
-	int32_t		i;
-
-	for (i = 0; i < r->images; i++)
-		taken[i] = eng_cuda_frame_take(cuda, &frames[i].key,
-									   picture_bytes(&frames[i]));
-	if (!room_for_pixels(cuda, a, frames, taken, status))
-		return false;
-	pixels = r->pixels;
-	for (i = 0; i < r->images; i++)
-	{
-		uint8_t    *to = taken[i] != NULL ? taken[i]->pixels : pixels;
-
-		images[i].pixels = to;
-		if (taken[i] == NULL)
-			pixels += picture_bytes(&frames[i]);
-		else if (taken[i]->ready)
-			continue;
-		if (frames[i].rgb == NULL)
-			return eng_fail(status, ENG_INTERNAL,
-							"a frame is no longer on the device");
-		if (!eng_device_send(cuda, to, frames[i].rgb,
-							 picture_bytes(&frames[i]), status))
-			return false;
-		/* what comes after on the stream finds it there */
-		if (taken[i] != NULL)
-			taken[i]->ready = true;
-	}
-	return true;
-}
-
-static void
-fill_images(EngCudaArrays *a, const EngRegions *regions,
-			const EngFrame *frames)
-{
-	const EngCudaRegions *r = &a->r;
-	EngCudaImage *images = (EngCudaImage *) (a->head + a->images_at);
-	int32_t    *labels = (int32_t *) (a->head + a->labels_at);
-	int32_t		truth = 0;
-	int32_t		i;
-
-	for (i = 0; i < r->images; i++)
-	{
-		EngCudaImage *image = &images[i];
-		int32_t		count = r->train ? regions->truth[i].count : 0;
-
-		image->resized = regions->resized[i];
-		image->original = regions->original[i];
-		image->position = regions->position[i];
-		image->flip = frames[i].flip;
-		image->truth_first = truth;
-		image->truth_count = count;
-		if (count > 0)
-			memcpy(labels + truth, regions->truth[i].labels,
-				   sizeof(int32_t) * count);
-		truth += count;
-	}
-}
-
-/*
- * Sizes, ground truth and numbers of the batch, in one piece.
- */
-static bool
-upload_head(EngCuda *cuda, EngCudaArrays *a, const EngRegions *regions,
-			const EngFrame *frames, int32_t boxes, EngStatus *status)
-{
-	EngCudaBatch *batch = (EngCudaBatch *) a->head;
-
-	*batch = (EngCudaBatch) {
-		regions->seed, regions->step, regions->loss_scale
-	};
-	fill_images(a, regions, frames);
-	if (boxes > 0)
-		memcpy(a->head + a->boxes_at, regions->truth_boxes,
-			   sizeof(float) * 4 * boxes);
-	return eng_device_upload(cuda, a->r.batch, a->head, a->boxes_at +
-							 sizeof(float) * 4 * boxes, status);
-}
-
-/* Room for the boxes of the batch, which are *boxes. */
-static bool
-room_for_truth(EngCuda *cuda, EngCudaArrays *a, EngRegions *regions,
-			   int32_t *boxes, EngStatus *status)
-{
-	int32_t		i;
-
-	*boxes = 0;
-	for (i = 0; a->r.train && i < a->r.images; i++)
-		*boxes += regions->truth[i].count;
-	if (*boxes > a->r.truth_room)
-	{
-		make_truth(cuda, a, *boxes);
-		regions->moves++;
-	}
-	return !a->failed || no_room(status, &a->r);
-}
-
-static bool
-set_batch(EngPlan *plan, EngRegions *regions, const EngFrame *frames,
-		  EngStatus *status)
-{
-	EngCuda    *cuda = cuda_of(plan);
-	EngCudaArrays *a = eng_cuda_arrays(regions);
-	EngCudaFrame **taken = calloc(a->r.images, sizeof(*taken));
-	int32_t		boxes;
-	bool		ok;
-
-	if (taken == NULL)
-		return eng_fail(status, ENG_NO_MEMORY, "out of memory");
-	ok = room_for_truth(cuda, a, regions, &boxes, status) &&
-		send_pictures(cuda, a, frames, taken, status) &&
-		upload_head(cuda, a, regions, frames, boxes, status);
-	if (ok)
-		eng_cuda_image_input(cuda, eng_plan_value(plan, plan->input),
-							 plan->tensors[plan->input].type, &a->r);
-	/* memory that is freed from here on is freed behind the input */
-	release_pictures(cuda, a->r.images, taken);
-	return ok;
-}
-
-static bool
-regions_input(EngPlan *plan, EngRegions *regions, const EngFrame *frames,
-			  EngStatus *status)
-{
-	EngCudaArrays *a = eng_cuda_arrays(regions);
-	size_t		before = a->bytes;
-	bool		ok;
-
-	/* from here on the draws are the device's */
-	if (a->r.train && eng_regions_in_order(regions) &&
-		!eng_device_upload(cuda_of(plan), a->r.mt, regions->mt,
-						   sizeof(EngMt19937), status))
-		return false;
-	ok = set_batch(plan, regions, frames, status);
-	regions->bytes += a->bytes - before;
-	return ok;
 }
 
 /* ---- what recorded runs give instead ---------------------------------------- */
@@ -767,7 +581,7 @@ regions_results(EngPlan *plan, EngRegions *regions, EngStatus *status)
 const EngRegionOps eng_cuda_region_ops = {
 	.open = regions_open,
 	.close = regions_close,
-	.input = regions_input,
+	.input = eng_cuda_input,
 	.proposals = regions_proposals,
 	.rpn_loss = regions_rpn_loss,
 	.rpn_loss_backward = regions_rpn_loss_backward,

@@ -55,9 +55,7 @@ struct EngFeed
 	size_t		most_pixels;	/* bytes of the largest message's pictures */
 	int			threads;		/* that may decode, 1 to MOST_HANDS */
 	EngHostMemory memory;		/* where pixels go; alloc NULL: anywhere */
-	pthread_mutex_t keeping;	/* of the next two, while the keeper works */
-	EngBackend *keeper;			/* of pictures, or NULL */
-	uint64_t	keepers;		/* how many there were */
+	EngKeeper	keeper;			/* of pictures */
 	Hand		hands[MOST_HANDS];	/* the thread's; made when first used */
 	EngFeedItem items[ENG_PROTOCOL_AHEAD];
 };
@@ -213,24 +211,6 @@ make_pixel_room(EngFeed *feed, EngFeedItem *item, size_t bytes,
 	return eng_pixel_room(&item->pixels, bytes, &memory, status);
 }
 
-/*
- * Whether the keeper has the picture, which it then holds for the item.
- */
-static bool
-hold_picture(EngFeed *feed, EngFeedItem *item, EngPicture *picture,
-			 const uint8_t *jpeg, size_t bytes)
-{
-	pthread_mutex_lock(&feed->keeping);
-	if (feed->keeper != NULL && item->keeper == feed->keepers)
-	{
-		picture->key = eng_frame_key(jpeg, bytes);
-		picture->held = eng_frame_key_is_set(&picture->key) &&
-			feed->keeper->frame_hold(feed->keeper, &picture->key);
-	}
-	pthread_mutex_unlock(&feed->keeping);
-	return picture->held;
-}
-
 static void
 release_pictures(EngFeed *feed, EngFeedItem *item)
 {
@@ -240,16 +220,14 @@ release_pictures(EngFeed *feed, EngFeedItem *item)
 	/* a message that could not be read may have more than there is room for */
 	if (count > item->picture_capacity)
 		count = item->picture_capacity;
-	pthread_mutex_lock(&feed->keeping);
 	for (i = 0; i < count; i++)
 	{
 		EngPicture *picture = &item->pictures[i];
 
-		if (picture->held && item->keeper == feed->keepers)
-			feed->keeper->frame_release(feed->keeper, &picture->key);
+		if (picture->held)
+			eng_keeper_release(&feed->keeper, item->keeper, &picture->key);
 		picture->held = false;
 	}
-	pthread_mutex_unlock(&feed->keeping);
 }
 
 /*
@@ -266,8 +244,10 @@ place_picture(EngFeed *feed, EngFeedItem *item, int32_t i, size_t *total,
 
 	if (!measure_picture(picture, jpeg, frame->bytes, status))
 		return false;
-	if (item->message.kind == ENG_KIND_STEP &&
-		hold_picture(feed, item, picture, jpeg, frame->bytes))
+	if (item->message.kind == ENG_KIND_STEP)
+		picture->held = eng_keeper_hold(&feed->keeper, item->keeper, jpeg,
+										frame->bytes, &picture->key);
+	if (picture->held)
 		return true;
 	picture->offset = *total;
 	*total += (size_t) picture->width * picture->height * 3;
@@ -285,9 +265,7 @@ measure_pictures(EngFeed *feed, EngFeedItem *item, size_t limit,
 	size_t		total = 0;
 	int32_t		i;
 
-	pthread_mutex_lock(&feed->keeping);
-	item->keeper = feed->keepers;
-	pthread_mutex_unlock(&feed->keeping);
+	item->keeper = eng_keeper_number(&feed->keeper);
 	for (i = 0; i < batch->frame_count; i++)
 	{
 		EngStatus	why = {0};
@@ -589,7 +567,7 @@ feed_free(EngFeed *feed)
 		eng_buffer_free(&feed->hands[i].whole);
 	}
 	pthread_mutex_destroy(&feed->lock);
-	pthread_mutex_destroy(&feed->keeping);
+	eng_keeper_close(&feed->keeper);
 	pthread_cond_destroy(&feed->changed);
 	free(feed);
 }
@@ -611,7 +589,7 @@ eng_feed_start(int fd, const EngFeedEnd *end, EngStatus *status)
 	feed->fd = fd;
 	feed->end = *end;
 	pthread_mutex_init(&feed->lock, NULL);
-	pthread_mutex_init(&feed->keeping, NULL);
+	eng_keeper_open(&feed->keeper);
 	pthread_condattr_init(&attributes);
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&feed->changed, &attributes);
@@ -684,17 +662,6 @@ eng_feed_set_threads(EngFeed *feed, int threads)
 	pthread_mutex_unlock(&feed->lock);
 }
 
-int32_t
-eng_feed_held(const EngFeedItem *item)
-{
-	int32_t		count = 0;
-	int32_t		i;
-
-	for (i = 0; i < item->batch.frame_count; i++)
-		count += item->pictures[i].held;
-	return count;
-}
-
 void
 eng_feed_set_memory(EngFeed *feed, const EngHostMemory *memory)
 {
@@ -704,12 +671,9 @@ eng_feed_set_memory(EngFeed *feed, const EngHostMemory *memory)
 }
 
 void
-eng_feed_set_keeper(EngFeed *feed, EngBackend *keeper)
+eng_feed_set_keeper(EngFeed *feed, EngBackend *backend)
 {
-	pthread_mutex_lock(&feed->keeping);
-	feed->keeper = keeper;
-	feed->keepers++;
-	pthread_mutex_unlock(&feed->keeping);
+	eng_keeper_set(&feed->keeper, backend);
 }
 
 void

@@ -89,7 +89,16 @@ extern void eng_feed_set_memory(EngFeed *feed, const EngHostMemory *memory);
 extern void eng_feed_set_keeper(EngFeed *feed, EngBackend *keeper);
 
 /* Pictures of an item that are held. */
-extern int32_t eng_feed_held(const EngFeedItem *item);
+static inline int32_t
+eng_feed_held(const EngFeedItem *item)
+{
+	int32_t		count = 0;
+	int32_t		i;
+
+	for (i = 0; i < item->batch.frame_count; i++)
+		count += item->pictures[i].held;
+	return count;
+}
 
 /* Decode with so many threads, from the next message on; 1 at the start. */
 extern void eng_feed_set_threads(EngFeed *feed, int threads);

@@ -1,6 +1,6 @@
 /*
  * engine/frame_key.c
- *		Keys under which a device keeps pictures, and memory for the others.
+ *		Pictures that a device keeps, by what they show; memory for the others.
  */
 #include "engine/frame_key.h"
 
@@ -85,6 +85,69 @@ eng_frame_key(const uint8_t *jpeg, size_t size)
 		eng_siphash(key.word, secret, jpeg, size);
 	return key;
 }
+
+/* ---- who keeps pictures ----------------------------------------------------- */
+
+void
+eng_keeper_open(EngKeeper *keeper)
+{
+	memset(keeper, 0, sizeof(*keeper));
+	pthread_mutex_init(&keeper->lock, NULL);
+}
+
+void
+eng_keeper_close(EngKeeper *keeper)
+{
+	pthread_mutex_destroy(&keeper->lock);
+}
+
+void
+eng_keeper_set(EngKeeper *keeper, EngBackend *backend)
+{
+	pthread_mutex_lock(&keeper->lock);
+	keeper->backend = backend;
+	keeper->number++;
+	pthread_mutex_unlock(&keeper->lock);
+}
+
+uint64_t
+eng_keeper_number(EngKeeper *keeper)
+{
+	uint64_t	number;
+
+	pthread_mutex_lock(&keeper->lock);
+	number = keeper->number;
+	pthread_mutex_unlock(&keeper->lock);
+	return number;
+}
+
+bool
+eng_keeper_hold(EngKeeper *keeper, uint64_t number, const uint8_t *jpeg,
+				size_t size, EngFrameKey *key)
+{
+	bool		held = false;
+
+	pthread_mutex_lock(&keeper->lock);
+	if (keeper->backend != NULL && keeper->number == number)
+	{
+		*key = eng_frame_key(jpeg, size);
+		held = eng_frame_key_is_set(key) &&
+			keeper->backend->frame_hold(keeper->backend, key);
+	}
+	pthread_mutex_unlock(&keeper->lock);
+	return held;
+}
+
+void
+eng_keeper_release(EngKeeper *keeper, uint64_t number, const EngFrameKey *key)
+{
+	pthread_mutex_lock(&keeper->lock);
+	if (keeper->backend != NULL && keeper->number == number)
+		keeper->backend->frame_release(keeper->backend, key);
+	pthread_mutex_unlock(&keeper->lock);
+}
+
+/* ---- memory ------------------------------------------------------------------ */
 
 bool
 eng_pixel_room(EngPixelRoom *room, size_t bytes, const EngHostMemory *memory,
