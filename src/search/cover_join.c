@@ -282,7 +282,7 @@ avc_cover_scanner(bool is_plain)
 	static const AvcCoverScanner plain = {pairs_plain, {2.0, 8.0}};
 #if defined(__x86_64__) && defined(__GNUC__)
 	static const AvcCoverScanner popcnt = {pairs_popcnt, {0.4, 2.0}};
-	static const AvcCoverScanner vector = {pairs_vector, {0.05, 0.25}};
+	static const AvcCoverScanner vector = {pairs_vector, {0.05, 0.5}};
 
 	if (is_plain)
 		return plain;

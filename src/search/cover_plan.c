@@ -25,6 +25,7 @@ typedef struct Sizes
 	double		queries;
 	double		keys;
 	double		file;			/* nanoseconds to put one in its place */
+	double		found;			/* and for the near ones, each time */
 } Sizes;
 
 uint32_t
@@ -151,7 +152,7 @@ plan_pieces(AvcCoverPlan *plan, const AvcCoverJoin *join, int max_distance,
 		find_shares(join, &plan->pieces[i], shares[i]);
 		costs[i] = next_cost(&plan->pieces[i], shares[i], sizes, compare);
 		/* filing, which is done once for a piece that is used */
-		costs[i] += sizes->file * (sizes->queries + sizes->keys) +
+		costs[i] += sizes->found + sizes->file * (sizes->queries + sizes->keys) +
 			2 * COST_BUCKET * (1u << plan->pieces[i].bits);
 	}
 	for (budget = max_distance + 1; budget > 0 && isfinite(plan->cost); budget--)
@@ -212,7 +213,10 @@ avc_cover_plan(AvcCoverJoin *join, const AvcCoverCosts *costs)
 	if (can_fine)
 	{
 		sizes.file *= AVC_COVER_WORDS;
-		try_words(&best, join, 0, 1, &sizes, beside, true, 0);
+		/* near hashes meet in nearly every piece of theirs */
+		sizes.found = pairs * passing * costs->compare_fine;
+		try_words(&best, join, 0, 1, &sizes, costs->compare, true, 0);
+		sizes.found = 0;
 		try_words(&best, join, 1, AVC_COVER_WORDS, &sizes, beside, true, 0);
 	}
 	return best;

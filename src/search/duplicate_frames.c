@@ -12,6 +12,7 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/varbit.h"
@@ -154,6 +155,8 @@ compare_ids(const void *a, const void *b)
 	int64		left = ((const AvcHashedFrame *) a)->frame_id;
 	int64		right = ((const AvcHashedFrame *) b)->frame_id;
 
+	/* millions are sorted for seconds, and nothing is held meanwhile */
+	CHECK_FOR_INTERRUPTS();
 	return left < right ? -1 : left > right;
 }
 

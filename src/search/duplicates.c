@@ -112,6 +112,22 @@ has_same_hashes(const void *context, uint32 a, uint32 b)
 				sizeof(uint64) * AVC_COVER_FINE_WORDS) == 0);
 }
 
+/* Equal for equal hashes; many may share the one, and differ in the fine. */
+static uint64
+key_of(const AvcHashedFrames *frames, uint32 place)
+{
+	uint64		key = frames->items[place].hash;
+	const uint64 *fine;
+	int			i;
+
+	if (frames->fine == NULL || is_unknown(frames, place))
+		return key;
+	fine = fine_of(frames, place);
+	for (i = 0; i < AVC_COVER_FINE_WORDS; i++)
+		key = hash_combine64(key, fine[i]);
+	return key;
+}
+
 /*
  * first[i] = the first frame with the image of frame i.  A first frame
  * without hash gets that of another one of its image.
@@ -162,8 +178,8 @@ join_points(const AvcHashedFrames *frames, uint32 *first, uint32 *leads)
 			first[i] = first[first[i]];
 		else if (frame->has_hash)
 		{
-			first[i] = find_or_add(&table, frame->hash, i, has_same_hashes,
-								   frames);
+			first[i] = find_or_add(&table, key_of(frames, i), i,
+								   has_same_hashes, frames);
 			if (first[i] == i)
 				leads[count++] = i;
 		}

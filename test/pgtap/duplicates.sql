@@ -99,6 +99,8 @@ RESET statement_timeout;
 UPDATE hashed SET h = repeat('0', 64)::bit(64);
 SELECT results_eq($$SELECT count(*), count(*) FILTER (WHERE keep), max(distance), max(group_id) FROM avcurate.duplicate_groups('hashed', 0, 'h')$$,
 	$$VALUES (1500::bigint, 1::bigint, 0, 1::bigint)$$, 'equal hashes are one group');
+SELECT set_eq($$SELECT * FROM avcurate.duplicate_groups('hashed', 10, 'h', 'f', 20)$$,
+	$$SELECT * FROM pg_temp.oracle(10, 20, false)$$, 'or as many as the fine ones tell apart');
 UPDATE hashed SET h = set_bit(h, (frame_id % 64)::int, 1);
 SELECT results_eq($$SELECT count(*), count(*) FILTER (WHERE keep), max(distance) FROM avcurate.duplicate_groups('hashed', 2, 'h')$$,
 	$$VALUES (1500::bigint, 1::bigint, 2)$$, 'so is a ball');
