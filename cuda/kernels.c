@@ -107,9 +107,9 @@ eng_cuda_packed_bias(EngKernel *kernel, const float *bias, uint64_t version,
 {
 	const EngConvShape *s = &kernel->shape;
 
-	kernel->bias.type = s->x_type;
-	kernel->bias.bytes = s->oc * eng_type_size(s->x_type);
-	return s->x_type == ENG_F32 ? bias :
+	kernel->bias.type = s->y_type;
+	kernel->bias.bytes = s->oc * eng_type_size(s->y_type);
+	return s->y_type == ENG_F32 ? bias :
 		pack(kernel->cuda, &kernel->bias, bias, version, status);
 }
 
@@ -251,7 +251,7 @@ cuda_conv_forward_sum(EngKernel *kernel, void *y, const void *x,
 		return false;
 	if (kernel->linear)
 		return eng_cuda_linear_forward(kernel, y, x, arrays.w, bias,
-									   workspace, status);
+									   version, workspace, status);
 	if (eng_conv_plan_work(plan)->bias)
 	{
 		arrays.bias = eng_cuda_packed_bias(kernel, bias, version, status);
@@ -309,13 +309,13 @@ cuda_conv_backward_weight(EngKernel *kernel, float *dweight, float *dbias,
 	void	   *rest = (uint8_t *) workspace + kernel->rest;
 	EngConvArrays arrays = {.x = x, .w = rest, .y = dy};
 
+	if (kernel->linear)
+		return eng_cuda_linear_weight(kernel, dweight, dbias, x, dy,
+									  workspace, status);
 	/* one after the other on one stream: both may use the rest */
 	if (dbias != NULL)
 		eng_cuda_column_sums(kernel->cuda, dbias, dy, s->y_type,
 							 (int64_t) s->n * s->oh * s->ow, s->oc, rest);
-	if (kernel->linear)
-		return eng_cuda_linear_weight(kernel, dweight, x, dy, workspace,
-									  status);
 	if (!eng_conv_plan_run(kernel->conv[ENG_CONV_WEIGHT], &arrays, workspace,
 						   status))
 		return false;

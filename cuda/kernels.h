@@ -57,7 +57,7 @@ extern void eng_cuda_kernel_operations(EngBackend *backend);
 extern const void *eng_cuda_packed(EngKernel *kernel, const float *weight,
 								   uint64_t version, EngStatus *status);
 
-/* the bias in that type */
+/* the bias in the type of the result */
 extern const void *eng_cuda_packed_bias(EngKernel *kernel, const float *bias,
 										uint64_t version, EngStatus *status);
 
@@ -81,13 +81,15 @@ extern bool eng_cuda_plan_linear(EngKernel *kernel, EngStatus *status);
 extern void eng_cuda_matmul_free(EngMatmul *matmul);
 extern bool eng_cuda_linear_forward(EngKernel *kernel, void *y,
 									const void *x, const void *weight,
-									const float *bias, void *workspace,
-									EngStatus *status);
+									const float *bias, uint64_t version,
+									void *workspace, EngStatus *status);
 extern bool eng_cuda_linear_data(EngKernel *kernel, void *dx, const void *dy,
 								 const void *weight, void *workspace,
 								 EngStatus *status);
+/* dbias may be NULL */
 extern bool eng_cuda_linear_weight(EngKernel *kernel, float *dweight,
-								   const void *x, const void *dy,
-								   void *workspace, EngStatus *status);
+								   float *dbias, const void *x,
+								   const void *dy, void *workspace,
+								   EngStatus *status);
 
 #endif

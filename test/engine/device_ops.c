@@ -278,6 +278,7 @@ typedef struct ConvCase
 	bool		add;
 	bool		wide;			/* float result of narrow input */
 	bool		linear;
+	bool		forward;		/* nothing else: inference */
 } ConvCase;
 
 static const ConvCase conv_cases[] = {
@@ -289,7 +290,13 @@ static const ConvCase conv_cases[] = {
 	{2, 12, 10, 64, 3, 1, 1, true, false, false, true, false},
 	{2, 12, 10, 64, 12, 1, 1, true, false, true, true, false},
 	{37, 1, 1, 392, 96, 1, 1, true, true, false, false, true},
-	{37, 1, 1, 96, 11, 1, 1, true, false, true, true, true}
+	{37, 1, 1, 96, 11, 1, 1, true, false, true, true, true},
+	{5, 1, 1, 700, 33, 1, 1, true, false, true, false, true},
+	{64, 1, 1, 48, 40, 1, 1, false, true, false, false, true},
+	{37, 1, 1, 392, 96, 1, 1, true, true, false, false, true, true},
+	{9, 1, 1, 392, 96, 1, 1, true, true, false, true, true, true},
+	{9, 1, 1, 64, 7, 1, 1, false, true, false, false, true, true},
+	{1, 1, 1, 17, 1, 1, 1, false, false, false, true, true}
 };
 
 static EngConvShape
@@ -298,7 +305,8 @@ conv_shape(const ConvCase *c, EngType type)
 	EngConvShape s = {
 		.n = c->n, .h = c->h, .w = c->w, .c = c->c, .oc = c->oc, .k = c->k,
 		.stride = c->stride, .pad = c->k / 2, .bias = c->bias,
-		.relu = c->relu, .need_data = true, .need_weight = true,
+		.relu = c->relu, .need_data = !c->forward,
+		.need_weight = !c->forward,
 		.add_data = c->add, .x_type = type,
 		.y_type = c->wide ? ENG_F32 : type
 	};
@@ -334,13 +342,17 @@ run_conv(EngBackend *backend, const EngConvShape *s, bool linear, Both b[5],
 		at[i] = device ? b[i].device : b[i].host;
 	for (i = 0; i < 3; i++)
 		at[5 + i] = device ? gradient[i].device : gradient[i].host;
+	if (device)
+		tap_note("by %s", backend->kernel_text(kernel));
 	ok = backend->conv_forward(kernel, at[3], at[0], at[1],
 							   s->bias ? at[2] : NULL, 5, workspace,
 							   &status) &&
-		backend->conv_backward_data(kernel, at[5], at[4], at[1], 5,
-									workspace, &status) &&
-		backend->conv_backward_weight(kernel, at[6], s->bias ? at[7] : NULL,
-									  at[0], at[4], workspace, &status);
+		(!s->need_data ||
+		 backend->conv_backward_data(kernel, at[5], at[4], at[1], 5,
+									 workspace, &status)) &&
+		(!s->need_weight ||
+		 backend->conv_backward_weight(kernel, at[6], s->bias ? at[7] : NULL,
+									   at[0], at[4], workspace, &status));
 	backend->free(backend, workspace, backend->kernel_workspace(kernel) + 1);
 	backend->kernel_free(kernel);
 	return ok;
