@@ -20,6 +20,7 @@
 #ifdef ENG_EMULATED
 #include "emulated.h"
 #else
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #define ENG_LAUNCH(kernel, blocks, threads, cuda, ...) \
@@ -59,35 +60,25 @@ bf16_bits(float value)
 	return (uint16_t) ((value != value ? bits | 0x400000 : rounded) >> 16);
 }
 
+/* The same for f16, what is too large becomes infinite: an instruction each. */
 static __device__ __forceinline__ float
 fp16_float(uint16_t half)
 {
-	uint32_t	sign = (uint32_t) (half & 0x8000) << 16;
-	uint32_t	rest = half & 0x7fff;
-
-	if (rest >= 0x7c00)
-		return bits_float(sign | 0x7f800000 | (rest & 0x3ff) << 13);
-	/* 2^112 moves the exponent; small numbers come out right too */
-	return bits_float(sign | __float_as_uint(
-						  bits_float(rest << 13) * 0x1p112f));
+#ifdef ENG_EMULATED
+	return eng_f16_to_float(half);
+#else
+	return __half2float(__ushort_as_half(half));
+#endif
 }
 
 static __device__ __forceinline__ uint16_t
 fp16_bits(float value)
 {
-	uint32_t	bits = __float_as_uint(value);
-	uint32_t	sign = bits >> 16 & 0x8000;
-	uint32_t	rest = bits & 0x7fffffff;
-
-	if (rest > 0x7f800000)
-		return (uint16_t) (sign | 0x7e00);
-	if (rest >= 0x477ff000)		/* rounds to what is too large */
-		return (uint16_t) (sign | 0x7c00);
-	if (rest < 0x38800000)		/* below 2^-14: whole steps of 2^-24 */
-		return (uint16_t) (sign | (__float_as_uint(
-									   bits_float(rest) + 0.5f) - 0x3f000000));
-	return (uint16_t) (sign |
-					   ((rest + 0xfff + (rest >> 13 & 1) - 0x38000000) >> 13));
+#ifdef ENG_EMULATED
+	return eng_f16_from_float(value);
+#else
+	return __half_as_ushort(__float2half_rn(value));
+#endif
 }
 
 static __device__ __forceinline__ float
