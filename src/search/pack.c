@@ -43,10 +43,10 @@ visit_page(void *arg, Buffer buffer)
 	is_same = block < file->header.blocks &&
 		!XLogRecPtrIsInvalid(sync->page.lsn) &&
 		pack_blocks(file)[block].lsn == sync->page.lsn;
-	if (!is_same)
+	if (!is_same && !sync->is_reading)
 		avc_pack_page_copy(sync, buffer);
 	UnlockReleaseBuffer(buffer);
-	return is_same || avc_pack_page_put(sync);
+	return is_same || (!sync->is_reading && avc_pack_page_put(sync));
 }
 
 /* Rows of pages that the table has no more. */
@@ -67,6 +67,7 @@ drop_pages(PackSync *sync)
 	return true;
 }
 
+/* Compare with all pages; false if the pack could not be made to agree. */
 static bool
 walk(PackSync *sync)
 {
@@ -85,6 +86,8 @@ walk(PackSync *sync)
 	if (was_pages == avc_map_pages(blocks) && memcmp(was, is, size) == 0 &&
 		file->header.blocks == blocks)
 		return true;
+	if (sync->is_reading)
+		return false;
 	file->header.map_pages = avc_map_pages(blocks);
 	file->header.blocks = blocks;
 	return avc_pack_put(file, file->parts.maps, is,
@@ -98,6 +101,23 @@ is_mostly_odd(const PackHeader *header)
 {
 	return header->odd_numbers > 0 &&
 		header->odd > (header->slots - header->dead) / 2;
+}
+
+static bool
+is_mostly_dead(const PackHeader *header)
+{
+	return header->dead > FEW_SLOTS && header->dead > header->slots / 2;
+}
+
+/* Is there nothing to write? */
+static bool
+is_current(PackSync *sync)
+{
+	const PackHeader *header = &sync->file->header;
+
+	sync->table_blocks = RelationGetNumberOfBlocks(sync->file->rel);
+	return header->blocks == sync->table_blocks && walk(sync) &&
+		!is_mostly_odd(header) && !is_mostly_dead(header);
 }
 
 static bool
@@ -116,7 +136,7 @@ sync_file(PackSync *sync)
 		return false;
 	if (is_mostly_odd(header))
 		return avc_pack_file_clear(file, header->odd_numbers) && walk(sync);
-	if (header->dead > FEW_SLOTS && header->dead > header->slots / 2)
+	if (is_mostly_dead(header))
 		return avc_pack_file_remake(file, header->numbers,
 									(header->slots - header->dead) * 1.25 +
 									FEW_SLOTS, header->block_room);
@@ -172,6 +192,30 @@ fill_pack(AvcPack *pack, const PackFile *file)
 	pack->vectors = (const float *) (file->map + file->parts.vectors);
 }
 
+/*
+ * Open the file and have it agree with the dataset.  Searches that find
+ * nothing to write do that side by side; with the lock for writers all are
+ * kept out.
+ */
+static bool
+open_current(PackSync *sync, Relation rel, AttrNumber column, LOCKTAG *tag,
+			 LOCKMODE *mode)
+{
+	PackFile   *file = sync->file;
+
+	*mode = ShareLock;
+	(void) LockAcquire(tag, *mode, false, false);
+	sync->is_reading = true;
+	if (avc_pack_file_open(file, rel, column, false) && is_current(sync))
+		return true;
+	avc_pack_file_close(file);
+	(void) LockRelease(tag, *mode, false);
+	*mode = ExclusiveLock;
+	(void) LockAcquire(tag, *mode, false, false);
+	sync->is_reading = false;
+	return avc_pack_file_open(file, rel, column, true) && sync_file(sync);
+}
+
 AvcPack *
 avc_pack_open(Relation rel, AttrNumber column, Snapshot snapshot,
 			  const char **why)
@@ -180,12 +224,12 @@ avc_pack_open(Relation rel, AttrNumber column, Snapshot snapshot,
 	PackFile	file;
 	PackSync   *sync;
 	LOCKTAG		tag;
+	LOCKMODE	mode;
 
 	*why = find_obstacle(rel, snapshot);
 	if (*why)
 		return NULL;
 	set_lock(&tag, rel, column);
-	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	sync = palloc(sizeof(PackSync));
 	sync->file = &file;
 	sync->snapshot = snapshot;
@@ -193,14 +237,14 @@ avc_pack_open(Relation rel, AttrNumber column, Snapshot snapshot,
 	sync->page_context = AllocSetContextCreate(CurrentMemoryContext,
 											   "avcurate page of a pack",
 											   ALLOCSET_DEFAULT_SIZES);
-	if (!avc_pack_file_open(&file, rel, column) || !sync_file(sync))
+	if (!open_current(sync, rel, column, &tag, &mode))
 		*why = "the file of packed vectors could not be written";
 	else if (is_too_old(&file.header, snapshot))
 		*why = "the snapshot is older than what the packed vectors hold";
 	else
 		fill_pack(pack, &file);
 	avc_pack_file_close(&file);
-	(void) LockRelease(&tag, ExclusiveLock, false);
+	(void) LockRelease(&tag, mode, false);
 	MemoryContextDelete(sync->page_context);
 	pfree(sync);
 	return *why ? NULL : pack;

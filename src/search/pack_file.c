@@ -518,7 +518,8 @@ is_valid(PackFile *file, const PackIdentity *identity)
 }
 
 bool
-avc_pack_file_open(PackFile *file, Relation rel, AttrNumber column)
+avc_pack_file_open(PackFile *file, Relation rel, AttrNumber column,
+				   bool may_make)
 {
 	PackIdentity identity;
 
@@ -531,7 +532,7 @@ avc_pack_file_open(PackFile *file, Relation rel, AttrNumber column)
 	file->fd = OpenTransientFile(file->path, O_RDWR | PG_BINARY);
 	if (file->fd >= 0 && is_valid(file, &identity))
 		return true;
-	return make_empty(file, &identity);
+	return may_make && make_empty(file, &identity);
 }
 
 void

@@ -81,10 +81,12 @@ typedef struct PackFile
 } PackFile;
 
 /*
- * Open the pack's file, or make an empty one; false if that is impossible.
- * The caller holds the lock of the pack.
+ * Open the pack's file, or make an empty one if "may_make"; false if there is
+ * none then.  The caller holds the lock of the pack, the exclusive one to make
+ * a file or to write to it.
  */
-extern bool avc_pack_file_open(PackFile *file, Relation rel, AttrNumber column);
+extern bool avc_pack_file_open(PackFile *file, Relation rel, AttrNumber column,
+							   bool may_make);
 
 /* Close it; the map stays.  With is_broken the file is removed. */
 extern void avc_pack_file_close(PackFile *file);

@@ -38,6 +38,7 @@ typedef struct PackSync
 	AttrNumber	frame_id;
 	MemoryContext page_context; /* reset after every page */
 	BlockNumber table_blocks;
+	bool		is_reading;		/* the lock is shared: nothing may be written */
 	PageCopy	page;
 	/* what the pack has of the page, by offset */
 	uint32		had[MaxHeapTuplesPerPage + 1];
