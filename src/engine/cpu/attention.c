@@ -90,7 +90,7 @@ power(float x)
 	float		whole = shifted - 12582912.0f;
 	float		f = (turns - whole) * 0.693147181f;
 	float		p = 1.0f / 720;
-	int32_t		bits;
+	uint32_t	bits;
 	float		scale;
 
 	p = p * f + 1.0f / 120;
@@ -99,7 +99,7 @@ power(float x)
 	p = p * f + 0.5f;
 	p = p * f + 1.0f;
 	p = p * f + 1.0f;
-	bits = ((int32_t) whole + 127) * (1 << 23);
+	bits = (uint32_t) ((int32_t) whole + 127) << 23;
 	memcpy(&scale, &bits, sizeof(scale));
 	return x < -87.0f ? 0 : p * scale;
 }
