@@ -230,7 +230,7 @@ build/cuda/%.o: cuda/%.c Makefile
 $(PLUGIN): $(PLUGIN_OBJS) $(CUDA_SHARED_OBJS) cuda/exports.map
 	$(CXX) $(SANITIZE) -shared $(PLUGIN_OBJS) $(CUDA_SHARED_OBJS) $(CUDA_LIBS) \
 		-fopenmp -pthread -lm -ldl -lrt -Wl,--version-script=cuda/exports.map \
-		-Wl,-z,defs $(patsubst %,-Wl$(comma)-rpath$(comma)%,$(sort $(dir $(filter %.so.9 %.so.13,$(CUDA_LIBS))))) -o $@
+		-Wl,-z,defs $(patsubst %,-Wl$(comma)-rpath$(comma)%,$(sort $(dir $(filter %.so.9 %.so.13,$(CUDA_LIBS)) $(filter %.so.2,$(CUDA_PLACES))))) -o $@
 cuda-plugin: $(if $(CUDA_FOUND),$(PLUGIN))
 	@$(if $(CUDA_FOUND),true,echo 'the GPU backend is not built: nvcc, cuDNN or cuBLASLt of CUDA 13 is not here')
 -include $(PLUGIN_OBJS:.o=.d)

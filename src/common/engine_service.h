@@ -42,7 +42,7 @@
  * this prefix out.
  */
 #define AVC_SERVICE_FOLDER	"pgsql_tmp_avcurate"
-#define AVC_SERVICE_DEVICE	32	/* bytes of a device's name, with zero */
+#define AVC_SERVICE_DEVICE	64	/* bytes of a device's name, with zero */
 
 typedef struct AvcService AvcService;
 

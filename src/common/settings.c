@@ -10,6 +10,7 @@
 #include "utils/guc.h"
 
 #include "common/settings.h"
+#include "engine/core/devices.h"
 
 char	   *avc_device = NULL;
 int			avc_threads = 0;
@@ -28,18 +29,10 @@ double		avc_refresh_full_threshold = 0.5;
 static bool
 check_device(char **newval, void **extra, GucSource source)
 {
-	const char *digits;
-
-	if (strcmp(*newval, "auto") == 0 || strcmp(*newval, "cpu") == 0)
+	if (strcmp(*newval, "auto") == 0 || strcmp(*newval, "cpu") == 0 ||
+		(strncmp(*newval, "cuda:", 5) == 0 && eng_device_is_known(*newval)))
 		return true;
-	if (strncmp(*newval, "cuda:", 5) == 0)
-	{
-		digits = *newval + 5;
-		if (*digits != '\0' && strlen(digits) <= 3 &&
-			strspn(digits, "0123456789") == strlen(digits))
-			return true;
-	}
-	GUC_check_errdetail("Devices are \"auto\", \"cpu\" and \"cuda:N\".");
+	GUC_check_errdetail("Devices are \"auto\", \"cpu\", \"cuda:N\", and for several GPUs \"cuda:0,1\" or \"cuda:all\".");
 	return false;
 }
 

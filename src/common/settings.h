@@ -5,7 +5,8 @@
 #ifndef AVC_COMMON_SETTINGS_H
 #define AVC_COMMON_SETTINGS_H
 
-extern char *avc_device;				/* "auto", "cpu" or "cuda:N" */
+extern char *avc_device;				/* "auto", "cpu", "cuda:N", "cuda:0,1" or
+									 * "cuda:all" */
 extern int	avc_threads;				/* 0 = all cores */
 extern int	avc_detector;				/* checkpoint number, 0 = unset */
 extern int	avc_clip_model;				/* checkpoint number, 0 = unset */

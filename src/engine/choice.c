@@ -36,7 +36,7 @@ eng_choice_read(EngChoice *choice, const EngOption *options,
 		choice->device = "cpu";
 	if (!eng_device_is_known(choice->device))
 		return eng_fail(status, ENG_BAD_ARGUMENT,
-						"device \"%.64s\" is not known; auto, cpu, ref, cuda and cuda:N are",
+						"device \"%.64s\" is not known; auto, cpu, ref, cuda, cuda:N, lists like cuda:0,1 and cuda:all are",
 						choice->device);
 	return eng_option_integer(options, "classes", 2, 10000,
 							  &choice->classes, status) &&

@@ -60,7 +60,7 @@
  *			machine that seems to have one cannot use it
  * LOAD		{"architecture", "options": {}, "num_classes",
  *			"mode": "train" | "infer", "device": "auto" | "cpu" | "ref" |
- *			"cuda" | "cuda:N", "threads",
+ *			"cuda" | "cuda:N" | "cuda:N,N,..." | "cuda:all", "threads",
  *			"precision": "f32" | "bf16" | "f16",
  *			"seed", "init": bool, "strict": bool, "new_head": bool,
  *			"backbone_only": bool, "optimizer": {"name", "momentum",

@@ -157,7 +157,7 @@ read_device(const json_t *root, const char **device, EngStatus *status)
 		return false;
 	if (!eng_device_is_known(*device))
 		return eng_fail(status, ENG_UNSUPPORTED,
-						"device \"%.64s\" is not known; auto, cpu, ref, cuda and cuda:N are",
+						"device \"%.64s\" is not known; auto, cpu, ref, cuda, cuda:N, lists like cuda:0,1 and cuda:all are",
 						*device);
 	return true;
 }

@@ -22,6 +22,7 @@
 
 #include "common/settings.h"
 #include "common/spi.h"
+#include "engine/core/devices.h"
 #include "jobs/state.h"
 
 /* pg_advisory_lock uses 1 and 2. */
@@ -259,29 +260,84 @@ device_tag(LOCKTAG *tag, const char *device, int slot)
 						 (uint32) slot, LOCK_SPACE_DEVICE);
 }
 
+/*
+ * The locks of one slot: a job on several GPUs takes the same slot of each.
+ * Of "cuda:all" the server does not know how many there are: all that can be.
+ */
+static int
+device_tags(LOCKTAG tags[ENG_MOST_DEVICES], const char *device, int slot)
+{
+	EngDeviceName names[ENG_MOST_DEVICES];
+	int			count = eng_device_list(device, names);
+	int			i;
+
+	if (!eng_device_is_list(device))
+	{
+		device_tag(&tags[0], device, slot);
+		return 1;
+	}
+	for (i = 0; count == 0 && i < ENG_MOST_DEVICES; i++)
+		snprintf(names[i], sizeof(EngDeviceName), "cuda:%d", i);
+	if (count == 0)
+		count = ENG_MOST_DEVICES;
+	for (i = 0; i < count; i++)
+		device_tag(&tags[i], names[i], slot);
+	return count;
+}
+
+static bool
+take_all(const char *device, int slot)
+{
+	LOCKTAG		tags[ENG_MOST_DEVICES];
+	int			count = device_tags(tags, device, slot);
+	int			i;
+
+	for (i = 0; i < count; i++)
+		if (LockAcquire(&tags[i], ExclusiveLock, true, true) ==
+			LOCKACQUIRE_NOT_AVAIL)
+		{
+			while (--i >= 0)
+				(void) LockRelease(&tags[i], ExclusiveLock, true);
+			return false;
+		}
+	return true;
+}
+
 bool
 avc_job_device_take(const char *device, int *slot)
 {
 	int			limit = device_limit(device);
-	LOCKTAG		tag;
+	int			round;
+	int			i;
 
 	*slot = -1;
 	if (limit == 0)
 		return true;
-	device_tag(&tag, device, 0);
-	*slot = take_one(&tag, limit);
-	return *slot >= 0;
+	/* whoever counts free ones holds each for a moment: look twice */
+	for (round = 0; round < 3; round++)
+	{
+		for (i = 0; i < limit; i++)
+			if (take_all(device, i))
+			{
+				*slot = i;
+				return true;
+			}
+		pg_usleep(10000L);
+	}
+	return false;
 }
 
 void
 avc_job_device_release(const char *device, int slot)
 {
-	LOCKTAG		tag;
+	LOCKTAG		tags[ENG_MOST_DEVICES];
+	int			count;
 
 	if (slot < 0)
 		return;
-	device_tag(&tag, device, slot);
-	(void) LockRelease(&tag, ExclusiveLock, true);
+	count = device_tags(tags, device, slot);
+	while (--count >= 0)
+		(void) LockRelease(&tags[count], ExclusiveLock, true);
 }
 
 bool
@@ -292,10 +348,12 @@ avc_job_device_is_full(const char *device)
 
 	for (i = 0; i < limit; i++)
 	{
-		LOCKTAG		tag;
+		LOCKTAG		tags[ENG_MOST_DEVICES];
+		int			count = device_tags(tags, device, i);
 
-		device_tag(&tag, device, i);
-		if (is_free(&tag))
+		while (count > 0 && is_free(&tags[count - 1]))
+			count--;
+		if (count == 0)
 			return false;
 	}
 	return limit > 0;

@@ -147,7 +147,7 @@ avc_model_check_device(const char *device)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("device \"%s\" is not known", device),
-				 errhint("Devices are \"auto\", \"cpu\" and \"cuda:N\".")));
+				 errhint("Devices are \"auto\", \"cpu\", \"cuda:N\", and for several GPUs \"cuda:0,1\" or \"cuda:all\".")));
 	if (avc_model_is_gpu(device) && !eng_device_gpu_seen())
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

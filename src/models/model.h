@@ -17,7 +17,7 @@
 typedef struct AvcLoad
 {
 	const char *mode;			/* "train" or "infer" */
-	const char *device;			/* "cpu", "ref", "auto", "cuda:N" */
+	const char *device;			/* "cpu", "ref", "auto", "cuda:N", "cuda:0,1" */
 	int			threads;		/* 0 = all cores */
 	int64		seed;
 	bool		init;			/* fresh weights, no blob */

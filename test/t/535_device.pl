@@ -62,7 +62,8 @@ sub detections
 	return ask("SET avcurate.device = '$device'; SELECT count(*) FROM (SELECT image_bytes FROM frames LIMIT 1) f, avcurate.detect(f.image_bytes, (SELECT checkpoint FROM avcurate.jobs WHERE job = $job), 0)");
 }
 
-# --- a GPU
+# --- a GPU, and a second one where they are emulated
+$ENV{AVC_EMULATED_DEVICES} = 2;
 serve($plugin);
 setup_small($node, 2);
 ask("SELECT avcurate.create_slice('all_frames', 'frames', 'true')");
@@ -94,6 +95,22 @@ SKIP:
 	local $ENV{AVC_EMULATED_COMPUTE} = 75;
 	serve($plugin);
 	is((train(''))[1], 'succeeded|cuda:0|cuda|f16', 'auto trains in fp16 on it');
+}
+
+# --- both together
+SKIP:
+{
+	skip 'the GPUs are real', 6 if $real;
+	($job, $told) = train(', "device": "cuda:0,1", "batch_size": 2, "amp": "f32"');
+	is($told, "succeeded|cuda:0,1|cuda|f32", 'two GPUs train one job');
+	like(ask("SELECT c.provenance #>> '{environment,device_name}' FROM avcurate.jobs j JOIN avcurate.checkpoints c USING (checkpoint) WHERE j.job = $job"),
+		qr/^cuda:0, cuda:1: /, 'and are named with the checkpoint');
+	is((evaluate($job, ', "device": "cuda:all"'))[1], 'succeeded|cuda:all', 'evaluation on all there are');
+	cmp_ok(detections($job, 'cuda:0,1'), '>', 0, 'detect() on both');
+	($job, $told) = train(', "device": "cuda:1,7"');
+	like(ask("SELECT error FROM avcurate.jobs WHERE job = $job"), qr/cuda:7: .*there is no device cuda:7, this machine has 2/, 'one that is not there is named');
+	my ($status, undef, $error) = $node->psql('postgres', q{SELECT avcurate.train('all_frames', 'm', '{"device": "cuda:1,1"}')});
+	like($error, qr/device "cuda:1,1" is not known/, 'none counts twice');
 }
 
 # --- one that cannot be used
