@@ -189,10 +189,15 @@ build/emulated/%.o: %.c Makefile
 $(EMULATED): $(EMULATED_OBJS) $(ENGINE_LIB) cuda/exports.map
 	$(CXX) $(SANITIZE) -shared $(EMULATED_OBJS) $(ENGINE_LIB) -fopenmp -lm \
 		-Wl,--version-script=cuda/exports.map -Wl,-z,defs -o $@
-# its cuDNN alone, under a test that is the device
+# its cuDNN and cuBLASLt alone, under tests that are the device
 build/test/cudnn_rules: test/engine/cudnn_rules.c test/engine/tap.h $(ENGINE_LIB) \
 		$(patsubst %.c,build/emulated/%.o,$(wildcard test/emulated/cudnn*.c)) \
 		$(addprefix build/emulated/cuda/,descriptor.o conv_graph.o conv_plan.o)
+	@mkdir -p $(@D)
+	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -I. -Itest/engine -Itest/emulated $(EMULATED_INCLUDE) \
+		$(filter %.c %.o,$^) $(ENGINE_LIB) $(ENGINE_LIBS) -o $@
+build/test/cublaslt_rules: test/engine/cublaslt_rules.c test/engine/tap.h $(ENGINE_LIB) \
+		$(patsubst %.c,build/emulated/%.o,$(wildcard test/emulated/cublaslt*.c))
 	@mkdir -p $(@D)
 	$(CC) $(ENGINE_CFLAGS) $(ENGINE_FP) -I. -Itest/engine -Itest/emulated $(EMULATED_INCLUDE) \
 		$(filter %.c %.o,$^) $(ENGINE_LIB) $(ENGINE_LIBS) -o $@
