@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -275,20 +276,23 @@ check_preload(Report *report)
 			  NULL);
 }
 
+/*
+ * An extension that can be done without; the hint says what it is for.
+ */
 static void
-check_cron(Report *report)
+check_optional(Report *report, const char *check_name, const char *extension,
+			   const char *hint)
 {
-	bool		installed = avc_spi_int64("SELECT count(*) FROM pg_catalog.pg_extension "
-										  "WHERE extname = 'pg_cron'", 0, NULL, 0) > 0;
-	bool		available = avc_spi_int64("SELECT count(*) FROM pg_catalog.pg_available_extensions "
-										  "WHERE name = 'pg_cron'", 0, NULL, 0) > 0;
+	bool		installed = OidIsValid(get_extension_oid(extension, true));
+	bool		available = avc_spi_int64(psprintf("SELECT count(*) FROM pg_catalog.pg_available_extensions "
+												   "WHERE name = '%s'", extension),
+										  0, NULL, 0) > 0;
 
-	add_check(report, "pg_cron", true,
+	add_check(report, check_name, true,
 			  installed ? "installed" :
 			  available ? "available, not installed in this database (optional)" :
 			  "not available (optional)",
-			  installed ? NULL :
-			  "For schedules, install postgresql-15-cron, or call run_pending() from any other scheduler.");
+			  installed ? NULL : hint);
 }
 
 static void
@@ -425,7 +429,10 @@ avc_doctor(PG_FUNCTION_ARGS)
 	check_service(&report);
 	check_workers(&report);
 	check_preload(&report);
-	check_cron(&report);
+	check_optional(&report, "pg_cron", "pg_cron",
+				   "For schedules, install postgresql-15-cron, or call run_pending() from any other scheduler.");
+	check_optional(&report, "pgvector", "vector",
+				   "For approximate search in many millions of rows, CREATE EXTENSION vector and index a feature's cast: USING hnsw ((feature::vector(512)) vector_cosine_ops).");
 	check_triggers(&report);
 	check_dataset_triggers(&report);
 	check_row_triggers(&report);

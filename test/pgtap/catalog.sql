@@ -1,6 +1,6 @@
 -- Every SQL object is documented, named and guarded as the style asks.
 BEGIN;
-SELECT plan(9);
+SELECT plan(10);
 
 SELECT is_empty($$
 	SELECT p.oid::regprocedure FROM pg_proc p
@@ -55,6 +55,12 @@ SELECT is_empty($$
 SELECT is_empty(
 	$$SELECT check_name, detail, hint FROM avcurate.doctor() WHERE NOT ok$$,
 	'doctor finds nothing wrong with a fresh installation');
+
+SELECT results_eq(
+	$$SELECT check_name, hint IS NULL FROM avcurate.doctor() WHERE check_name IN ('pg_cron', 'pgvector') ORDER BY 1$$,
+	$$SELECT check_name, EXISTS (SELECT FROM pg_extension WHERE extname = name)
+		FROM (VALUES ('pg_cron', 'pg_cron'), ('pgvector', 'vector')) optional (check_name, name)$$,
+	'doctor tells of the optional extensions, with a hint where they are not installed');
 
 SELECT * FROM finish();
 ROLLBACK;
