@@ -157,6 +157,7 @@ static EngImage
 make_cell(FrameSheet *sheet, int64 frame_id, MemoryContext keep)
 {
 	ErrorContextCallback callback = {error_context_stack, tell_frame, &frame_id};
+	MemoryContext each = CurrentMemoryContext;
 	Datum		value = Int64GetDatum(frame_id);
 	Datum		image;
 	EngImage	cell;
@@ -166,6 +167,8 @@ make_cell(FrameSheet *sheet, int64 frame_id, MemoryContext keep)
 
 	if (SPI_execute_plan(sheet->plan, &value, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a frame");
+	/* SPI leaves its own context current, which lives until SPI_finish */
+	MemoryContextSwitchTo(each);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),

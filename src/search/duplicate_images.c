@@ -89,6 +89,8 @@ look(const Looker *looker, uint32 place)
 	CHECK_FOR_INTERRUPTS();
 	if (SPI_execute_plan(looker->plan, &frame_id, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a frame");
+	/* SPI leaves its own context current, which lives until SPI_finish */
+	MemoryContextSwitchTo(looker->each);
 	if (SPI_processed > 0)
 	{
 		bool		is_null;
