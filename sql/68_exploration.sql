@@ -14,7 +14,9 @@ COMMENT ON FUNCTION avcurate.contact_sheet(regclass, bigint[], text[], boolean, 
 	'a JPEG of up to 100 frames of a dataset in the order given, each with a caption, and its labelled boxes where asked; read with the rights of the caller; NULL for no frames';
 
 -- Of two bare literals PostgreSQL would take the evaluation's form, whose second
--- argument is a text: so there is one of texts, that knows them apart.
+-- argument is a text: so there is one of texts, that knows them apart.  The
+-- sublink keeps it from being inlined: the planner computes casts of constants
+-- also where CASE would not come to them.
 CREATE FUNCTION avcurate.contact_sheet(
 	dataset		text,
 	frame_ids	text,
@@ -25,7 +27,7 @@ CREATE FUNCTION avcurate.contact_sheet(
 ) RETURNS bytea
 	LANGUAGE sql STABLE PARALLEL RESTRICTED COST 100000
 BEGIN ATOMIC
-	SELECT CASE WHEN dataset ~ '^\s*\d+\s*$' AND frame_ids ~ '^\s*[a-z_]+\s*$'
+	SELECT CASE WHEN (SELECT dataset ~ '^\s*\d+\s*$' AND frame_ids ~ '^\s*[a-z_]+\s*$')
 		THEN avcurate.contact_sheet(dataset::bigint, frame_ids, coalesce(captions::integer, 12))
 		ELSE avcurate.contact_sheet(dataset::regclass, frame_ids::bigint[], captions::text[], boxes, title, side) END;
 END;

@@ -19,6 +19,7 @@
 
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -272,6 +273,8 @@ add_count(DriftVariable *variable, const char *name, int side, int64 count)
 
 	if (count == 0)
 		return;
+	/* thousands of values are looked through for each of thousands */
+	CHECK_FOR_INTERRUPTS();
 	while (value < end &&
 		   (value->name == NULL || name == NULL ? value->name != name :
 			strcmp(value->name, name) != 0))
@@ -347,6 +350,9 @@ measure_drift(DriftVariable *variable)
 		value->part = Max(0, half_term(before, mean) + half_term(after, mean));
 		variable->divergence += value->part;
 	}
+	/* nor the sum of many parts more than all */
+	if (variable->divergence > 1)
+		variable->divergence = 1;
 	qsort(variable->values, variable->count, sizeof(DriftValue), larger_part);
 }
 

@@ -49,6 +49,9 @@ CREATE TABLE varied AS SELECT 'w' || n AS weather, 'day'::text AS timeofday, NUL
 	ARRAY[[0, 0, 10, 10], [0, 0, 50, 50]]::real[] AS ann_bboxes, NULL::real[] AS ann_area, 100 AS width, 100 AS height FROM generate_series(1, 2500) n;
 SELECT results_eq($$SELECT count(*), sum(boxes), sum(small) FROM avcurate.box_sizes('varied')$$, $$VALUES (2503::bigint, 5000::numeric, 2500::numeric)$$, 'thousands of categories, of any table');
 SELECT results_eq($$SELECT divergence, before FROM avcurate.slice_drift('varied', NULL) WHERE variable = 'weather'$$, $$VALUES (0::float8, 2500::bigint)$$, 'and of values');
+CREATE VIEW few AS SELECT * FROM varied WHERE substr(weather, 2)::int <= 21;
+CREATE VIEW renamed AS SELECT 'another' AS weather, timeofday, scene, ann_categories, ann_ignored, ann_bboxes, ann_area, width, height FROM few;
+SELECT is(divergence, 1::float8, 'nothing in common is 1, and rounding makes it no more') FROM avcurate.slice_drift('few', NULL, NULL, 'renamed') WHERE variable = 'weather';
 SELECT throws_ok($$SELECT avcurate.category_pairs('varied')$$, '54000', 'there are more than 2048 categories or values of a column', 'too many for all pairs of them');
 CREATE VIEW folded AS SELECT weather, ann_categories[2:2] AS ann_categories, ann_ignored FROM varied;
 SELECT is_empty($$SELECT * FROM avcurate.category_pairs('folded')$$, 'a view of fewer, as the hint says');
@@ -92,6 +95,10 @@ SELECT lives_ok($$SELECT avcurate.contact_sheet('explored', ARRAY[1::bigint], AR
 SELECT ok(avcurate.contact_sheet('explored', ARRAY[11::bigint]) = avcurate.contact_sheet('explored', ARRAY[11::bigint], boxes => true), 'a frame without labels has none');
 SELECT ok(avcurate.contact_sheet('explored', '{1,2}') = avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[]), 'two literals are a dataset and its frames');
 SELECT ok(avcurate.contact_sheet('explored', '{1,2}', '{a,b}', boxes => true, side => 160) = avcurate.contact_sheet('explored', ARRAY[1,2]::bigint[], ARRAY['a', 'b'], true, side => 160), 'with all that there is');
+PREPARE captioned(text, text) AS SELECT avcurate.contact_sheet($1, $2, '{a,b}') IS NOT NULL;
+SET plan_cache_mode = force_generic_plan;
+SELECT results_eq($$EXECUTE captioned('explored', '{1,2}')$$, 'VALUES (true)', 'a literal beside what the planner does not know');
+RESET plan_cache_mode;
 SELECT ok(avcurate.contact_sheet('explored', NULL) IS NULL, 'NULL is no frames');
 SELECT throws_ok($$SELECT avcurate.contact_sheet('7', 'missed')$$, '42704', 'evaluation 7 does not exist', 'or an evaluation and a kind');
 SELECT throws_ok($$SELECT avcurate.contact_sheet('nowhere', '{1}')$$, '42P01', 'relation "nowhere" does not exist', 'or neither');
