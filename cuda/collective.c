@@ -13,6 +13,8 @@
  * ranks are broken, when NCCL knows of a failure, or after a long time.
  */
 #include <cuda_runtime_api.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -33,6 +35,51 @@ struct EngCudaRanks
 	int			result;			/* of NCCL's first failure */
 };
 
+/* What is to be aborted; the thread's own. */
+typedef struct Abort
+{
+	const EngNccl *nccl;
+	EngNcclComm comm;
+} Abort;
+
+static void *
+abort_main(void *argument)
+{
+	Abort		work = *(Abort *) argument;
+
+	free(argument);
+	(void) work.nccl->abort(work.comm);
+	return NULL;
+}
+
+/*
+ * NCCL lets its kernels go at once, but then waits until every graph that
+ * holds sums of the communicator is gone, and the last rank does so for all:
+ * a thread of its own, as the graphs are dropped behind this.
+ */
+static bool
+abort_aside(const struct EngCudaRanks *ranks)
+{
+	Abort	   *work = malloc(sizeof(Abort));
+	pthread_t	thread;
+	sigset_t	all;
+	sigset_t	old;
+	bool		made;
+
+	if (work == NULL)
+		return false;
+	*work = (Abort) {ranks->nccl, ranks->comm};
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	made = pthread_create(&thread, NULL, abort_main, work) == 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (made)
+		pthread_detach(thread);
+	else
+		free(work);
+	return made;
+}
+
 static void
 give_up(EngCuda *cuda)
 {
@@ -41,7 +88,8 @@ give_up(EngCuda *cuda)
 	if (ranks->comm == NULL)
 		return;
 	eng_ranks_break(ranks->shared);
-	(void) ranks->nccl->abort(ranks->comm);
+	if (!abort_aside(ranks))
+		(void) ranks->nccl->abort(ranks->comm);
 	ranks->comm = NULL;
 }
 
