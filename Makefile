@@ -220,9 +220,10 @@ CUDA_FOUND    = $(and $(NVCC),$(CUDA_LIBRARIES_FOUND))
 PLUGIN        = avcurate_cuda.so
 PLUGIN_OBJS   = $(CUDA_KERNELS:cuda/%.cu=build/cuda/%.cu.o) \
                 $(CUDA_SRCS:cuda/%.c=build/cuda/%.o)
+NVCC_STRICT   = -Werror all-warnings
 # one real architecture each, and the last one's PTX for what comes after
 NVCC_FLAGS    = -std=c++17 -O3 -fmad=false -I. -Isrc -Xcompiler -fPIC,-Wall,-Wextra \
-                -Werror all-warnings --threads 2 -MMD -MP \
+                $(NVCC_STRICT) --threads 2 -MMD -MP \
                 $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
                 -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 

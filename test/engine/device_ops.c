@@ -423,9 +423,15 @@ test_conv_ending(const ConvCase *c, EngType type, bool sum)
 	s.relu = true;
 	s.sum = sum;
 	kernels[1] = gpu->conv_plan(gpu, &s, &status);
-	ok = kernels[0] != NULL && kernels[1] != NULL;
+	if (kernels[0] == NULL || kernels[1] == NULL)
+	{
+		tap_ok(false, "%d channels by %dx%d to %d, %sbias and ReLU, %s: %s",
+			   s.c, s.k, s.k, s.oc, sum ? "sum, " : "", eng_type_name(type),
+			   status.message);
+		return;
+	}
 	workspace = room(gpu, kernels[1]);
-	ok = ok && ref->conv_forward(kernels[0], y.host, x.host, weight.host,
+	ok = ref->conv_forward(kernels[0], y.host, x.host, weight.host,
 								 bias.host, 5, NULL, &status);
 	if (sum)
 		ref->add_relu(ref, type, y.host, type, y.host, add.host, out);

@@ -82,11 +82,11 @@ run_rounded(const char *name, const char *path, double least)
 	static Case c;
 	char		output[256];
 	char	   *argv[] = {"trace", (char *) path, output, "--threads", "2",
-	"--precision", "bf16"};
+	"--precision", "bf16", "--backend", (char *) tap_backend()};
 	EngStatus	status = {ENG_OK, ""};
 
 	tap_scratch(output, sizeof(output), "golden");
-	if (!eng_trace_run(7, argv, stdout, &status))
+	if (!eng_trace_run(9, argv, stdout, &status))
 	{
 		tap_ok(status.code == ENG_UNSUPPORTED, "%s in bf16: %s", name,
 			   status.message);
@@ -106,14 +106,15 @@ static void
 run_twice(const char *name, const char *path)
 {
 	char		output[256];
-	char	   *argv[] = {"trace", (char *) path, output, "--threads", "2"};
+	char	   *argv[] = {"trace", (char *) path, output, "--threads", "2",
+	"--backend", (char *) tap_backend()};
 	EngStatus	status = {ENG_OK, ""};
 	EngBuffer	files[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
 	bool		done = true;
 
 	tap_scratch(output, sizeof(output), "golden");
 	for (int i = 0; i < 2; i++)
-		done = done && eng_trace_run(5, argv, stdout, &status) &&
+		done = done && eng_trace_run(7, argv, stdout, &status) &&
 			eng_file_read(output, (size_t) 1 << 30, &files[i], &status);
 	tap_ok(done && files[0].size == files[1].size &&
 		   memcmp(files[0].data, files[1].data, files[0].size) == 0,

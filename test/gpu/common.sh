@@ -44,7 +44,8 @@ build_for_gpu() {
 	make -s -j"$jobs" gpu-tests >"$LOGS/build.log" 2>&1 ||
 		{ tail -40 "$LOGS/build.log"; die "the build failed"; }
 	[ -n "${AVC_CUDA_PLUGIN:-}" ] && return 0
-	make -s -j"$jobs" NO_PGXS=1 cuda-plugin CUDA_ARCHS="$(compute_capability)" >"$LOGS/plugin.log" 2>&1 ||
+	# warnings of a compiler that nobody has seen are shown, and stop nothing
+	make -s -j"$jobs" NO_PGXS=1 cuda-plugin NVCC_STRICT= CUDA_ARCHS="$(compute_capability)" >"$LOGS/plugin.log" 2>&1 ||
 		{ tail -60 "$LOGS/plugin.log"; die "the GPU backend did not build"; }
 	[ -r "$PLUGIN" ] || { cat "$LOGS/plugin.log"; die "the GPU backend was not built"; }
 	grep -i warning "$LOGS/plugin.log" || true
