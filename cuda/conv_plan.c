@@ -56,7 +56,7 @@ typedef struct Notes
 } Notes;
 
 static void
-read_notes(Notes *notes, Descriptor config, bool strict)
+read_notes(Notes *notes, Descriptor config, const EngConvShape *s)
 {
 	cudnnBackendNumericalNote_t numerical[MOST_NOTES];
 	cudnnBackendBehaviorNote_t behavior[MOST_NOTES];
@@ -92,7 +92,7 @@ read_notes(Notes *notes, Descriptor config, bool strict)
 			notes->wanted = false;
 	}
 	/* on floats, tensor cores mean TF32 */
-	if (strict && notes->tensor_cores)
+	if (notes->tensor_cores && s->x_type == ENG_F32 && !s->tf32)
 		notes->wanted = false;
 	if (notes->wanted &&
 		cudnnBackendGetAttribute(engine, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE,
@@ -179,7 +179,7 @@ try_config(const EngConvPlace *place, Descriptor config, int64_t *workspace)
 /* The first proposal that is wanted and works; *wanted are looked at. */
 static bool
 take_first(EngConvPlan *plan, const Proposals *p, const EngConvPlace *place,
-		   bool strict, int64_t *wanted)
+		   const EngConvShape *s, int64_t *wanted)
 {
 	int64_t		i;
 
@@ -187,7 +187,7 @@ take_first(EngConvPlan *plan, const Proposals *p, const EngConvPlace *place,
 	{
 		Notes		notes;
 
-		read_notes(&notes, p->config[i], strict);
+		read_notes(&notes, p->config[i], s);
 		if (!notes.wanted)
 			continue;
 		(*wanted)++;
@@ -200,7 +200,8 @@ take_first(EngConvPlan *plan, const Proposals *p, const EngConvPlace *place,
 				 plan->work.sum ? " with sum" : "",
 				 plan->work.bias ? plan->work.sum ? ", bias" : " with bias" : "",
 				 plan->work.relu ? ", ReLU" : "",
-				 notes.tensor_cores ? ", tensor cores" : "");
+				 !notes.tensor_cores ? "" : s->x_type == ENG_F32 ?
+				 ", TF32 tensor cores" : ", tensor cores");
 		return true;
 	}
 	return false;
@@ -224,7 +225,7 @@ choose(EngConvPlan *plan, const EngConvGraph *graph,
 	{
 		Proposals	p = {0};
 		bool		found = propose(&p, graph, place, modes[m], &refused) &&
-			take_first(plan, &p, place, s->x_type == ENG_F32, &wanted);
+			take_first(plan, &p, place, s, &wanted);
 
 		seen += p.count;
 		drop_proposals(&p);

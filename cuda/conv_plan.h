@@ -4,9 +4,9 @@
  *
  * Made for the device of a handle, or, to see what would be chosen there,
  * for properties of a device that is not here.  A plan must be deterministic
- * and precompiled, keep its inputs' precision, and find room in
- * ENG_CONV_WORKSPACE bytes; the first that cuDNN proposes is taken.  Nothing
- * is timed, so that equal runs give equal bits.
+ * and precompiled, keep its inputs' precision (of floats that may be rounded,
+ * TF32's), and find room in ENG_CONV_WORKSPACE bytes; the first that cuDNN
+ * proposes is taken.  Nothing is timed, so that equal runs give equal bits.
  */
 #ifndef ENG_CUDA_CONV_PLAN_H
 #define ENG_CUDA_CONV_PLAN_H

@@ -143,8 +143,9 @@ extern bool emulated_cudnn_is_handle(cudnnHandle_t handle);
 
 /* ---- cudnn_loops.c ------------------------------------------------------------- */
 
-/* in memory that can be touched */
+/* in memory that can be touched; tensor cores: floats are rounded to TF32 */
 extern void emulated_cudnn_compute(const CudnnProblem *problem,
-								   const CudnnPlaces *places);
+								   const CudnnPlaces *places,
+								   bool tensor_cores);
 
 #endif

@@ -3,9 +3,10 @@
  *		What is proposed for a graph.
  *
  * Proposals are like the library's: better ones first, and among them what a
- * caller may not want: not repeatable, rounding floats for the tensor cores,
- * compiled at run time, too much workspace, or none that works out.  Which
- * mode of the heuristics knows the first useful one depends on the graph.
+ * caller may not want: not repeatable, compiled at run time, too much
+ * workspace, or none that works out.  One rounds floats to TF32 for the tensor
+ * cores, which shows in the results of those who must not take it.  Which mode
+ * of the heuristics knows the first useful one depends on the graph.
  */
 #include "cudnn.h"
 
@@ -28,7 +29,7 @@ enum
 
 static const CudnnEngine engines[] = {
 	[ATOMIC] = {60, {NOTE(TENSOR_CORE), NOTE(NONDETERMINISTIC)}, 2, false, false, false, 0},
-	[ROUNDING] = {61, {NOTE(TENSOR_CORE)}, 1, false, false, false, 0},
+	[ROUNDING] = {61, {NOTE(TENSOR_CORE)}, 1, false, false, true, 0},
 	[COMPILED] = {62, {0}, 0, true, false, false, 0},
 	[FAILING] = {63, {0}, 0, false, true, false, 0},
 	[LARGE] = {64, {0}, 0, false, false, false, (int64_t) 3 << 30},

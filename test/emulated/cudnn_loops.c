@@ -5,6 +5,7 @@
  * Tensors are read into floats whole, and the result is rounded once.  The
  * innermost loops go along channels; a few cells of a row share what is read
  * of the weights.  Sums are made in an order that depends on sizes alone.
+ * Tensor cores round floats to TF32 before they are multiplied.
  */
 #include "cudnn.h"
 
@@ -68,6 +69,25 @@ read_floats(const CudnnTensor *t, const void *at)
 	for (i = 0; i < count(t); i++)
 		made[i] = eng_load(at, type_of(t), i);
 	return made;
+}
+
+/* To the nearest of 10 bits of mantissa, ties to even. */
+static void
+round_to_tf32(float *values, int64_t number)
+{
+	int64_t		i;
+
+	for (i = 0; i < number; i++)
+	{
+		uint32_t	bits;
+
+		memcpy(&bits, &values[i], sizeof(bits));
+		if ((bits & 0x7f800000) == 0x7f800000)
+			continue;			/* no number, or infinite */
+		bits += 0xfff + (bits >> 13 & 1);
+		bits &= ~(uint32_t) 0x1fff;
+		memcpy(&values[i], &bits, sizeof(bits));
+	}
 }
 
 /* y[i] += a * x[i] */
@@ -236,7 +256,8 @@ store_forward(const CudnnProblem *p, const CudnnPlaces *places,
 }
 
 void
-emulated_cudnn_compute(const CudnnProblem *p, const CudnnPlaces *places)
+emulated_cudnn_compute(const CudnnProblem *p, const CudnnPlaces *places,
+					   bool tensor_cores)
 {
 	Work		s = {
 		.n = p->x.size[0], .c = p->x.size[1], .h = p->x.size[2],
@@ -251,6 +272,12 @@ emulated_cudnn_compute(const CudnnProblem *p, const CudnnPlaces *places)
 		read_floats(&p->y, places->y);
 	s.weight = p->direction == CUDNN_FILTER ? floats(count(&p->w)) :
 		read_floats(&p->w, places->w);
+	if (tensor_cores && p->x.type == CUDNN_DATA_FLOAT)
+	{
+		round_to_tf32(s.x, count(&p->x));
+		round_to_tf32(s.y, count(&p->y));
+		round_to_tf32(s.weight, count(&p->w));
+	}
 	if (p->direction == CUDNN_FORWARD)
 	{
 		turn(&s);

@@ -19,6 +19,7 @@ typedef struct Run
 	CudnnPlaces places;
 	void	   *workspace;
 	int64_t		workspace_size;
+	bool		tensor_cores;
 } Run;
 
 /* ---- handles -------------------------------------------------------------- */
@@ -184,11 +185,15 @@ fill_run(Run *run, const CudnnContents *plan, const CudnnContents *pack)
 		emulated_cudnn_find(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
 	CudnnProblem *p = &run->problem;
 	cudnnStatus_t status;
+	int			i;
 
 	memset(run, 0, sizeof(*run));
 	*p = emulated_cudnn_find_contents(engine,
 									  CUDNN_ATTR_ENGINE_OPERATION_GRAPH)->problem;
 	run->workspace_size = plan->engine->workspace;
+	for (i = 0; i < plan->engine->note_count; i++)
+		if (plan->engine->notes[i] == CUDNN_NUMERICAL_NOTE_TENSOR_CORE)
+			run->tensor_cores = true;
 	run->workspace = workspace == NULL ? NULL :
 		*(void *const *) workspace->values;
 	if (emulated_cudnn_find(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS)->count !=
@@ -219,7 +224,7 @@ work(void *argument)
 	/* nobody may count on what was there */
 	if (run->workspace_size > 0)
 		memset(run->workspace, 0xff, run->workspace_size);
-	emulated_cudnn_compute(&run->problem, &run->places);
+	emulated_cudnn_compute(&run->problem, &run->places, run->tensor_cores);
 }
 
 static cudnnStatus_t

@@ -397,6 +397,50 @@ test_conv(const ConvCase *c, EngType type)
 }
 
 /*
+ * Floats that may be rounded to TF32's 10 bits: results are near, and where
+ * the plan says so further off than by sums in another order alone.
+ */
+static void
+test_conv_tf32(const ConvCase *c)
+{
+	EngConvShape s = conv_shape(c, ENG_F32);
+	Both		x = noise(ENG_F32, (int64_t) s.n * s.h * s.w * s.c, -1);
+	Both		weight = noise(ENG_F32, (int64_t) s.oc * s.k * s.k * s.c, -1);
+	Both		y = noise(ENG_F32, (int64_t) s.n * s.oh * s.ow * s.oc, -1);
+	EngKernel  *kernels[2];
+	void	   *workspace;
+	double		d;
+	bool		rounded;
+	bool		ok;
+
+	s.bias = s.relu = s.add_data = s.need_data = s.need_weight = false;
+	s.tf32 = true;
+	kernels[0] = ref->conv_plan(ref, &s, &status);
+	kernels[1] = gpu->conv_plan(gpu, &s, &status);
+	if (!tap_ok(kernels[0] != NULL && kernels[1] != NULL,
+				"a convolution that may be in TF32: %s", status.message))
+		return;
+	workspace = room(gpu, kernels[1]);
+	ok = ref->conv_forward(kernels[0], y.host, x.host, weight.host, NULL, 5,
+						   NULL, &status) &&
+		gpu->conv_forward(kernels[1], y.device, x.device, weight.device, NULL,
+						  5, workspace, &status);
+	d = distance(&y);
+	rounded = strstr(gpu->kernel_text(kernels[1]), "TF32") != NULL;
+	tap_ok(ok && d <= (rounded ? 2e-3 : allowed(ENG_F32)) &&
+		   (!rounded || d > allowed(ENG_F32)),
+		   "%d channels by %dx%d to %d that may be in TF32: %.1e, by %s", s.c,
+		   s.k, s.k, s.oc, d,
+		   ok ? gpu->kernel_text(kernels[1]) : status.message);
+	gpu->free(gpu, workspace, gpu->kernel_workspace(kernels[1]) + 1);
+	gpu->kernel_free(kernels[1]);
+	ref->kernel_free(kernels[0]);
+	drop(&x);
+	drop(&weight);
+	drop(&y);
+}
+
+/*
  * Inference: bias and ReLU, and a sum before it, which the device may do in
  * the same kernel.
  */
@@ -563,12 +607,15 @@ int
 main(void)
 {
 	int			type;
+	int			i;
 
 	if (!open_both())
 		return tap_done();
 	for (type = ENG_F32; type <= ENG_F16; type++)
 		if (type != ENG_BF16 || gpu->lacks_bf16 == NULL)
 			test_type(type);
+	for (i = 0; i < 4; i++)
+		test_conv_tf32(&conv_cases[i]);
 	test_fold();
 	test_update(false, false);
 	test_update(true, false);

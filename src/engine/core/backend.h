@@ -58,6 +58,8 @@ typedef struct EngConvShape
 	bool		need_weight;	/* backward_weight will be called */
 	bool		sparse;			/* few rows of the output's gradient are not 0 */
 	bool		add_data;		/* backward_data: dx += instead of dx = */
+	bool		tf32;			/* floats may be rounded to TF32's 10 bits of
+								 * mantissa to be multiplied */
 	EngType		x_type;			/* of x and dx */
 	EngType		y_type;			/* of y and dy; x_type or ENG_F32 */
 	EngActivation activation;	/* linear, forward only: after the bias */

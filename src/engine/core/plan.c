@@ -176,6 +176,15 @@ takes_part(const EngPlan *plan, const EngOp *op)
 	return !plan->request.idle || op->class->meets;
 }
 
+static EngType
+tensor_type(const EngPlan *plan, const EngTensor *tensor)
+{
+	EngType		type = plan->request.type;
+
+	return tensor->full || (tensor->full_in_bf16 && type == ENG_BF16) ?
+		ENG_F32 : type;
+}
+
 static bool
 plan_build(EngPlan *plan, EngStatus *status)
 {
@@ -187,8 +196,7 @@ plan_build(EngPlan *plan, EngStatus *status)
 	input->w = plan->request.w;
 	input->c = plan->request.c;
 	for (i = 0; i < plan->tensor_count; i++)
-		plan->tensors[i].type = plan->tensors[i].full ? ENG_F32 :
-			plan->request.type;
+		plan->tensors[i].type = tensor_type(plan, &plan->tensors[i]);
 	for (i = 0; i < plan->op_count; i++)
 		if (!plan->ops[i].class->shape(plan, &plan->ops[i], status))
 			return false;

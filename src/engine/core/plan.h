@@ -41,6 +41,7 @@ typedef struct EngTensor
 	bool		per_roi;		/* n counts RoIs, of which the first are live */
 	bool		requires_grad;
 	bool		full;			/* float in every precision: logits, deltas */
+	bool		full_in_bf16;	/* float where the plan's type is bf16 */
 	EngType		type;			/* of value and gradient */
 	int32_t		root;			/* the tensor whose memory this one shares */
 	int32_t		first;			/* life of the value */

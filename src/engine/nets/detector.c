@@ -28,9 +28,7 @@ describe(EngDetector *detector, bool train, EngStatus *status)
 
 	model->parameters = &detector->parameters;
 	model->input = eng_model_tensor(model, "batch");
-	/* a device multiplies floats without its tensor cores */
-	eng_resnet(model, &detector->config,
-			   !train && !detector->backend->gpu, maps);
+	eng_resnet(model, &detector->config, !train, maps);
 	eng_fpn(model, &detector->config, maps, pyramid);
 	eng_rpn(model, &detector->config, pyramid, train);
 	eng_roi_heads(model, &detector->config, pyramid, train);

@@ -38,8 +38,8 @@ extern EngNormParameters eng_net_norm(EngModel *model, const char *prefix,
 									  EngNormKind kind, float eps);
 
 /*
- * resnet.c: c2..c5 of the model's input; full_start: float up to c2 in every
- * precision, without training
+ * resnet.c: c2..c5 of the model's input; full_start: float up to c2 in bf16,
+ * too, without training
  */
 extern void eng_resnet(EngModel *model, const EngDetectorConfig *config,
 					   bool full_start, int32_t maps[ENG_BODY_STAGES]);

@@ -8,7 +8,7 @@
  * What is rounded at the start goes through all the rest: three quarters of
  * the detections that bf16 loses or moves are due to the stem and the first
  * stage.  A full start keeps them float; the sum that ends the first stage is
- * rounded, and all behind it is bf16.
+ * rounded, and all behind it is bf16.  f16 has three bits more and needs none.
  */
 #include <math.h>
 #include <stdio.h>
@@ -21,7 +21,7 @@ typedef struct Body
 	EngModel   *model;
 	const EngDetectorConfig *config;
 	int32_t		expansion;		/* of a bottleneck's output: 4, else 1 */
-	bool		full;			/* this part is float in every precision */
+	bool		full;			/* this part is float in bf16, too */
 } Body;
 
 typedef struct ConvNorm
@@ -68,7 +68,7 @@ typedef struct Ending
 {
 	const char *name;			/* of the tensor it makes */
 	bool		relu;
-	bool		round;			/* ends what is float in every precision */
+	bool		round;			/* ends what is float in bf16, too */
 	int32_t		add;			/* tensor added before the ReLU, -1: none */
 } Ending;
 
@@ -79,12 +79,12 @@ run_conv_norm(Body *body, const ConvNorm *layer, int32_t input,
 	EngConvSpec conv = {
 		.name = "", .label = "body", .weight = layer->weight, .bias = -1,
 		.channels = layer->out, .k = layer->k, .stride = layer->stride,
-		.full = body->full
+		.full_in_bf16 = body->full
 	};
 	EngNormSpec norm = {
 		.name = ending->name, .label = "body", .parameters = layer->norm,
-		.relu = ending->relu, .full = body->full && !ending->round,
-		.add = ending->add
+		.relu = ending->relu, .add = ending->add,
+		.full_in_bf16 = body->full && !ending->round
 	};
 
 	return eng_layer_norm(body->model, &norm,
@@ -182,7 +182,7 @@ eng_resnet(EngModel *model, const EngDetectorConfig *config, bool full_start,
 
 	stem = conv_norm(&body, "backbone.body.", "conv1", "bn1", spec, 2);
 	if (model->status.code == ENG_OK)
-		model->tensors[model->input].full = full_start;
+		model->tensors[model->input].full_in_bf16 = full_start;
 	x = run_conv_norm(&body, &stem, model->input, &opening);
 	x = eng_layer_maxpool(model, "", x);
 	for (stage = 1; stage <= ENG_BODY_STAGES; stage++)

@@ -75,6 +75,7 @@ conv_prepare(EngPlan *plan, EngOp *op, EngStatus *status)
 	shape.pad = op->pad;
 	shape.x_type = in->type;
 	shape.y_type = out->type;
+	shape.tf32 = in->type == ENG_F32 && plan->request.type != ENG_F32;
 	shape.bias = op->bias >= 0 || op->folded >= 0;
 	shape.relu = op->relu;
 	shape.sum = op->input_count > 1;
@@ -204,7 +205,10 @@ eng_conv_tensor(EngModel *model, const EngConvSpec *spec)
 	int32_t		output = eng_model_tensor(model, spec->name);
 
 	if (model->status.code == ENG_OK)
+	{
 		model->tensors[output].full = spec->full;
+		model->tensors[output].full_in_bf16 = spec->full_in_bf16;
+	}
 	return output;
 }
 

@@ -34,6 +34,7 @@ typedef struct EngConvSpec
 	bool		relu;
 	bool		sparse;			/* its gradient is zero but at a few cells */
 	bool		full;			/* its result is float in every precision */
+	bool		full_in_bf16;	/* its result is float in bf16, too */
 	bool		by_cell;		/* linear: a row is a cell, not an entry */
 	EngActivation activation;	/* linear: inference only */
 } EngConvSpec;
@@ -58,7 +59,7 @@ typedef struct EngNormSpec
 	const char *label;
 	EngNormParameters parameters;
 	bool		relu;
-	bool		full;			/* its result is float in every precision */
+	bool		full_in_bf16;	/* its result is float in bf16, too */
 	int32_t		add;			/* tensor added before the ReLU, -1: none */
 } EngNormSpec;
 

@@ -196,7 +196,7 @@ eng_layer_norm(EngModel *model, const EngNormSpec *spec, int32_t input)
 	EngOp	   *op = eng_model_op(model, &eng_norm_class, spec->label);
 
 	if (model->status.code == ENG_OK)
-		model->tensors[output].full = spec->full;
+		model->tensors[output].full_in_bf16 = spec->full_in_bf16;
 	op->norm = spec->parameters;
 	op->relu = spec->relu;
 	eng_op_input(op, input);

@@ -141,7 +141,11 @@ append(EngModel *model, const EngOpClass *class, const char *name,
 	EngOp	   *op = eng_model_op(model, class, class->kind);
 
 	if (model->status.code == ENG_OK)
+	{
 		model->tensors[output].full = model->tensors[input].full;
+		model->tensors[output].full_in_bf16 =
+			model->tensors[input].full_in_bf16;
+	}
 	eng_op_input(op, input);
 	eng_op_output(op, output);
 	return output;
