@@ -18,14 +18,17 @@ WITH results AS (
 		CASE WHEN train_slice IS NULL THEN 'base' WHEN control THEN 'control' ELSE 'tuned' END AS name
 	FROM avcurate.experiment_results r
 	WHERE experiment = 'three_slices' AND coalesce(replace(train_slice::text, 'train', 'val') = val_slice::text, true)
+), chosen AS MATERIALIZED (	-- else the planner may compare what is of two slices
+	SELECT slice, b.key, b.evaluation AS base, c.evaluation AS control, t.evaluation AS tuned
+	FROM results b JOIN results c USING (slice) JOIN results t USING (slice)
+	WHERE b.name = 'base' AND c.name = 'control' AND t.name = 'tuned'
 )
-SELECT b.slice, b.key, to_char(kb.ap50, '0.00') AS base, to_char(kc.ap50, '0.00') AS control, to_char(kt.ap50, '0.00') AS tuned,
+SELECT r.slice, r.key, to_char(kb.ap50, '0.00') AS base, to_char(kc.ap50, '0.00') AS control, to_char(kt.ap50, '0.00') AS tuned,
 	to_char(d.difference, 'SG0.00') || ' [' || to_char(d.low, 'SG0.00') || ', ' || to_char(d.high, 'SG0.00') || ']' AS over_control,
 	to_char(kt.recall50, '0.00') AS recall
-FROM results b JOIN results c USING (slice) JOIN results t USING (slice)
-LEFT JOIN avcurate.evaluation_classes kb ON kb.evaluation = b.evaluation AND kb.category = b.key
-LEFT JOIN avcurate.evaluation_classes kc ON kc.evaluation = c.evaluation AND kc.category = b.key
-LEFT JOIN avcurate.evaluation_classes kt ON kt.evaluation = t.evaluation AND kt.category = b.key
-LEFT JOIN LATERAL avcurate.compare_evaluations(c.evaluation, t.evaluation) d ON d.metric = 'ap50 ' || b.key
-WHERE b.name = 'base' AND c.name = 'control' AND t.name = 'tuned'
-ORDER BY b.slice;
+FROM chosen r
+LEFT JOIN avcurate.evaluation_classes kb ON kb.evaluation = r.base AND kb.category = r.key
+LEFT JOIN avcurate.evaluation_classes kc ON kc.evaluation = r.control AND kc.category = r.key
+LEFT JOIN avcurate.evaluation_classes kt ON kt.evaluation = r.tuned AND kt.category = r.key
+LEFT JOIN LATERAL avcurate.compare_evaluations(r.control, r.tuned) d ON d.metric = 'ap50 ' || r.key
+ORDER BY r.slice;
